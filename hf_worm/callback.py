@@ -1,0 +1,57 @@
+"""Translates the Trainer's events into observations, and an observation into a line that a person can read."""
+
+from typing import TYPE_CHECKING, Any
+
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_worm.config import WormConfig
+from hf_worm.core.window import Observation
+
+if TYPE_CHECKING:
+    from hf_worm.trainer import WormTrainerMixin
+
+
+def observation_line(seen: Observation, config: WormConfig, epoch: float) -> str:
+    """One line on an observation: "epoch 2: mask distance max 0.0023, mean 0.0023; below 0.015: truncating"."""
+    if seen.max_distance is None or seen.mean_distance is None:
+        return f"epoch {epoch:g}: first masks taken, nothing to compare them with yet"
+    line = f"epoch {round(epoch, 4):g}: mask distance max {seen.max_distance:.4f}, mean {seen.mean_distance:.4f}"
+    if seen.converged:
+        return f"{line}; max below {config.stopping_point:g}: converged"
+    if not seen.truncating or config.truncation == 1:
+        return line
+    trigger = config.stopping_point + config.margin
+    return f"{line}; below {trigger:g}: truncating" if seen.mean_distance < trigger else f"{line}; truncating"
+
+
+class PhaseCallback(TrainerCallback):
+    """Tells a [`WormTrainerMixin`] when a phase begins, when to take the masks, and the Trainer when to stop."""
+
+    def __init__(self, trainer: "WormTrainerMixin", config: WormConfig) -> None:
+        self.trainer = trainer
+        self.config = config
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.begin_phase()
+        for callback in self.trainer.callback_handler.callbacks:
+            if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
+                callback.training_bar.set_description(self.trainer.progress.phase)
+        if self.trainer.observation_due():
+            self.trainer.observe()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        steps = self.config.sample_steps
+        if self.trainer.searching and steps is not None and state.global_step % steps == 0:
+            self._observe(control)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.trainer.searching and self.config.sample_strategy == "epoch":
+            self._observe(control)
+
+    def _observe(self, control: TrainerControl) -> None:
+        if self.trainer.observe().converged:
+            control.should_training_stop = True

@@ -1,0 +1,188 @@
+"""The numbers of a search, and their validation."""
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import hf_hub_download
+
+CONFIG_NAME = "worm_config.json"
+
+
+@dataclass(frozen=True)
+class WormConfig:
+    """Settings of a search for an early-bird ticket; the defaults are WORM's for transformers (arXiv:2406.11872).
+
+    A dataclass that `HfArgumentParser` parses beside any `TrainingArguments`. Validated on creation.
+
+    Args:
+        prune_ratio (`float`, *optional*, defaults to 0.5):
+            p, in [0, 1): of n units exactly `round(p * n)` are pruned, those with the smallest magnitude.
+        truncation (`float`, *optional*, defaults to 0.003):
+            r, in [0, 1]: from the trigger point on, the gradients of the weights about to be pruned are multiplied by
+            r, once per optimizer step. 1 is EB Train.
+        stopping_point (`float`, *optional*, defaults to 0.01):
+            s, in [0, 1]: the search has converged when the window is full and its largest mask distance is below s.
+        margin (`float`, *optional*, defaults to 0.005):
+            δ, at least 0: truncation begins when the mean mask distance is below s + δ.
+        window (`int`, *optional*, defaults to 3):
+            l, at least 2: the number of newest masks compared, the current one included.
+        layers (`list[str]`, *optional*, defaults to `["query", "key"]`):
+            Representative layers: `query`, `key`, `value` (attention projections), `batchnorm`, full parameter names,
+            or shell-style patterns of them.
+        scope (`str`, *optional*, defaults to `"layer"`):
+            `"layer"`: p in each layer; `"global"`: p over all representative layers together.
+        truncation_target (`str`, *optional*, defaults to `"gradient"`):
+            `"gradient"`: scale the gradient (the paper's rule); `"update"`: scale the optimizer's step, which means
+            the same for every optimizer, weight decay included.
+        sample_strategy (`str`, *optional*, defaults to `"epoch"`):
+            Take the masks at the end of every `"epoch"`, or every `sample_steps` optimizer `"steps"`.
+        sample_steps (`int`, *optional*):
+            Optimizer steps from one sampling to the next; only with `sample_strategy="steps"`.
+        retrain_epochs (`float`, *optional*, defaults to 1.0):
+            Epochs of training with the ticket held, after the draw. 0: none.
+
+    Raises:
+        ValueError: A setting is outside its range, or contradicts another.
+    """
+
+    prune_ratio: float = field(default=0.5, metadata={"help": "Share of the units to prune, in [0, 1)."})
+    truncation: float = field(
+        default=0.003, metadata={"help": "Factor on the gradients of the weights about to be pruned; 1 is EB Train."}
+    )
+    stopping_point: float = field(
+        default=0.01,
+        metadata={"help": "The ticket is drawn when the largest mask distance in the window is below this."},
+    )
+    margin: float = field(
+        default=0.005, metadata={"help": "Truncate once the mean mask distance is below stopping_point + margin."}
+    )
+    window: int = field(default=3, metadata={"help": "Number of newest masks compared, the current one included."})
+    layers: list[str] = field(
+        default_factory=lambda: ["query", "key"],
+        metadata={"help": "Layers to watch and prune: query, key, value, batchnorm, parameter names or patterns."},
+    )
+    scope: Literal["layer", "global"] = field(
+        default="layer", metadata={"help": "Prune the ratio in each layer, or over all layers together."}
+    )
+    truncation_target: Literal["gradient", "update"] = field(
+        default="gradient", metadata={"help": "Scale the gradient (the paper's rule) or the optimizer's step."}
+    )
+    sample_strategy: Literal["epoch", "steps"] = field(
+        default="epoch", metadata={"help": "Take the masks at the end of every epoch, or every sample_steps steps."}
+    )
+    sample_steps: int | None = field(
+        default=None, metadata={"help": "Optimizer steps between two samplings (sample_strategy=steps)."}
+    )
+    retrain_epochs: float = field(
+        default=1.0, metadata={"help": "Epochs of training after the draw, with the pruned weights held at 0."}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("prune_ratio", "truncation", "stopping_point", "margin", "retrain_epochs"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ValueError(f"`{name}` must be a finite number, got {value!r}.")
+        if not 0 <= self.prune_ratio < 1:
+            raise ValueError(f"`prune_ratio` must be in [0, 1), got {self.prune_ratio}.")
+        for name in ("truncation", "stopping_point"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
+        for name in ("margin", "retrain_epochs"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
+        if not _is_count(self.window, 2):
+            raise ValueError(
+                f"`window` must be a whole number of at least 2, got {self.window!r}: a distance takes two masks."
+            )
+        if not isinstance(self.layers, (list, tuple)) or not all(isinstance(layer, str) for layer in self.layers):
+            raise ValueError(f"`layers` must be a list of strings such as ['query', 'key'], got {self.layers!r}.")
+        if not self.layers:
+            raise ValueError("`layers` is empty: name at least one layer to watch, such as 'query'.")
+        object.__setattr__(self, "layers", list(self.layers))
+        for name, choices in (
+            ("scope", ("layer", "global")),
+            ("truncation_target", ("gradient", "update")),
+            ("sample_strategy", ("epoch", "steps")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}` must be one of {choices}, got {getattr(self, name)!r}.")
+        if self.sample_strategy == "epoch" and self.sample_steps is not None:
+            raise ValueError(f"`sample_steps={self.sample_steps!r}` needs `sample_strategy='steps'`, got 'epoch'.")
+        if self.sample_strategy == "steps" and (self.sample_steps is None or not _is_count(self.sample_steps, 1)):
+            raise ValueError(
+                "`sample_strategy='steps'` needs `sample_steps`, a whole number of at least 1, "
+                f"got {self.sample_steps!r}."
+            )
+
+    @classmethod
+    def eb_train(cls, **changes: Any) -> "WormConfig":
+        """EB Train (You et al., 2019): the same search without truncation (r = 1)."""
+        return cls(**{"truncation": 1.0, **changes})
+
+    @classmethod
+    def cnn(cls, **changes: Any) -> "WormConfig":
+        """The paper's settings for CNNs: BatchNorm channels, s = 0.1, δ = 0.05, l = 5."""
+        return cls(**{"layers": ["batchnorm"], "stopping_point": 0.1, "margin": 0.05, "window": 5, **changes})
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write `worm_config.json` into `save_directory`, which is made where it is missing."""
+        replace_file(Path(save_directory) / CONFIG_NAME, json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, dir_or_repo: str | os.PathLike[str], **hub_options: Any) -> "WormConfig":
+        """Read `worm_config.json` from a folder or a Hub repository.
+
+        Args:
+            dir_or_repo (`str` or `os.PathLike`): A folder, or the id of a repository on the Hub.
+            hub_options: Passed on to `hf_hub_download` (`revision`, `token`, `cache_dir`, ...).
+
+        Raises:
+            FileNotFoundError: The folder has no `worm_config.json`.
+            ValueError: The file is not JSON, names an unknown setting or holds a wrong value.
+        """
+        path = find_file(dir_or_repo, CONFIG_NAME, **hub_options)
+        settings = read_json(path)
+        if not isinstance(settings, dict):
+            raise ValueError(f"{path} must hold a JSON object of settings, got a {type(settings).__name__}.")
+        unknown = sorted(set(settings) - {known.name for known in fields(cls)})
+        if unknown:
+            raise ValueError(f"{path} holds settings that this version of hf_worm does not know: {unknown}.")
+        return cls(**settings)
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def find_file(dir_or_repo: str | os.PathLike[str], name: str, **hub_options: Any) -> Path:
+    """Path of the file `name` in a folder, or in a Hub repository (downloaded into the Hub's cache).
+
+    Raises:
+        FileNotFoundError: `dir_or_repo` is a folder without that file.
+    """
+    folder = Path(dir_or_repo)
+    if not folder.is_dir():
+        return Path(hf_hub_download(str(dir_or_repo), name, **hub_options))
+    if not (folder / name).is_file():
+        raise FileNotFoundError(f"{folder} holds no `{name}`: it was not saved by hf_worm, or the file was removed.")
+    return folder / name
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; a `ValueError` that names the file where it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged or not JSON: {error}.") from error
+
+
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all: a reader, or a run that is killed, sees the old content or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    os.replace(beside, path)

@@ -1,0 +1,66 @@
+"""The last l masks, one bit per unit, and the distances of the newest."""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from hf_worm.core.masks import count_differences, pack
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one sampling of the masks showed.
+
+    Args:
+        index (`int`): Its place in the search's history, from 0.
+        distances (`tuple[float, ...]`):
+            Share of all units in which the newest mask differs from each older one in the window, oldest first, in
+            [0, 1]. Empty for the first observation.
+        max_distance (`float`, *optional*): d_max, the largest of `distances`; `None` where there is none.
+        mean_distance (`float`, *optional*): d_avg, their mean; `None` where there is none.
+        truncating (`bool`): Gradients are truncated from here on.
+        converged (`bool`): The window is full and d_max is below the stopping point: the ticket has emerged.
+    """
+
+    index: int
+    distances: tuple[float, ...]
+    max_distance: float | None
+    mean_distance: float | None
+    truncating: bool
+    converged: bool
+
+
+class MaskWindow:
+    """The newest `length` masks of all representative layers, packed to one bit per unit.
+
+    Args:
+        length (`int`): l, the number of masks to hold, at least 2.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.masks: deque[dict[str, torch.Tensor]] = deque(maxlen=length)
+
+    @property
+    def full(self) -> bool:
+        """Whether the window holds l masks."""
+        return len(self.masks) == self.masks.maxlen
+
+    def push(self, masks: Mapping[str, torch.Tensor]) -> tuple[float, ...]:
+        """Take in the newest masks and measure them against each older one in the window.
+
+        The distance of two masks is the share of units in which they differ, over all layers together, counted in
+        integers and divided once. Compared as EB Train's code does: the newest mask with each older one, not
+        neighbours with each other.
+
+        Args:
+            masks (`Mapping[str, torch.Tensor]`): `bool` masks by layer, `True` = keep; the same layers every time.
+
+        Returns:
+            `tuple[float, ...]`: At most l - 1 distances in [0, 1], that to the oldest mask first.
+        """
+        units = sum(mask.numel() for mask in masks.values())
+        self.masks.append({name: pack(mask) for name, mask in masks.items()})
+        *older, newest = self.masks
+        return tuple(sum(count_differences(mask[name], newest[name]) for name in newest) / units for mask in older)

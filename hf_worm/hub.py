@@ -1,0 +1,178 @@
+"""What a run leaves for people to read: its report, and its part of the model card."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+from torch import nn
+
+from hf_worm.layers import representative_layers
+from hf_worm.run import Progress
+from hf_worm.ticket import Ticket
+
+REPORT_NAME = "worm_report.json"
+TAGS = ("worm", "early-bird", "pruning")
+NOTE = (
+    "The checkpoint is an ordinary dense one with zeros in it: it loads with plain `from_pretrained`, has the size of the "
+    "unpruned model and runs at its speed. Unstructured zeros save storage once compressed, and time on hardware or "
+    "kernels made for sparse matrices; they do not make a dense matrix product faster."
+)
+STAGES = {"before_draw": "before the draw", "drawn": "drawn", "retrained": "retrained"}
+
+
+def build_report(ticket: Ticket, progress: Progress, model: nn.Module) -> dict[str, Any]:
+    """The report of a run, as `worm_report.json` has it.
+
+    Args:
+        ticket (`Ticket`): The ticket that was drawn.
+        progress (`Progress`): Steps, epochs, seconds and metrics of the phases so far.
+        model (`nn.Module`): The pruned model.
+
+    Returns:
+        `dict`: JSON-ready. `metrics` by stage; `search`, `draw`, `retrain`: epochs, steps and wall-clock seconds;
+        `account`: counts and shares in [0, 1] of what is pruned; `layers`: share pruned by layer; `config`.
+    """
+
+    def phase(name: str) -> dict[str, Any]:
+        return {
+            "epochs": progress.epochs.get(name, 0.0),
+            "steps": progress.steps.get(name, 0),
+            "seconds": progress.seconds.get(name, 0.0),
+        }
+
+    report: dict[str, Any] = {
+        "model": model_name(model),
+        "architecture": type(model).__name__,
+        "metrics": progress.metrics,
+        "search": {
+            **phase("search"),
+            "converged": ticket.converged,
+            "observations": [asdict(seen) for seen in ticket.history],
+        },
+        "draw": {"seconds": progress.seconds.get("draw", 0.0)},
+    }
+    if "retrain" in progress.steps:
+        report["retrain"] = phase("retrain")
+    report["account"] = account(ticket, model)
+    report["layers"] = {name: 1 - int(mask.count_nonzero()) / mask.numel() for name, mask in ticket.masks.items()}
+    report["config"] = asdict(ticket.config)
+    return report
+
+
+def account(ticket: Ticket, model: nn.Module) -> dict[str, Any]:
+    """How many weights the ticket prunes, out of how many, and what that does and does not do."""
+    pruned = watched = 0
+    for layer in representative_layers(model, ticket.config.layers):
+        mask = ticket.masks[layer.name]
+        weights = sum(view.weight.numel() for view in layer.views)
+        watched += weights
+        pruned += (mask.numel() - int(mask.count_nonzero())) * (weights // mask.numel())
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    return {
+        "pruned_weights": pruned,
+        "representative_weights": watched,
+        "model_weights": whole,
+        "share_of_representative": pruned / watched,
+        "share_of_model": pruned / whole,
+        "note": NOTE,
+    }
+
+
+def model_name(model: nn.Module) -> str:
+    """What the model was loaded from, or its class where it was made from a configuration."""
+    config = getattr(model, "config", None)
+    return getattr(config, "_name_or_path", "") or type(model).__name__
+
+
+def extend_model_card(folder: str, repository: str | None, report: dict[str, Any]) -> None:
+    """Add to the `README.md` in `folder` what the ticket prunes, how it was found, how to load the model, and tags."""
+    path = Path(folder) / "README.md"
+    card = ModelCard.load(path)
+    tags = card.data.tags or []
+    tags = [tags] if isinstance(tags, str) else list(tags)
+    card.data.tags = tags + [tag for tag in TAGS if tag not in tags]
+    card.text = f"{card.text.rstrip()}\n\n{card_section(repository or Path(folder).resolve().name, report)}"
+    card.save(path)
+
+
+def card_section(repository: str, report: dict[str, Any]) -> str:
+    """The part of a model card that a run's report makes."""
+    search, account, config = report["search"], report["account"], report["config"]
+    method = "EB Train" if config["truncation"] == 1 else "WORM"
+    how = (
+        f"the masks had converged after {search['epochs']:.4g} epochs"
+        if search["converged"]
+        else f"the masks had not converged after {search['epochs']:.4g} epochs: the newest ones were drawn"
+    )
+    return "\n\n".join(
+        [
+            "## Pruning",
+            f"Base model: `{report['model']}`. Pruned while fine-tuning by {method} "
+            "([arXiv:2406.11872](https://arxiv.org/abs/2406.11872)) with `hf_worm`: "
+            f"{account['pruned_weights']:,} weights are 0, {account['share_of_representative']:.1%} of the "
+            f"{account['representative_weights']:,} weights watched ({', '.join(config['layers'])}) and "
+            f"{account['share_of_model']:.1%} of the model's {account['model_weights']:,}; {how}.",
+            account["note"],
+            "### Metrics",
+            _metrics_table(report["metrics"]),
+            "### The search",
+            _table(
+                ["observation", "max distance", "mean distance", "truncating", "converged"],
+                [
+                    [
+                        str(seen["index"] + 1),
+                        _number(seen["max_distance"]),
+                        _number(seen["mean_distance"]),
+                        "yes" if seen["truncating"] else "no",
+                        "yes" if seen["converged"] else "no",
+                    ]
+                    for seen in search["observations"]
+                ],
+            ),
+            "Settings: " + ", ".join(f"`{name}={value!r}`" for name, value in config.items()) + ".",
+            "### Sparsity by layer",
+            _table(["layer", "pruned"], [[f"`{name}`", f"{share:.2%}"] for name, share in report["layers"].items()]),
+            "### Loading",
+            "```python\n"
+            f"from transformers import {report['architecture']}\n\n"
+            f'model = {report["architecture"]}.from_pretrained("{repository}")\n'
+            "```",
+            "The masks, to train on with the zeros held:\n\n"
+            "```python\n"
+            "from hf_worm import Ticket\n\n"
+            f'ticket = Ticket.from_pretrained("{repository}")\n'
+            "handle = ticket.hold(model, optimizer)\n"
+            "```",
+            "### Citation",
+            "```bibtex\n"
+            "@inproceedings{vasudev2024worm,\n"
+            "  title     = {The EarlyBird Gets the WORM: Heuristically Accelerating EarlyBird Convergence},\n"
+            "  author    = {Vasudev, Adithya},\n"
+            "  booktitle = {Proceedings of the 4th NeurIPS Efficient Natural Language and Speech Processing Workshop},\n"
+            "  series    = {PMLR},\n"
+            "  volume    = {262},\n"
+            "  pages     = {232--240},\n"
+            "  year      = {2024}\n"
+            "}\n"
+            "```\n",
+        ]
+    )
+
+
+def _metrics_table(metrics: dict[str, dict[str, float]]) -> str:
+    stages = [stage for stage in STAGES if stage in metrics]
+    if not stages:
+        return "The run had no evaluation set."
+    names = list(metrics[stages[0]])
+    rows = [[STAGES[stage], *[_number(metrics[stage].get(name)) for name in names]] for stage in stages]
+    return _table(["", *names], rows)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

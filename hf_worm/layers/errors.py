@@ -1,0 +1,124 @@
+"""What to say when the layers asked for are not there: what was looked for, what there is, and the setting to use."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from torch import nn
+
+from .attention import FAMILIES, ROLES, fused_projections, in_attention
+from .names import Named, group, pattern
+
+WORDS = (*ROLES, "batchnorm")
+LISTED = 5  # candidates, close matches or names in one message
+
+
+def no_entries(layers: Sequence[str]) -> ValueError:
+    """For `layers` that are no list of entries."""
+    words = _join([f"`{word}`" for word in WORDS], "or")
+    return ValueError(
+        f"`layers` must be a list of at least one of {words}, parameter names and patterns, got {layers!r}. "
+        'For example `WormConfig(layers=["query", "key"])`.'
+    )
+
+
+def unknown_entry(entry: str, model: nn.Module, named: Named) -> ValueError:
+    """For a name or pattern that matches no parameter."""
+    patterns = dict.fromkeys(pattern(name) for name, _ in named)
+    close = get_close_matches(pattern(entry), [*WORDS, *patterns], n=LISTED)
+    hint = f"Close to it: {_join([f'`{match}`' for match in close], 'and')}. " if close else ""
+    return ValueError(
+        f"`{entry}` in `layers` matches no parameter of `{type(model).__name__}`. {hint}"
+        f"Give one of the words {_join([f'`{word}`' for word in WORDS], 'and')}, "
+        "or a name or shell-style pattern of `model.named_parameters()`."
+    )
+
+
+def not_found(missing: Sequence[str], present: Sequence[str], model: nn.Module, named: Named) -> ValueError:
+    """For words of `layers` that find nothing in this model.
+
+    Args:
+        missing (`Sequence[str]`): The words that find nothing.
+        present (`Sequence[str]`): The words that would find something.
+        model (`nn.Module`): The model.
+        named (`list[tuple[str, nn.Parameter]]`): All its parameters.
+    """
+    roles = [word for word in missing if word in ROLES]
+    sought = [f"{_join(roles, 'or')} projection"] if roles else []
+    if "batchnorm" in missing:
+        sought.append("BatchNorm with affine parameters")
+    message = f"Found no {' and no '.join(sought)} in `{type(model).__name__}`"
+
+    fused = fused_projections(named) if roles else []
+    if fused:
+        groups = group(fused, named)
+        message += ": query, key and value are fused in one weight. Watch that weight as a whole by its name"
+    else:
+        groups = group(_matrices(model, named), named)
+        if "query" in roles or "key" in roles:
+            pairs = ", ".join(f"`{query}`/`{key}`" for query, key, _ in FAMILIES[:LISTED])
+            message += f": no module has separate query and key projections that go by a known name ({pairs}, ...)"
+        message += ". Name the layers to watch"
+    # Weights of an attention first, then the larger group.
+    entries = sorted(groups, key=lambda entry: (not in_attention(entry), -sum(p.numel() for p in groups[entry])))
+    example = entries[:1] if fused else present or entries[:1]
+    if example:
+        quoted = ", ".join(f'"{entry}"' for entry in example)
+        message += f", for example `WormConfig(layers=[{quoted}])`"
+    message += "."
+    if present:
+        message += f" Words that find something in this model: {_join([f'`{word}`' for word in present], 'and')}."
+    if entries:
+        listed = "".join(f"\n  `{entry}`: {_describe(groups[entry])}" for entry in entries[:LISTED])
+        more = f"\n  and {len(entries) - LISTED} more" if len(entries) > LISTED else ""
+        message += f" Candidates:{listed}{more}"
+    return ValueError(message)
+
+
+def not_floating_point(name: str, parameter: nn.Parameter) -> ValueError:
+    """For a parameter that holds no magnitudes."""
+    return ValueError(
+        f"`{name}` is of type `{parameter.dtype}`, and a representative layer must be floating point: a quantized "
+        "weight has no magnitudes to prune. Load the model without quantization, or leave this weight out of `layers`."
+    )
+
+
+def frozen(names: Sequence[str], total: int) -> ValueError:
+    """For layers that do not train.
+
+    Args:
+        names (`Sequence[str]`): Names of the frozen layers.
+        total (`int`): How many layers are watched in all.
+    """
+    listed = ", ".join(f"`{name}`" for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    message = f"{len(names)} of {total} representative layers are frozen (`requires_grad=False`): {listed}. "
+    if any(".base_layer." in name for name in names):
+        message += (
+            "The adapter around them trains and the base weight does not, so its mask never moves and there is nothing "
+            "to search. Train the full model, or merge the adapter first (`model.merge_and_unload()`) and train that."
+        )
+    else:
+        message += (
+            "The mask of a frozen weight never moves, so there is nothing to search. Unfreeze them "
+            '(`parameter.requires_grad_(True)`), or name only trainable weights: `WormConfig(layers=["..."])`.'
+        )
+    return ValueError(message)
+
+
+def _matrices(model: nn.Module, named: Named) -> Named:
+    """Weights of two dimensions or more that are no embedding."""
+    embeddings = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+    return [
+        (name, parameter)
+        for name, parameter in named
+        if name.endswith("weight") and parameter.dim() >= 2 and parameter not in embeddings
+    ]
+
+
+def _describe(parameters: Sequence[nn.Parameter]) -> str:
+    shapes = {tuple(parameter.shape) for parameter in parameters}
+    shape = f"shape {shapes.pop()}" if len(shapes) == 1 else f"{len(shapes)} shapes"
+    return f"{len(parameters)} of {shape}"
+
+
+def _join(words: Sequence[str], conjunction: str) -> str:
+    return f" {conjunction} ".join(filter(None, (", ".join(words[:-1]), words[-1])))

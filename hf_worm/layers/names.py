@@ -1,0 +1,73 @@
+"""Parameter names as the user knows them, and the patterns that stand for many of them."""
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+Named = list[tuple[str, nn.Parameter]]
+
+# What torch.compile and activation checkpointing put into a path; no module of a model's own is called that.
+WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")
+
+
+def named_parameters(model: nn.Module) -> Named:
+    """`model.named_parameters()` without the prefixes that wrappers add, in the same order.
+
+    A shared parameter comes once under each of its names, so that all of them can be looked for; the first is the one
+    that `model.named_parameters()` gives.
+    """
+    # `module` is dropped only right below such a wrapper: a model's own child may be called that too.
+    parallel = {
+        path
+        for path, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, DistributedDataParallel | nn.DataParallel)
+    }
+
+    def plain(name: str) -> str:
+        parts = name.split(".")
+        added = (
+            part in WRAPPERS or (part == "module" and ".".join(parts[:place]) in parallel)
+            for place, part in enumerate(parts)
+        )
+        return ".".join(part for part, extra in zip(parts, added, strict=True) if not extra)
+
+    return [(plain(name), parameter) for name, parameter in model.named_parameters(remove_duplicate=False)]
+
+
+def pattern(name: str) -> str:
+    """The name with each number of the path replaced by `*`: one pattern for the same weight of every block."""
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
+
+
+def matches(name: str, entry: str) -> bool:
+    """Whether an entry of `layers`, a parameter's name or a shell-style pattern, means this name."""
+    return name == entry or fnmatchcase(name, entry)
+
+
+def group(chosen: Named, named: Named) -> dict[str, list[nn.Parameter]]:
+    """The chosen parameters by entries of `layers` that mean them and nothing else.
+
+    Args:
+        chosen (`list[tuple[str, nn.Parameter]]`): Some of `named`.
+        named (`list[tuple[str, nn.Parameter]]`): All parameters of the model.
+
+    Returns:
+        `dict[str, list[nn.Parameter]]`: By pattern where the pattern matches no other parameter, else by name.
+    """
+    groups: dict[str, list[nn.Parameter]] = {}
+    first_names = {parameter: name for name, parameter in reversed(chosen)}
+    for name, parameter in chosen:
+        if name == first_names[parameter]:
+            groups.setdefault(pattern(name), []).append(parameter)
+    loose = {entry for entry, members in groups.items() if _reaches_beyond(entry, members, named)}
+    for entry in loose:
+        del groups[entry]
+        groups.update({name: [parameter] for name, parameter in chosen if pattern(name) == entry})
+    return groups
+
+
+def _reaches_beyond(entry: str, members: Iterable[nn.Parameter], named: Named) -> bool:
+    inside = set(members)
+    return any(matches(name, entry) and parameter not in inside for name, parameter in named)

@@ -1,0 +1,169 @@
+"""Several trainings one after another as one run: in one folder, with one count of steps, each of them resumable."""
+
+import copy
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import nn
+from transformers import Trainer, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput, get_last_checkpoint
+
+from hf_worm.run import Progress, load_state
+
+if TYPE_CHECKING:
+    _Trainer = Trainer
+else:
+    _Trainer = object
+
+
+class PhasedTrainerMixin(_Trainer):
+    """Runs the parent's `train` once for each phase of a run.
+
+    The parent counts every training from step 0. Here all that leaves it (logs, checkpoints and their names) counts from
+    the start of the run, so that the phases' checkpoints don't overwrite each other and the last one is the newest.
+
+    Attributes:
+        progress (`Progress`): Steps, epochs, seconds and metrics of the phases so far.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.progress = Progress()
+        self._phase: str | None = None  # while the parent's `train` runs
+        self._steps_before = 0  # of the finished phases, which the parent does not count
+        self._epochs_before = 0.0
+        self._log_before: list[dict[str, float]] = []
+        self._checkpoint_state: tuple[Progress, dict[str, Any]] | None = None  # what a resumed phase begins from
+        self._handle: Any = None  # of the hooks on the optimizer's step
+        super().__init__(*args, **kwargs)
+        # An optimizer that the user made can't be made anew for a phase: it goes back to the state that it came in.
+        self._given_states = {
+            name: copy.deepcopy(given.state_dict())
+            for name, given in (("optimizer", self.optimizer), ("lr_scheduler", self.lr_scheduler))
+            if given is not None
+        }
+
+    def _train_phase(self, phase: str, checkpoint: str | None, options: dict[str, Any]) -> TrainOutput:
+        """Train one phase, from its beginning or from a checkpoint of it, with a fresh optimizer and schedule."""
+        self._checkpoint_state = None if checkpoint is None else load_state(checkpoint)
+        before = self.progress if self._checkpoint_state is None else self._checkpoint_state[0]
+        self._steps_before, self._epochs_before = sum(before.steps.values()), sum(before.epochs.values())
+        self._log_before = self.state.log_history if before.steps else []
+        self._renew_optimizer()
+        self._phase = phase
+        try:
+            if checkpoint is not None and self._load_if_over(checkpoint):
+                output = TrainOutput(self.state.global_step, 0.0, {})
+            else:
+                output = super().train(resume_from_checkpoint=checkpoint, **options)
+        finally:
+            self._phase = None
+            self._release_optimizer()
+        self.progress.finish(self.state.global_step, self.state.epoch or 0.0)
+        self._count(+1)
+        self._steps_before, self._epochs_before = 0, 0.0
+        return TrainOutput(self.state.global_step, output.training_loss, output.metrics)
+
+    def begin_phase(self) -> None:
+        """Set the phase up on the model and the optimizer as they now are: also after `model_init` or a restart."""
+        self._release_optimizer()
+        if self._checkpoint_state is not None:
+            self.progress = copy.deepcopy(self._checkpoint_state[0])
+        else:
+            self.state.log_history = self._log_before + self.state.log_history
+        self.progress.enter(str(self._phase))
+
+    def _over(self, stopped: bool) -> bool:
+        """Whether a phase that was just loaded has no step left, given whether its checkpoint says so."""
+        return stopped
+
+    def _load_if_over(self, checkpoint: str) -> bool:
+        """Load a checkpoint after which its phase has no step left; the parent would train one more."""
+        self.state = state = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
+        self._count(-1)
+        planned = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
+        prolonged = state.max_steps <= state.global_step < planned
+        control = cast(dict[str, Any], state.stateful_callbacks or {}).get("TrainerControl", {}).get("args", {})
+        stopped = state.global_step >= planned or (control.get("should_training_stop", False) and not prolonged)
+        self._load_from_checkpoint(checkpoint)
+        self.begin_phase()
+        return self._over(stopped)
+
+    def _renew_optimizer(self) -> None:
+        for name in ("optimizer", "lr_scheduler"):
+            if name in self._given_states:
+                getattr(self, name).load_state_dict(copy.deepcopy(self._given_states[name]))
+            else:
+                setattr(self, name, None)
+
+    def _release_optimizer(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    @property
+    def _torch_optimizer(self) -> torch.optim.Optimizer | None:
+        """The optimizer itself, whose step can be hooked, out of Accelerate's wrapper."""
+        optimizer = self.optimizer
+        while isinstance(optimizer, AcceleratedOptimizer):
+            optimizer = optimizer.optimizer
+        return optimizer
+
+    @property
+    def _trained_model(self) -> nn.Module:
+        return cast(nn.Module, self.model)
+
+    @property
+    def _output_dir(self) -> str:
+        return str(self.args.output_dir)
+
+    def _find_checkpoint(self, resume_from_checkpoint: str | bool | None) -> str | None:
+        if not resume_from_checkpoint:
+            return None
+        if isinstance(resume_from_checkpoint, str):
+            return resume_from_checkpoint
+        last: str | None = None
+        if os.path.isdir(self._output_dir):
+            last = get_last_checkpoint(self._output_dir)  # type: ignore[no-untyped-call]
+        if last is None:
+            raise ValueError(f"There is no checkpoint in {self._output_dir} to resume from.")
+        return last
+
+    # Counting.
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The parent's, with steps and epochs counted from the start of the run."""
+        with self._counting_the_run():
+            super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with self._counting_the_run():
+            super()._save_checkpoint(model, trial)
+
+    def _load_callback_state(self) -> None:
+        # The one method that the parent calls between reading a checkpoint's `TrainerState` and using it.
+        self._count(-1)
+        super()._load_callback_state()
+
+    @contextmanager
+    def _counting_the_run(self) -> Iterator[None]:
+        state = self.state
+        of_the_phase = state.global_step, state.epoch, state.max_steps, state.best_global_step
+        self._count(+1)
+        try:
+            yield
+        finally:
+            state.global_step, state.epoch, state.max_steps, state.best_global_step = of_the_phase
+
+    def _count(self, sign: int) -> None:
+        """Make the state count from the start of the run (+1), or from that of the phase again (-1)."""
+        self.state.global_step += sign * self._steps_before
+        self.state.max_steps += sign * self._steps_before
+        if self.state.epoch is not None:
+            self.state.epoch += sign * self._epochs_before
+        if self.state.best_global_step:
+            self.state.best_global_step += sign * self._steps_before

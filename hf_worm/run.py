@@ -1,0 +1,95 @@
+"""How far a run has come through search, draw and retraining, and the file that says so in a checkpoint."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from hf_worm.config import replace_file
+
+STATE_NAME = "worm_state.safetensors"
+FORMAT = "hf_worm.state.v1"
+
+
+@dataclass
+class Progress:
+    """Where a run is and what it has measured; it travels with every checkpoint.
+
+    Args:
+        phase (`str`): `"search"`, `"draw"` or `"retrain"`.
+        observed_step (`int`): Optimizer steps done at the newest observation.
+        steps (`dict[str, int]`): Optimizer steps of each finished phase.
+        epochs (`dict[str, float]`): Epochs of each finished phase.
+        seconds (`dict[str, float]`): Wall-clock seconds of each phase so far, over all its resumptions.
+        metrics (`dict[str, dict[str, float]]`): The evaluations `before_draw`, `drawn` and `retrained`.
+    """
+
+    phase: str = "search"
+    observed_step: int = 0
+    steps: dict[str, int] = field(default_factory=dict)
+    epochs: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def enter(self, phase: str) -> None:
+        """Begin a phase, or go on with it."""
+        self.phase = phase
+        self._since = time.perf_counter()
+
+    def tick(self) -> None:
+        """Put the time since the last tick on the account of the current phase."""
+        now = time.perf_counter()
+        self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + now - self._since
+        self._since = now
+
+    def finish(self, steps: int, epochs: float) -> None:
+        """Close the current phase with the optimizer steps and epochs that it took."""
+        self.tick()
+        self.steps[self.phase] = self.steps.get(self.phase, 0) + steps
+        self.epochs[self.phase] = self.epochs.get(self.phase, 0.0) + epochs
+
+
+def save_state(folder: str | os.PathLike[str], progress: Progress, search_state: Mapping[str, Any]) -> None:
+    """Write progress and the state of the search ([`TicketSearch.state_dict`]) into a checkpoint folder."""
+    progress.tick()
+    masks = {f"{i}/{name}": mask for i, masks in enumerate(search_state["window"]) for name, mask in masks.items()}
+    rest = {key: value for key, value in search_state.items() if key != "window"}
+    metadata = {"format": FORMAT, "progress": json.dumps(asdict(progress)), "search": json.dumps(rest)}
+    replace_file(Path(folder) / STATE_NAME, save(masks, metadata=metadata))
+
+
+def load_state(folder: str | os.PathLike[str]) -> tuple[Progress, dict[str, Any]]:
+    """Read what [`save_state`] wrote.
+
+    Raises:
+        ValueError: The folder holds no such file, or a damaged one.
+    """
+    path = Path(folder) / STATE_NAME
+    if not path.is_file():
+        raise ValueError(
+            f"Can't resume from {folder}: it holds no `{STATE_NAME}`, so it is no checkpoint of a `WormTrainer` run."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            masks = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"its format is {metadata.get('format')!r}, this version of hf_worm reads {FORMAT!r}")
+        progress = Progress(**json.loads(metadata["progress"]))
+        rest = json.loads(metadata["search"])
+        window: dict[int, dict[str, Any]] = {}
+        for key, mask in masks.items():
+            index, _, name = key.partition("/")
+            window.setdefault(int(index), {})[name] = mask
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"Can't resume from {folder}: `{STATE_NAME}` is damaged ({error}).") from error
+    return progress, {**rest, "window": [window[index] for index in sorted(window)]}

@@ -1,0 +1,221 @@
+"""The search for an early-bird ticket: Algorithm 1 of arXiv:2406.11872, for any PyTorch loop."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_worm.config import WormConfig
+from hf_worm.core.masks import count_kept, keep_masks, unpack
+from hf_worm.core.truncation import Scaled, StepTruncation, scale_gradients, scale_tensor
+from hf_worm.core.window import MaskWindow, Observation
+from hf_worm.layers import RepresentativeLayer, representative_layers, require_trainable
+from hf_worm.ticket import Ticket, mismatch, read_observations, zero_units
+
+
+class TicketSearch:
+    """Watches the magnitude masks of a model while it trains, truncates near convergence, and draws the ticket.
+
+    It knows nothing of any Trainer:
+
+        search = TicketSearch(model, config)
+        for epoch in range(epochs):
+            for batch in loader:
+                loss(batch).backward()
+                search.truncate_gradients()  # once per optimizer step; nothing until the trigger point
+                optimizer.step()
+                optimizer.zero_grad()
+            if search.observe().converged:
+                break
+        ticket = search.draw()
+
+    Args:
+        model (`nn.Module`): The model that is being trained.
+        config (`WormConfig`): The settings.
+
+    Raises:
+        ValueError: The model lacks a layer that `config.layers` names, or one of them is frozen.
+    """
+
+    def __init__(self, model: nn.Module, config: WormConfig) -> None:
+        self.config = config
+        self.layers: list[RepresentativeLayer] = representative_layers(model, config.layers)
+        require_trainable(self.layers)
+        self.history: list[Observation] = []
+        self._window = MaskWindow(config.window)
+        self._scales: list[torch.Tensor] = []  # one for each view, from the trigger point on
+        self._step_truncation: StepTruncation | None = None
+
+    @property
+    def masks(self) -> dict[str, torch.Tensor]:
+        """The newest masks by parameter name: `bool` of the layer's shape on its device, `True` = keep.
+
+        Empty before the first observation.
+        """
+        if not self._window.masks:
+            return {}
+        newest = self._window.masks[-1]
+        return {layer.name: unpack(newest[layer.name], layer.shape).to(layer.parameter.device) for layer in self.layers}
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the units that the newest mask prunes, in [0, 1]; 0 before the first observation."""
+        if not self._window.masks:
+            return 0.0
+        units = sum(layer.shape.numel() for layer in self.layers)
+        return (units - sum(count_kept(mask) for mask in self._window.masks[-1].values())) / units
+
+    @property
+    def truncating(self) -> bool:
+        """Whether the trigger point has been reached."""
+        return bool(self.history) and self.history[-1].truncating
+
+    @property
+    def converged(self) -> bool:
+        """Whether the newest observation found that the masks have stopped moving."""
+        return bool(self.history) and self.history[-1].converged
+
+    def observe(self) -> Observation:
+        """Sample the masks, measure how far they moved, and decide on truncation and convergence.
+
+        Returns:
+            `Observation`: Also appended to `history`.
+
+        Raises:
+            ValueError: A representative layer holds NaN or infinite weights.
+        """
+        config = self.config
+        masks = keep_masks((_finite_scores(layer) for layer in self.layers), config.prune_ratio, config.scope)
+        distances = self._window.push({layer.name: mask for layer, mask in zip(self.layers, masks, strict=True)})
+        largest = max(distances) if distances else None
+        mean = sum(distances) / len(distances) if distances else None
+        near = mean is not None and mean < config.stopping_point + config.margin
+        seen = Observation(
+            index=len(self.history),
+            distances=distances,
+            max_distance=largest,
+            mean_distance=mean,
+            truncating=self.truncating or near,
+            converged=self._window.full and largest is not None and largest < config.stopping_point,
+        )
+        self.history.append(seen)
+        self._build_scales(masks)
+        return seen
+
+    def truncate_gradients(self) -> None:
+        """Multiply the gradients of the weights that the newest mask prunes by r: call it once per optimizer step.
+
+        Does nothing before the trigger point, with r = 1, or where the optimizer's step is truncated instead
+        (`truncation_target="update"` and [`~TicketSearch.attach`]).
+
+        Raises:
+            RuntimeError: The target is `"update"` and no optimizer is attached.
+        """
+        if not self._scales:
+            return
+        if self.config.truncation_target == "update":
+            if self._step_truncation is None:
+                raise RuntimeError(
+                    "`truncation_target='update'` scales the optimizer's step: call `search.attach(optimizer)` first."
+                )
+            return
+        views = (view for layer in self.layers for view in layer.views)
+        pairs = [
+            (g, scale) for g, scale in zip((v.gradient for v in views), self._scales, strict=True) if g is not None
+        ]
+        if pairs:
+            scale_gradients(*zip(*pairs, strict=True))
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> StepTruncation:
+        """Truncate the steps of `optimizer` where the target is `"update"`; nothing for `"gradient"`.
+
+        Args:
+            optimizer (`torch.optim.Optimizer`): The optimizer that trains the model.
+
+        Returns:
+            A handle whose `.remove()` ends it.
+        """
+        self._step_truncation = StepTruncation(optimizer, self._truncated_weights)
+        return self._step_truncation
+
+    def draw(self) -> Ticket:
+        """Set the weights that the newest mask prunes to exactly 0, in place, and return the ticket.
+
+        Raises:
+            RuntimeError: There is no mask yet: nothing was observed.
+        """
+        if not self.history:
+            raise RuntimeError("There is no mask to draw yet: call `observe()` at least once.")
+        masks = self.masks
+        for layer in self.layers:
+            zero_units(layer, ~masks[layer.name])
+        on_cpu = {name: mask.cpu() for name, mask in masks.items()}
+        return Ticket(on_cpu, self.config, list(self.history), self.converged)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the search knows, for a checkpoint: tensors, numbers and strings only.
+
+        `"window"`: the last masks, oldest first, each a `dict` of packed `uint8` tensors by parameter name;
+        `"shapes"`: the shapes of the masks; `"history"`: the observations; `"config"`: the settings.
+        """
+        return {
+            "window": [dict(mask) for mask in self._window.masks],
+            "shapes": {layer.name: list(layer.shape) for layer in self.layers},
+            "history": [asdict(seen) for seen in self.history],
+            "config": asdict(self.config),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where [`~TicketSearch.state_dict`] was taken.
+
+        Raises:
+            ValueError:
+                The state is of a model with other representative layers, of a search with other masks (`prune_ratio`,
+                `scope` or `window` differ), or incomplete.
+        """
+        if missing := {"window", "shapes", "history", "config"} - set(state):
+            raise ValueError(f"The state of the search is incomplete: it lacks {sorted(missing)}.")
+        here = {layer.name: tuple(layer.shape) for layer in self.layers}
+        there = {name: tuple(shape) for name, shape in state["shapes"].items()}
+        if here != there:
+            raise ValueError(mismatch("this model", here, "the saved search", there))
+        for name in ("prune_ratio", "scope", "window"):
+            saved, now = state["config"][name], getattr(self.config, name)
+            if saved != now:
+                raise ValueError(
+                    f"The saved search ran with `{name}={saved!r}`, this one has {now!r}: their masks do not compare. "
+                    "Resume with the saved setting, or start anew."
+                )
+        masks = [{name: mask[name] for name in here} for mask in state["window"]]
+        newest = [unpack(masks[-1][layer.name], layer.shape) for layer in self.layers] if masks else []
+        self.history = read_observations(state["history"])
+        self._window.masks.clear()
+        self._window.masks.extend(masks)
+        self._build_scales(newest)
+
+    def _build_scales(self, masks: list[torch.Tensor]) -> None:
+        self._scales = []
+        if self.truncating and self.config.truncation != 1:
+            self._scales = [
+                scale_tensor(mask, self.config.truncation, view.weight)
+                for layer, mask in zip(self.layers, masks, strict=True)
+                for view in layer.views
+            ]
+
+    def _truncated_weights(self) -> Scaled:
+        if not self._scales or self.config.truncation_target != "update":
+            return [], []
+        return [view.weight for layer in self.layers for view in layer.views], self._scales
+
+
+def _finite_scores(layer: RepresentativeLayer) -> torch.Tensor:
+    scores = layer.scores()
+    if not math.isfinite(scores.max().item()):
+        raise ValueError(
+            f"`{layer.name}` holds NaN or infinite weights, which have no magnitude to rank: training has diverged. "
+            "Lower the learning rate, clip the gradients, or use bf16 instead of fp16."
+        )
+    return scores

@@ -1,0 +1,370 @@
+"""`WormTrainer`: a `Trainer` that searches for a ticket while it trains, draws it, and retrains with it held."""
+
+import copy
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import Trainer
+from transformers.trainer_utils import TrainOutput, has_length, set_seed
+
+from hf_worm.callback import PhaseCallback, observation_line
+from hf_worm.config import WormConfig, replace_file
+from hf_worm.core.window import Observation
+from hf_worm.hub import REPORT_NAME, build_report, extend_model_card
+from hf_worm.phases import PhasedTrainerMixin
+from hf_worm.run import Progress, load_state, save_state
+from hf_worm.search import TicketSearch
+from hf_worm.ticket import Ticket
+
+# How training may be distributed: every process holds all of every weight, and of its averaged gradient.
+SUPPORTED = {DistributedType.NO} | {kind for kind in DistributedType if kind.startswith("MULTI_")}
+
+
+class WormTrainerMixin(PhasedTrainerMixin):
+    """Gives any `Trainer` subclass the three phases search → draw → retrain.
+
+        class MyTrainer(WormTrainerMixin, SomeTrainer): ...
+
+    [`~WormTrainerMixin.train`] runs all three; [`~WormTrainerMixin.search_ticket`], [`~WormTrainerMixin.draw_ticket`]
+    and [`~WormTrainerMixin.retrain`] run one each.
+
+    Args:
+        args: What the parent class takes.
+        worm_config (`WormConfig`, *optional*): The settings; `None` trains exactly as the parent class does.
+        kwargs: What the parent class takes.
+
+    Attributes:
+        search (`TicketSearch`, *optional*): The search, its masks and its history.
+        ticket (`Ticket`, *optional*): The ticket, once it is drawn.
+
+    Raises:
+        ValueError:
+            A layer that the configuration names is missing or frozen, or training is distributed in a way that is not
+            supported (DeepSpeed, FSDP, Megatron-LM, XLA, `nn.DataParallel`).
+    """
+
+    def __init__(self, *args: Any, worm_config: WormConfig | None = None, **kwargs: Any) -> None:
+        self.worm_config = worm_config
+        self.search: TicketSearch | None = None
+        self.ticket: Ticket | None = None
+        self._stage: str | None = None  # name of the evaluation around the draw that is running
+        self._saving_checkpoint = False
+        super().__init__(*args, **kwargs)
+        if worm_config is not None:
+            self._refuse_unsupported()
+            self.search = TicketSearch(self._trained_model, worm_config)
+            self.add_callback(PhaseCallback(self, worm_config))
+
+    def _refuse_unsupported(self) -> None:
+        kind = self.accelerator.distributed_type
+        if kind not in SUPPORTED:
+            raise ValueError(
+                f"`{type(self).__name__}` does not support {kind.value} training: it needs whole weights and gradients "
+                "in every process. Use DistributedDataParallel: `torchrun` or `accelerate launch` without that plugin."
+            )
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"`{type(self).__name__}` does not support `nn.DataParallel`, the choice of the Trainer for "
+                f"{self.args.n_gpu} GPUs in one process. Launch one process per GPU with `torchrun`, or show it one GPU "
+                "(`CUDA_VISIBLE_DEVICES`)."
+            )
+
+    # The three phases.
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+        **kwargs: Any,
+    ) -> TrainOutput:
+        """Search (`num_train_epochs` at the most) → draw → retrain (`retrain_epochs`; 0: none).
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                A checkpoint of either phase, or `True` for the last one in `output_dir`.
+            trial, ignore_keys_for_eval, kwargs: As for the parent's `train`.
+
+        Returns:
+            `TrainOutput`: Of the last phase that trained; its `global_step` counts both.
+
+        Raises:
+            ValueError: The checkpoint is damaged, or of a run with other layers or settings.
+        """
+        options = {"trial": trial, "ignore_keys_for_eval": ignore_keys_for_eval, **kwargs}
+        if self.worm_config is None:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+        if self.worm_config.retrain_epochs > 0 and not has_length(self.train_dataset):
+            raise ValueError(
+                f"`retrain_epochs={self.worm_config.retrain_epochs}` needs a training set with a length, got "
+                f"`{type(self.train_dataset).__name__}`. Set `retrain_epochs=0` and retrain with `ticket.hold`."
+            )
+        checkpoint = self._find_checkpoint(resume_from_checkpoint)
+        if checkpoint is not None and load_state(checkpoint)[0].phase == "retrain":
+            return self.retrain(checkpoint, **options)
+        output = self.search_ticket(checkpoint, **options)
+        self.draw_ticket()
+        if self.worm_config.retrain_epochs > 0:
+            output = self.retrain(**options)
+        return output
+
+    def search_ticket(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
+        """Train as usual, watching the masks and truncating from the trigger point on, until they have converged.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*): A checkpoint of the search, as for `train`.
+            options: Passed on to the parent's `train`.
+        """
+        self.ticket = None
+        self.progress = Progress()
+        output = self._train_phase("search", self._find_checkpoint(resume_from_checkpoint), options)
+        if not self._search.history:
+            self.observe()
+        return output
+
+    def draw_ticket(self) -> Ticket:
+        """Set the weights that the newest mask prunes to 0; evaluate before and after, where there is an eval set.
+
+        Returns:
+            `Ticket`: Also kept as `trainer.ticket`.
+        """
+        search = self._search
+        self.progress.enter("draw")
+        self._evaluate_stage("before_draw")
+        self.ticket = search.draw()
+        if not self.ticket.converged:
+            largest = search.history[-1].max_distance
+            warnings.warn(
+                f"The masks had not converged when the search ended after {self.progress.epochs.get('search', 0):.4g} "
+                f"epochs: that takes {search.config.window} observations and a largest distance below "
+                f"{search.config.stopping_point:g}; it had {len(search.history)} and "
+                f"{'none' if largest is None else format(largest, '.4g')}. The newest mask is drawn. Train for more "
+                "epochs, or sample more often (`sample_strategy='steps'`).",
+                stacklevel=2,
+            )
+        self._evaluate_stage("drawn")
+        self.progress.tick()
+        self._write_report()
+        return self.ticket
+
+    def retrain(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
+        """Train on for `retrain_epochs` with the ticket held, from a fresh optimizer, schedule and seed.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*): A checkpoint of the retraining, as for `train`.
+            options: Passed on to the parent's `train`.
+
+        Raises:
+            RuntimeError: There is no ticket yet.
+        """
+        checkpoint = self._find_checkpoint(resume_from_checkpoint)
+        if checkpoint is not None:
+            self.ticket = Ticket.from_pretrained(checkpoint)
+        args, model_init, epochs = self.args, self.model_init, self._drawn.config.retrain_epochs
+        self.args = copy.copy(args)
+        self.args.num_train_epochs, self.args.max_steps = epochs, -1
+        self.model_init = None  # type: ignore[assignment]  # or the parent would begin with a new model
+        set_seed(args.seed)  # as a new `Trainer` would: the phase depends on the drawn weights and the seed alone
+        try:
+            output = self._train_phase("retrain", checkpoint, options)
+        finally:
+            self.args, self.model_init = args, model_init
+        self._evaluate_stage("retrained")
+        self._write_report()
+        return output
+
+    def begin_phase(self) -> None:
+        super().begin_phase()
+        if self.searching or self._checkpoint_state is not None:
+            self.search = TicketSearch(self._trained_model, self._config)
+        if self._checkpoint_state is not None:
+            self._search.load_state_dict(self._checkpoint_state[1])
+        optimizer = self._torch_optimizer
+        if optimizer is not None and self.searching:
+            self._handle = self._search.attach(optimizer)
+        elif optimizer is not None:
+            self._handle = self._drawn.hold(self._trained_model, optimizer)
+
+    # The search.
+
+    @property
+    def searching(self) -> bool:
+        """Whether the search is what trains now."""
+        return self._phase == "search"
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """The parent's step; once the last micro-batch of an optimizer step is in, the gradients are truncated."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.searching and self.accelerator.sync_gradients:
+            self._search.truncate_gradients()
+        return loss
+
+    def observe(self) -> Observation:
+        """Sample the masks, log what they show, and print it in a line."""
+        seen = self._search.observe()
+        self._tell(seen)
+        return seen
+
+    def observation_due(self, over: bool = False) -> bool:
+        """Whether the run stands at the end of an epoch that has not been observed yet.
+
+        A checkpoint of an epoch's last step is written before the epoch ends, and on resume that epoch counts as done.
+
+        Args:
+            over (`bool`, *optional*, defaults to `False`): The search ends here, be it in the middle of an epoch.
+        """
+        ended = over or (self.state.epoch is not None and self.state.epoch == int(self.state.epoch))
+        behind = self.progress.observed_step < self.state.global_step
+        return self.searching and self._config.sample_strategy == "epoch" and behind and ended
+
+    def _over(self, stopped: bool) -> bool:
+        over = stopped or (self.searching and self._search.converged)
+        if self.observation_due(over):
+            seen = self._search.observe()
+            over = over or seen.converged
+            if over:  # or the parent's `train` begins the phase once more, and observes then
+                self._tell(seen)
+        if over and not self.searching and self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            self._load_best_model()
+        return over
+
+    def _tell(self, seen: Observation) -> None:
+        self.progress.observed_step = self.state.global_step
+        logs = {
+            "worm_max_distance": seen.max_distance,
+            "worm_mean_distance": seen.mean_distance,
+            "worm_truncating": seen.truncating,
+            "worm_sparsity": self._search.sparsity,
+        }
+        should_log = self.control.should_log  # logging clears it, and the loss of this step is still to be logged
+        self.log({name: value for name, value in logs.items() if value is not None})
+        self.control.should_log = should_log
+        if self.is_world_process_zero():
+            tqdm.write(observation_line(seen, self._config, self.state.epoch or 0.0))
+
+    # Around the draw.
+
+    def _evaluate_stage(self, stage: str) -> None:
+        if self.eval_dataset is None:
+            return
+        in_train = self.is_in_train
+        self._stage, self.is_in_train = stage, True  # out of training, `fp16_full_eval` would cast the weights for good
+        try:
+            metrics = self.evaluate()
+        finally:
+            self._stage, self.is_in_train = None, in_train
+        self.progress.metrics[stage] = {
+            name.removeprefix("eval_"): value
+            for name, value in metrics.items()
+            if name.startswith("eval_") and not name.endswith(("_runtime", "_per_second", "_preparation_time"))
+        }
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The parent's; the evaluations around the draw go by names of their own, such as `eval_drawn_accuracy`."""
+        if self._stage is not None:
+            logs = {name.replace("eval_", f"eval_{self._stage}_", 1): value for name, value in logs.items()}
+        super().log(logs, start_time)
+
+    # What is saved.
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._saving_checkpoint = self.worm_config is not None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._saving_checkpoint = False
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if self.ticket is not None:
+            self.ticket.apply_(self._trained_model)  # whatever callbacks did to the weights since the last step
+        super()._save(output_dir, state_dict)
+        if not self.args.should_save:
+            return
+        folder = output_dir if output_dir is not None else self._output_dir
+        if self.ticket is not None:
+            self.ticket.save_pretrained(folder)
+        if self._saving_checkpoint:
+            save_state(folder, self.progress, self._search.state_dict())
+
+    def _load_best_model(self) -> None:
+        if not self.searching:  # the ticket is found on the weights at convergence, and drawn from them
+            super()._load_best_model()
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.ticket is not None and self.is_world_process_zero():
+            self.ticket.save_pretrained(self._output_dir)  # the parent copies the weights alone
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """The parent's card, and what the ticket prunes, how it was found, what it cost, and how to load the model."""
+        super().create_model_card(
+            language=language,
+            license=license,
+            tags=tags,
+            model_name=model_name,
+            finetuned_from=finetuned_from,
+            tasks=tasks,
+            dataset_tags=dataset_tags,
+            dataset=dataset,
+            dataset_args=dataset_args,
+        )
+        if self.ticket is not None and self.is_world_process_zero():
+            extend_model_card(self._output_dir, self.hub_model_id or self.args.hub_model_id, self.report())
+
+    def report(self) -> dict[str, Any]:
+        """What the run did, as `worm_report.json` has it: metrics, phases, observations and the account of weights."""
+        return build_report(self._drawn, self.progress, self._trained_model)
+
+    def _write_report(self) -> None:
+        if self.is_world_process_zero():
+            replace_file(Path(self._output_dir) / REPORT_NAME, json.dumps(self.report(), indent=2) + "\n")
+
+    # What must be there by now.
+
+    @property
+    def _config(self) -> WormConfig:
+        if self.worm_config is None:
+            raise RuntimeError("This trainer has no `worm_config`: it can `train()`, as its parent class does.")
+        return self.worm_config
+
+    @property
+    def _search(self) -> TicketSearch:
+        if self.search is None:
+            raise RuntimeError("This trainer has no `worm_config`: it can `train()`, as its parent class does.")
+        return self.search
+
+    @property
+    def _drawn(self) -> Ticket:
+        if self.ticket is None:
+            raise RuntimeError("There is no ticket yet: call `search_ticket()` and `draw_ticket()` first.")
+        return self.ticket
+
+
+class WormTrainer(WormTrainerMixin, Trainer):
+    """`Trainer` with the three phases of [`WormTrainerMixin`].
+
+    trainer = WormTrainer(model=model, args=args, train_dataset=dataset, worm_config=WormConfig())
+    trainer.train()
+    """

@@ -1,0 +1,206 @@
+"""Each error says what was got, what is needed, and a setting that works."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    AutoModel,
+    BertConfig,
+    ConvNextConfig,
+    DebertaConfig,
+    FNetConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    MambaConfig,
+    PretrainedConfig,
+    ResNetConfig,
+)
+
+from hf_worm.layers import representative_layers, require_trainable
+
+SMALL = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 2, "intermediate_size": 16}
+BERT = BertConfig(**SMALL, num_attention_heads=2)
+GPT2 = GPT2Config(vocab_size=40, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
+NEOX = GPTNeoXConfig(**SMALL, num_attention_heads=2)
+DEBERTA = DebertaConfig(**SMALL, num_attention_heads=2)
+FNET = FNetConfig(**SMALL)
+MAMBA = MambaConfig(vocab_size=40, hidden_size=8, num_hidden_layers=2, state_size=2)
+CONVNEXT = ConvNextConfig(hidden_sizes=[4, 4, 8, 8], depths=[1, 1, 1, 1])
+RESNET = ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic")
+
+
+def build(config: PretrainedConfig) -> nn.Module:
+    return AutoModel.from_config(config)
+
+
+def error(model: nn.Module, entries: list[str]) -> str:
+    with pytest.raises(ValueError) as raised:
+        representative_layers(model, entries)
+    return str(raised.value)
+
+
+def shown_setting(message: str) -> list[str]:
+    """The entries of the `WormConfig(layers=[...])` in a message."""
+    setting = re.search(r"WormConfig\(layers=\[(.*?)\]\)", message)
+    assert setting is not None, message
+    return re.findall(r'"(.*?)"', setting[1])
+
+
+@pytest.mark.parametrize(
+    ("config", "pattern", "shape"),
+    [
+        (GPT2, "h.*.attn.c_attn.weight", (8, 24)),
+        (NEOX, "layers.*.attention.query_key_value.weight", (24, 8)),
+        (DEBERTA, "encoder.layer.*.attention.self.in_proj.weight", (24, 8)),
+    ],
+    ids=["gpt2", "gpt_neox", "deberta"],
+)
+def test_fused_projections_are_named(config: PretrainedConfig, pattern: str, shape: tuple[int, int]) -> None:
+    model = build(config)
+    message = error(model, ["query", "key"])
+    assert message.startswith(f"Found no query or key projection in `{type(model).__name__}`")
+    assert "query, key and value are fused in one weight" in message
+    assert f"\n  `{pattern}`: 2 of shape {shape}" in message
+    assert shown_setting(message) == [pattern]
+    assert [tuple(layer.shape) for layer in representative_layers(model, [pattern])] == [shape, shape]
+
+
+def test_fused_projections_of_torch_itself() -> None:
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 3)
+    message = error(model, ["value"])
+    assert "Found no value projection" in message and "fused" in message
+    assert shown_setting(message) == ["layers.*.self_attn.in_proj_weight"]
+
+
+def test_torch_attention_with_separate_weights_is_found() -> None:
+    attention = nn.MultiheadAttention(8, 2, kdim=4, vdim=6)
+    layers = representative_layers(attention, ["query", "key", "value"])
+    assert [tuple(layer.shape) for layer in layers] == [(8, 8), (8, 4), (8, 6)]
+
+
+@pytest.mark.parametrize("config", [FNET, MAMBA, CONVNEXT], ids=lambda config: config.model_type)
+def test_no_attention_lists_the_largest_weights(config: PretrainedConfig) -> None:
+    model = build(config)
+    message = error(model, ["query", "key"])
+    assert "no query or key projection" in message
+    assert "`q_proj`/`k_proj`" in message  # what was looked for
+    assert "fused" not in message  # Mamba's `in_proj` is none
+    candidates = re.findall(r"\n  `(.*?)`", message)
+    found = {layer.parameter for layer in representative_layers(model, candidates)}
+    assert not any(module.weight in found for module in model.modules() if isinstance(module, nn.Embedding))
+    assert shown_setting(message) == candidates[:1]
+    sizes = [sum(layer.parameter.numel() for layer in representative_layers(model, [entry])) for entry in candidates]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_counts_and_shapes_of_candidates() -> None:
+    message = error(build(FNET), ["query"])
+    assert "\n  `encoder.layer.*.intermediate.dense.weight`: 2 of shape (16, 8)" in message
+    assert "\n  `encoder.layer.*.output.dense.weight`: 2 of shape (8, 16)" in message
+    assert "\n  `encoder.stages.*.layers.*.pwconv1.weight`: 4 of 2 shapes" in error(build(CONVNEXT), ["query"])
+
+
+def test_a_candidate_never_reaches_beyond_its_group() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 8))  # `*.weight` would take the LayerNorm too
+    assert shown_setting(error(model, ["query"])) == ["2.weight"]
+
+
+def test_a_model_with_batchnorm_is_told_so() -> None:
+    message = error(build(RESNET), ["query", "key"])
+    assert shown_setting(message) == ["batchnorm"]
+
+
+@pytest.mark.parametrize("config", [CONVNEXT, BERT], ids=lambda config: config.model_type)
+def test_no_batchnorm(config: PretrainedConfig) -> None:
+    model = build(config)
+    message = error(model, ["batchnorm"])
+    assert message.startswith(f"Found no BatchNorm with affine parameters in `{type(model).__name__}`")
+    assert representative_layers(model, shown_setting(message))
+
+
+def test_batchnorm_without_affine_parameters_is_none() -> None:
+    assert "Found no BatchNorm with affine parameters" in error(nn.BatchNorm1d(4, affine=False), ["batchnorm"])
+
+
+def test_each_word_is_looked_for_separately() -> None:
+    model = nn.ModuleDict({"q_proj": nn.Linear(4, 4), "k_proj": nn.Linear(4, 4)})
+    message = error(model, ["query", "value"])
+    assert message.startswith("Found no value projection in `ModuleDict`. Name the layers to watch")
+    assert shown_setting(message) == ["query", "key"]
+    assert error(model, ["query", "value", "batchnorm"]).startswith(
+        "Found no value projection and no BatchNorm with affine parameters"
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "close"),
+    [
+        ("queries", "query"),
+        ("batch_norm", "batchnorm"),
+        ("encoder.layer.0.attention.self.query", "encoder.layer.*.attention.self.query.weight"),
+        ("encoder.layer.*.attention.self.quary.weight", "encoder.layer.*.attention.self.query.weight"),
+    ],
+)
+def test_an_entry_that_matches_nothing(entry: str, close: str) -> None:
+    message = error(build(BERT), ["query", entry])
+    assert message.startswith(f"`{entry}` in `layers` matches no parameter of `BertModel`.")
+    assert f"`{close}`" in message.partition("Close to it: ")[2].partition(". Give")[0]
+
+
+def test_an_entry_that_is_close_to_nothing() -> None:
+    message = error(build(BERT), ["zzzzzzzz"])
+    assert "Close to it" not in message
+    assert "`query`, `key`, `value` and `batchnorm`" in message
+
+
+@pytest.mark.parametrize("entries", [[], "query"])
+def test_layers_is_a_list_with_something_in_it(entries: list[str]) -> None:
+    assert error(build(BERT), entries).startswith("`layers` must be a list of at least one")
+
+
+@pytest.mark.parametrize("entry", ["query", "*.query.weight"])
+def test_quantized_weights_are_refused(entry: str) -> None:
+    model = build(BERT)
+    linear = model.encoder.layer[1].attention.self.query
+    linear.weight = nn.Parameter(torch.ones(32, 1, dtype=torch.uint8), requires_grad=False)
+    message = error(model, [entry])
+    assert message.startswith("`encoder.layer.1.attention.self.query.weight` is of type `torch.uint8`")
+    assert "floating point" in message
+    assert representative_layers(model, ["key"])
+
+
+def test_trainable_layers_pass() -> None:
+    model = build(BERT)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".query." in name)
+    require_trainable(representative_layers(model, ["query"]))
+    require_trainable([])
+
+
+def test_frozen_layers_are_named() -> None:
+    model = build(BERT)
+    model.encoder.layer[1].requires_grad_(False)
+    with pytest.raises(ValueError) as raised:
+        require_trainable(representative_layers(model, ["query", "key"]))
+    message = str(raised.value)
+    assert message.startswith("2 of 4 representative layers are frozen")
+    assert "`encoder.layer.1.attention.self.query.weight`" in message and "encoder.layer.0" not in message
+    assert "requires_grad_(True)" in message and "WormConfig(layers=" in message
+
+
+def test_many_frozen_layers_are_counted() -> None:
+    model = build(BERT).requires_grad_(False)
+    with pytest.raises(ValueError, match=r"6 of 6 .* and 3 more"):
+        require_trainable(representative_layers(model, ["query", "key", "value"]))
+
+
+def test_frozen_under_lora_says_that_only_the_adapter_trains() -> None:
+    def wrapped() -> nn.Module:
+        return nn.ModuleDict({"base_layer": nn.Linear(4, 4).requires_grad_(False), "lora_A": nn.Linear(4, 2)})
+
+    model = nn.ModuleDict({"query": wrapped(), "key": wrapped()})
+    layers = representative_layers(model)
+    with pytest.raises(ValueError, match=r"`query\.base_layer\.weight`.*adapter.*merge"):
+        require_trainable(layers)
