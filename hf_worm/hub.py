@@ -14,9 +14,9 @@ from hf_worm.ticket import Ticket
 REPORT_NAME = "worm_report.json"
 TAGS = ("worm", "early-bird", "pruning")
 NOTE = (
-    "The checkpoint is an ordinary dense one with zeros in it: it loads with plain `from_pretrained`, has the size of the "
-    "unpruned model and runs at its speed. Unstructured zeros save storage once compressed, and time on hardware or "
-    "kernels made for sparse matrices; they do not make a dense matrix product faster."
+    "The checkpoint is an ordinary dense one with zeros in it: it loads with plain `from_pretrained`, has the size of "
+    "the unpruned model and runs at its speed. Unstructured zeros save storage once compressed, and time on hardware "
+    "or kernels made for sparse matrices; they do not make a dense matrix product faster."
 )
 STAGES = {"before_draw": "before the draw", "drawn": "drawn", "retrained": "retrained"}
 
@@ -149,8 +149,9 @@ def card_section(repository: str, report: dict[str, Any]) -> str:
             "@inproceedings{vasudev2024worm,\n"
             "  title     = {The EarlyBird Gets the WORM: Heuristically Accelerating EarlyBird Convergence},\n"
             "  author    = {Vasudev, Adithya},\n"
-            "  booktitle = {Proceedings of the 4th NeurIPS Efficient Natural Language and Speech Processing Workshop},\n"
-            "  series    = {PMLR},\n"
+            "  booktitle = {Proceedings of the 4th NeurIPS Efficient Natural Language and Speech Processing "
+            "Workshop},\n"
+            "  series    = {Proceedings of Machine Learning Research},\n"
             "  volume    = {262},\n"
             "  pages     = {232--240},\n"
             "  year      = {2024}\n"

@@ -24,8 +24,8 @@ else:
 class PhasedTrainerMixin(_Trainer):
     """Runs the parent's `train` once for each phase of a run.
 
-    The parent counts every training from step 0. Here all that leaves it (logs, checkpoints and their names) counts from
-    the start of the run, so that the phases' checkpoints don't overwrite each other and the last one is the newest.
+    The parent counts every training from step 0. Here all that leaves it (logs, checkpoints and their names) counts
+    from the start of the run, so that the phases' checkpoints don't overwrite each other and the last is the newest.
 
     Attributes:
         progress (`Progress`): Steps, epochs, seconds and metrics of the phases so far.

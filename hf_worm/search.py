@@ -1,6 +1,5 @@
 """The search for an early-bird ticket: Algorithm 1 of arXiv:2406.11872, for any PyTorch loop."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from torch import nn
 
 from hf_worm.config import WormConfig
-from hf_worm.core.masks import count_kept, keep_masks, unpack
+from hf_worm.core.masks import NotFiniteError, count_kept, keep_masks, unpack
 from hf_worm.core.truncation import Scaled, StepTruncation, scale_gradients, scale_tensor
 from hf_worm.core.window import MaskWindow, Observation
 from hf_worm.layers import RepresentativeLayer, representative_layers, require_trainable
@@ -46,7 +45,7 @@ class TicketSearch:
         require_trainable(self.layers)
         self.history: list[Observation] = []
         self._window = MaskWindow(config.window)
-        self._scales: list[torch.Tensor] = []  # one for each view, from the trigger point on
+        self._scales: list[torch.Tensor] | None = None  # one for each view; None: to be built for the newest mask
         self._step_truncation: StepTruncation | None = None
 
     @property
@@ -88,7 +87,7 @@ class TicketSearch:
             ValueError: A representative layer holds NaN or infinite weights.
         """
         config = self.config
-        masks = keep_masks((_finite_scores(layer) for layer in self.layers), config.prune_ratio, config.scope)
+        masks = self._take_masks()
         distances = self._window.push({layer.name: mask for layer, mask in zip(self.layers, masks, strict=True)})
         largest = max(distances) if distances else None
         mean = sum(distances) / len(distances) if distances else None
@@ -102,7 +101,7 @@ class TicketSearch:
             converged=self._window.full and largest is not None and largest < config.stopping_point,
         )
         self.history.append(seen)
-        self._build_scales(masks)
+        self._scales = None
         return seen
 
     def truncate_gradients(self) -> None:
@@ -114,7 +113,8 @@ class TicketSearch:
         Raises:
             RuntimeError: The target is `"update"` and no optimizer is attached.
         """
-        if not self._scales:
+        scales = self._current_scales()
+        if not scales:
             return
         if self.config.truncation_target == "update":
             if self._step_truncation is None:
@@ -122,10 +122,8 @@ class TicketSearch:
                     "`truncation_target='update'` scales the optimizer's step: call `search.attach(optimizer)` first."
                 )
             return
-        views = (view for layer in self.layers for view in layer.views)
-        pairs = [
-            (g, scale) for g, scale in zip((v.gradient for v in views), self._scales, strict=True) if g is not None
-        ]
+        gradients = [view.gradient for layer in self.layers for view in layer.views]
+        pairs = [(gradient, scale) for gradient, scale in zip(gradients, scales, strict=True) if gradient is not None]
         if pairs:
             scale_gradients(*zip(*pairs, strict=True))
 
@@ -190,32 +188,40 @@ class TicketSearch:
                     "Resume with the saved setting, or start anew."
                 )
         masks = [{name: mask[name] for name in here} for mask in state["window"]]
-        newest = [unpack(masks[-1][layer.name], layer.shape) for layer in self.layers] if masks else []
+        for mask in masks:
+            for layer in self.layers:
+                unpack(mask[layer.name], layer.shape)  # raises where it is not a mask of that shape
         self.history = read_observations(state["history"])
         self._window.masks.clear()
         self._window.masks.extend(masks)
-        self._build_scales(newest)
+        self._scales = None
 
-    def _build_scales(self, masks: list[torch.Tensor]) -> None:
-        self._scales = []
-        if self.truncating and self.config.truncation != 1:
+    def _take_masks(self) -> list[torch.Tensor]:
+        try:
+            return keep_masks([layer.weight for layer in self.layers], self.config.prune_ratio, self.config.scope)
+        except NotFiniteError as error:
+            names = [layer.name for layer in self.layers if not layer.weight.isfinite().all()]
+            raise ValueError(
+                f"`{names[0]}` holds NaN or infinite weights ({len(names)} of {len(self.layers)} layers do): they have no "
+                "magnitude to rank, training has diverged. Lower the learning rate, clip the gradients, or train in bf16 "
+                "instead of fp16."
+            ) from error
+
+    def _current_scales(self) -> list[torch.Tensor]:
+        """Factors for the views of all layers, by the newest mask; none while nothing is truncated.
+
+        Built at the first step after an observation: a search that has converged needs none.
+        """
+        if self._scales is None:
+            masks = self.masks if self.truncating and self.config.truncation != 1 else {}
             self._scales = [
-                scale_tensor(mask, self.config.truncation, view.weight)
-                for layer, mask in zip(self.layers, masks, strict=True)
+                scale_tensor(masks[layer.name], self.config.truncation, view.weight)
+                for layer in self.layers
+                if layer.name in masks
                 for view in layer.views
             ]
+        return self._scales
 
     def _truncated_weights(self) -> Scaled:
-        if not self._scales or self.config.truncation_target != "update":
-            return [], []
-        return [view.weight for layer in self.layers for view in layer.views], self._scales
-
-
-def _finite_scores(layer: RepresentativeLayer) -> torch.Tensor:
-    scores = layer.scores()
-    if not math.isfinite(scores.max().item()):
-        raise ValueError(
-            f"`{layer.name}` holds NaN or infinite weights, which have no magnitude to rank: training has diverged. "
-            "Lower the learning rate, clip the gradients, or use bf16 instead of fp16."
-        )
-    return scores
+        scales = self._current_scales() if self.config.truncation_target == "update" else []
+        return [view.weight for layer in self.layers for view in layer.views] if scales else [], scales

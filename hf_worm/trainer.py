@@ -27,9 +27,7 @@ SUPPORTED = {DistributedType.NO} | {kind for kind in DistributedType if kind.sta
 
 
 class WormTrainerMixin(PhasedTrainerMixin):
-    """Gives any `Trainer` subclass the three phases search → draw → retrain.
-
-        class MyTrainer(WormTrainerMixin, SomeTrainer): ...
+    """Gives any `Trainer` subclass the three phases search → draw → retrain: `class My(WormTrainerMixin, Theirs): ...`
 
     [`~WormTrainerMixin.train`] runs all three; [`~WormTrainerMixin.search_ticket`], [`~WormTrainerMixin.draw_ticket`]
     and [`~WormTrainerMixin.retrain`] run one each.
@@ -71,8 +69,8 @@ class WormTrainerMixin(PhasedTrainerMixin):
         if self.args.n_gpu > 1:
             raise ValueError(
                 f"`{type(self).__name__}` does not support `nn.DataParallel`, the choice of the Trainer for "
-                f"{self.args.n_gpu} GPUs in one process. Launch one process per GPU with `torchrun`, or show it one GPU "
-                "(`CUDA_VISIBLE_DEVICES`)."
+                f"{self.args.n_gpu} GPUs in one process. Launch a process for each GPU with `torchrun`, or show it one "
+                "GPU (`CUDA_VISIBLE_DEVICES`)."
             )
 
     # The three phases.
@@ -365,6 +363,8 @@ class WormTrainerMixin(PhasedTrainerMixin):
 class WormTrainer(WormTrainerMixin, Trainer):
     """`Trainer` with the three phases of [`WormTrainerMixin`].
 
+    ```python
     trainer = WormTrainer(model=model, args=args, train_dataset=dataset, worm_config=WormConfig())
     trainer.train()
+    ```
     """

@@ -1,61 +1,90 @@
-"""Scores to keep masks, the distance of two masks, and masks in one bit per unit."""
+"""Weights to keep masks, the distance of two masks, and masks in one bit per unit."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
 
-# Read as an integer, the bits of a float that is not negative keep its order: selection on integers is exact for every
-# float type (bfloat16, which NumPy lacks, included), and fast.
+# Read as an integer and without their sign, the bits of a float have its magnitude's order: selection on integers is
+# exact for every float type (bfloat16, which NumPy lacks, included), and fast.
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def keep_mask(scores: torch.Tensor, prune_ratio: float) -> torch.Tensor:
-    """Mask of the units that stay when `round(prune_ratio * n)` of n units go, those with the smallest score.
+class NotFiniteError(ValueError):
+    """NaN or infinite weights have no magnitude to rank."""
 
-    Of equal scores, the one with the lower flat index goes first. Equals the naive
 
-        order = scores.flatten().argsort(stable=True)
-        mask = torch.ones(scores.numel(), dtype=torch.bool)
-        mask[order[: round(prune_ratio * scores.numel())]] = False
+def keep_mask(weights: torch.Tensor, prune_ratio: float) -> torch.Tensor:
+    """Mask of the weights that stay when `round(prune_ratio * n)` of n go, those of the smallest magnitude.
+
+    Of equal magnitudes, the one with the lower flat index goes first. Equals the naive
+
+        order = weights.abs().flatten().argsort(stable=True)
+        mask = torch.ones(weights.numel(), dtype=torch.bool)
+        mask[order[: round(prune_ratio * weights.numel())]] = False
 
     by a selection instead of a sort.
 
     Args:
-        scores (`torch.Tensor`): Floating point, finite and not negative, of any shape.
+        weights (`torch.Tensor`): Floating point, of any shape; their scores are their absolute values.
         prune_ratio (`float`): p, in [0, 1).
 
     Returns:
-        `torch.Tensor`: `bool` of the shape of `scores`, on its device, `True` = keep.
+        `torch.Tensor`: `bool` of the shape of `weights`, on their device, `True` = keep.
+
+    Raises:
+        NotFiniteError: A weight is NaN or infinite.
     """
-    flat = scores.flatten()
+    flat = weights.detach().flatten()
+    bits = flat.view(_BITS[flat.element_size()])
+    infinity = int(torch.tensor(torch.inf, dtype=flat.dtype).view(bits.dtype))
     pruned = round(prune_ratio * flat.numel())
+    # NumPy takes a fraction of torch's time on a CPU.
+    keep = (_select_on_cpu if flat.device.type == "cpu" else _select)(bits, pruned, infinity)
+    return keep.view(weights.shape)
+
+
+def _select_on_cpu(bits: torch.Tensor, pruned: int, infinity: int) -> torch.Tensor:
+    scores = bits.numpy() & np.iinfo(bits.numpy().dtype).max
+    if scores.max() >= infinity:
+        raise NotFiniteError("NaN or infinite weights have no magnitude to rank.")
+    if pruned == 0:
+        return torch.ones(len(scores), dtype=torch.bool)
+    threshold = np.partition(scores, pruned - 1)[pruned - 1]
+    keep = scores > threshold
+    kept_ties = len(scores) - pruned - np.count_nonzero(keep)
+    if kept_ties:
+        keep[np.flatnonzero(scores == threshold)[-kept_ties:]] = True
+    return torch.from_numpy(keep)
+
+
+def _select(bits: torch.Tensor, pruned: int, infinity: int) -> torch.Tensor:
+    scores = bits & torch.iinfo(bits.dtype).max
+    if scores.max() >= infinity:
+        raise NotFiniteError("NaN or infinite weights have no magnitude to rank.")
     if pruned == 0:
         return torch.ones_like(scores, dtype=torch.bool)
-    bits = flat.view(_BITS[flat.element_size()])
-    threshold = _kth_smallest(bits, pruned)
-    keep = bits > threshold
-    kept_ties = flat.numel() - pruned - int(keep.count_nonzero())
+    threshold = scores.kthvalue(pruned).values
+    keep = scores > threshold
+    kept_ties = len(scores) - pruned - int(keep.count_nonzero())
     if kept_ties:
-        keep[(bits == threshold).nonzero().flatten()[-kept_ties:]] = True
-    return keep.view(scores.shape)
+        keep[(scores == threshold).nonzero().flatten()[-kept_ties:]] = True
+    return keep
 
 
-def keep_masks(scores: Iterable[torch.Tensor], prune_ratio: float, scope: str) -> list[torch.Tensor]:
-    """One [`keep_mask`] for each tensor of scores (`scope="layer"`), or one over all of them together (`"global"`)."""
-    if scope == "layer":
-        return [keep_mask(layer, prune_ratio) for layer in scores]
-    layers = list(scores)
-    together = keep_mask(torch.cat([layer.flatten() for layer in layers]), prune_ratio)
-    parts = torch.split(together, [layer.numel() for layer in layers])
-    return [part.view(layer.shape) for part, layer in zip(parts, layers, strict=True)]
-
-
-def _kth_smallest(bits: torch.Tensor, k: int) -> int:
-    if bits.device.type == "cpu":  # NumPy's partition runs several times faster than torch's kthvalue here
-        return int(np.partition(bits.numpy(), k - 1)[k - 1])
-    return int(bits.kthvalue(k).values)
+def keep_masks(weights: Sequence[torch.Tensor], prune_ratio: float, scope: str) -> list[torch.Tensor]:
+    """One [`keep_mask`] for each tensor of weights (`scope="layer"`), or one over all of them together (`"global"`)."""
+    if scope == "global":
+        together = keep_mask(torch.cat([layer.detach().flatten() for layer in weights]), prune_ratio)
+        parts = torch.split(together, [layer.numel() for layer in weights])
+        return [part.view(layer.shape) for part, layer in zip(parts, weights, strict=True)]
+    if any(layer.device.type != "cpu" for layer in weights):
+        return [keep_mask(layer, prune_ratio) for layer in weights]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # NumPy works outside the interpreter's lock
+        return list(pool.map(partial(keep_mask, prune_ratio=prune_ratio), weights))
 
 
 def pack(mask: torch.Tensor) -> torch.Tensor:

@@ -18,8 +18,7 @@ def scale_tensor(mask: torch.Tensor, truncation: float, like: torch.Tensor) -> t
     Returns:
         `torch.Tensor`: Of the dtype and on the device of `like`, of a shape that broadcasts to it.
     """
-    scale = torch.ones(mask.shape, dtype=like.dtype, device=like.device)
-    scale.masked_fill_(~mask.to(like.device), truncation)
+    scale = mask.to(like.device).to(like.dtype).clamp_min_(truncation)
     return scale.view(*mask.shape, *[1] * (like.dim() - mask.dim()))
 
 

@@ -59,9 +59,10 @@ class RepresentativeLayer:
 
     @property
     def shape(self) -> torch.Size:
-        """Shape of the units, and so of the scores and the mask."""
-        return self.views[0].weight.shape
+        """Shape of the units, and so of the mask."""
+        return self.weight.shape
 
-    def scores(self) -> torch.Tensor:
-        """Absolute value of each unit's weight (L1 magnitude), of shape `self.shape`: a new tensor, never a view."""
-        return self.views[0].weight.abs()
+    @property
+    def weight(self) -> torch.Tensor:
+        """What is scored by its absolute value (L1 magnitude), one weight for each unit, of shape `self.shape`."""
+        return self.views[0].weight

@@ -62,7 +62,7 @@ def test_views_are_gamma_then_beta_and_alias_them(cnn: nn.Sequential) -> None:
     assert cnn[1].weight.tolist() == [1.0, 1.0, -5.0, 1.0]
     assert cnn[1].bias.tolist() == [0.0, 3.0, 0.0, 0.0]
     torch.testing.assert_close(
-        representative_layers(cnn, ["batchnorm"])[0].scores(), torch.tensor([1.0, 1.0, 5.0, 1.0])
+        representative_layers(cnn, ["batchnorm"])[0].weight, torch.tensor([1.0, 1.0, 5.0, 1.0])
     )
 
 

@@ -1,0 +1,65 @@
+"""What all tests share: no network, the same random numbers every time, and tiny models."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification
+
+torch.set_num_threads(1)  # the tensors are tiny, and threads only get in each other's way
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def _bert() -> BertForSequenceClassification:
+    config = BertConfig(
+        vocab_size=64,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        num_labels=2,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return BertForSequenceClassification(config)
+
+
+@pytest.fixture
+def bert(_bert: BertForSequenceClassification) -> BertForSequenceClassification:
+    """A BERT classifier with two blocks, 64 words and two labels: a fresh copy, the same weights every time."""
+    return copy.deepcopy(_bert)
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weights = (self.query(x) @ self.key(x).transpose(-1, -2)).softmax(-1)
+        return x + weights @ self.value(x)
+
+
+@pytest.fixture
+def plain_model() -> nn.Module:
+    """A classifier in plain PyTorch, `(batch, time, 8)` to `(batch, 2)`: two attentions with query, key and value."""
+    return nn.Sequential(Attention(8), Attention(8), nn.Flatten(), nn.LazyLinear(2))

@@ -1,0 +1,94 @@
+"""What the tests of the trainer share: a task, a trainer on it, and ways to look at a run."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import TrainerCallback, TrainingArguments
+
+from hf_worm import Ticket, WormConfig, WormTrainer
+
+QUERY_AND_KEY = [f"bert.encoder.layer.{i}.attention.self.{role}.weight" for i in range(2) for role in ("query", "key")]
+
+
+def examples(count: int = 64, length: int = 12) -> list[dict[str, Any]]:
+    """Token ids whose label is whether the first id is greater than the last: order matters."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, 64, (count, length), generator=generator)
+    return [{"input_ids": row, "labels": int(row[0] > row[-1])} for row in ids]
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def arguments(folder: Path | str, **changes: Any) -> TrainingArguments:
+    settings = {
+        "num_train_epochs": 5,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-3,
+        "save_strategy": "no",
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "logging_steps": 4,
+    }
+    return TrainingArguments(str(folder), **{**settings, **changes})
+
+
+def worm_trainer(model: nn.Module, folder: Path | str, config: WormConfig | None = None, **changes: Any) -> WormTrainer:
+    """A trainer whose ticket emerges as soon as the window is full; `changes` go to the `TrainingArguments`."""
+    parts = {
+        name: changes.pop(name)
+        for name in ("callbacks", "model_init", "optimizers", "compute_loss_func", "compute_metrics", "eval_dataset")
+        if name in changes
+    }
+    return WormTrainer(
+        model=None if "model_init" in parts else model,
+        args=arguments(folder, **changes),
+        train_dataset=examples(),
+        worm_config=config if config is not None else WormConfig(stopping_point=0.5),
+        **parts,
+    )
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return copy.deepcopy(model.state_dict())
+
+
+def same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def pruned_are_zero(folder: Path, ticket: Ticket) -> bool:
+    """Whether what the ticket prunes is exactly 0 in the saved weights, and what it keeps is not."""
+    saved = load_file(folder / "model.safetensors")
+    return all(
+        bool((saved[name][~mask] == 0).all()) and bool((saved[name][mask] != 0).all())
+        for name, mask in ticket.masks.items()
+    )
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+
+
+def report(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "worm_report.json").read_text())
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradients of every optimizer step as the optimizer gets to see them."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, torch.Tensor]] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+        self.steps.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
