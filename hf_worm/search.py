@@ -202,9 +202,9 @@ class TicketSearch:
         except NotFiniteError as error:
             names = [layer.name for layer in self.layers if not layer.weight.isfinite().all()]
             raise ValueError(
-                f"`{names[0]}` holds NaN or infinite weights ({len(names)} of {len(self.layers)} layers do): they have no "
-                "magnitude to rank, training has diverged. Lower the learning rate, clip the gradients, or train in bf16 "
-                "instead of fp16."
+                f"`{names[0]}` holds NaN or infinite weights ({len(names)} of {len(self.layers)} layers do): they have "
+                "no magnitude to rank, training has diverged. Lower the learning rate, clip the gradients, or train in "
+                "bf16 instead of fp16."
             ) from error
 
     def _current_scales(self) -> list[torch.Tensor]:

@@ -1,0 +1,160 @@
+"""A run that is resumed ends as the one that was never interrupted."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import BertForSequenceClassification
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_worm import Ticket, TicketSearch, WormConfig, WormTrainer
+from training import QUERY_AND_KEY, checkpoints, examples, report, same_weights, weights, worm_trainer
+
+# Every checkpoint below holds what was logged so far; the mean loss since the last logging is the parent's to keep.
+UNSTABLE = ("loss", "train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos")
+
+
+def log(trainer: WormTrainer) -> list[dict[str, Any]]:
+    kept = [
+        {k: v for k, v in entry.items() if k not in UNSTABLE and not k.endswith(("_runtime", "_per_second", "_time"))}
+        for entry in trainer.state.log_history
+    ]
+    return [entry for entry in kept if set(entry) > {"epoch", "step"}]
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    """The report but for the seconds, which no two runs share."""
+    found = report(folder)
+    for phase in ("search", "draw", "retrain"):
+        found.get(phase, {}).pop("seconds", None)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [
+        ({"retrain_epochs": 1.5}, {"save_steps": 4}),  # 8 steps an epoch: half of them are the last of an epoch
+        ({"sample_strategy": "steps", "sample_steps": 3, "retrain_epochs": 0.5}, {"save_steps": 1}),
+        ({"truncation_target": "update", "scope": "global"}, {"save_steps": 4, "num_train_epochs": 2.5}),
+        ({"window": 4, "stopping_point": 0.0}, {"save_steps": 7, "max_steps": 21, "gradient_accumulation_steps": 2}),
+        ({}, {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True}),
+    ],
+    ids=["epochs", "steps", "update-global", "accumulated-not-converged", "best-model"],
+)
+def test_resuming_from_any_checkpoint_of_either_phase_ends_the_same(
+    bert: BertForSequenceClassification, tmp_path: Path, config: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    settings = WormConfig(**{"stopping_point": 0.5, "margin": 0.3, **config})
+    changes = {"save_strategy": "steps", "logging_steps": 2, "eval_dataset": examples(), **changes}
+    whole = worm_trainer(copy.deepcopy(bert), tmp_path / "whole", settings, **changes)
+    output = whole.train()
+    expected = weights(whole.model)
+    saved = checkpoints(tmp_path / "whole")
+    searched = report(tmp_path / "whole")["search"]["steps"]
+    steps = [int(folder.name.partition("-")[2]) for folder in saved]
+    assert min(steps) <= searched < max(steps) <= output.global_step, "checkpoints of both phases are put to the test"
+    for checkpoint in saved:
+        resumed = worm_trainer(copy.deepcopy(bert), tmp_path / "resumed", settings, **changes)
+        again = resumed.train(resume_from_checkpoint=str(checkpoint))
+        assert same_weights(weights(resumed.model), expected), checkpoint.name
+        assert resumed.search.history == whole.search.history, checkpoint.name
+        assert resumed.ticket.history == whole.ticket.history
+        assert log(resumed) == log(whole), checkpoint.name
+        assert facts(tmp_path / "resumed") == facts(tmp_path / "whole"), checkpoint.name
+        assert again.global_step == output.global_step
+        shutil.rmtree(tmp_path / "resumed")
+
+
+def test_a_search_that_forgets_its_window_ends_elsewhere(
+    bert: BertForSequenceClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control of the test above."""
+    whole = worm_trainer(copy.deepcopy(bert), tmp_path, save_strategy="epoch")
+    whole.train()
+    monkeypatch.setattr(TicketSearch, "load_state_dict", lambda self, state: None)
+    resumed = worm_trainer(copy.deepcopy(bert), tmp_path / "resumed")
+    resumed.train(resume_from_checkpoint=str(checkpoints(tmp_path)[1]))
+    assert not same_weights(weights(resumed.model), weights(whole.model))
+    assert resumed.search.history != whole.search.history
+
+
+def test_checkpoints_of_both_phases_live_side_by_side(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    worm_trainer(bert, tmp_path, save_strategy="epoch").train()
+    assert [folder.name for folder in checkpoints(tmp_path)] == [f"checkpoint-{n}" for n in (8, 16, 24, 32)]
+    assert Path(get_last_checkpoint(str(tmp_path))).name == "checkpoint-32"
+    state = json.loads((tmp_path / "checkpoint-32" / "trainer_state.json").read_text())
+    assert (state["global_step"], state["epoch"], state["max_steps"]) == (32, 4.0, 32)
+    assert not (tmp_path / "checkpoint-24" / "ticket.safetensors").exists()
+    assert Ticket.from_pretrained(tmp_path / "checkpoint-32").sparsity == 0.5
+
+
+def test_true_resumes_from_the_last_checkpoint(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    whole = worm_trainer(copy.deepcopy(bert), tmp_path, save_strategy="steps", save_steps=5)
+    whole.train()
+    shutil.rmtree(tmp_path / "checkpoint-32")
+    resumed = worm_trainer(copy.deepcopy(bert), tmp_path, save_strategy="steps", save_steps=5)
+    resumed.train(resume_from_checkpoint=True)
+    assert same_weights(weights(resumed.model), weights(whole.model))
+
+
+def test_a_longer_search_goes_on_where_the_shorter_one_ended(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    settings = WormConfig(stopping_point=0.5, retrain_epochs=0)
+    short = worm_trainer(copy.deepcopy(bert), tmp_path, settings, num_train_epochs=2, save_strategy="epoch")
+    with pytest.warns(UserWarning, match="not converged"):
+        short.train()
+    longer = worm_trainer(copy.deepcopy(bert), tmp_path, settings, num_train_epochs=4)
+    longer.train(resume_from_checkpoint=True)
+    assert longer.ticket.converged
+    assert [seen.index for seen in longer.search.history] == [0, 1, 2]
+
+
+# What can't be resumed from says so.
+
+
+def test_nothing_to_resume_from(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="There is no checkpoint in .*nowhere to resume from"):
+        worm_trainer(bert, tmp_path / "nowhere").train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_of_another_kind_of_run(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    plain = WormTrainer(
+        model=copy.deepcopy(bert),
+        args=worm_trainer(copy.deepcopy(bert), tmp_path, save_strategy="epoch").args,
+        train_dataset=examples(),
+    )
+    plain.train()
+    with pytest.raises(ValueError, match=r"holds no `worm_state.safetensors`, so it is no checkpoint of a `WormTrainer`"):
+        worm_trainer(bert, tmp_path).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("size", [0, 7, 200, -100])
+def test_a_damaged_state(bert: BertForSequenceClassification, tmp_path: Path, size: int) -> None:
+    worm_trainer(copy.deepcopy(bert), tmp_path, save_strategy="epoch").train()
+    path = checkpoints(tmp_path)[1] / "worm_state.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"Can't resume from .*checkpoint-16: `worm_state.safetensors` is damaged"):
+        worm_trainer(bert, tmp_path).train(resume_from_checkpoint=str(path.parent))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prune_ratio": 0.25}, "`prune_ratio=0.5`, this one has 0.25"),
+        ({"window": 4}, "`window=3`, this one has 4"),
+        ({"scope": "global"}, "`scope='layer'`, this one has 'global'"),
+        ({"layers": ["query"]}, "representative layers of this model are not those of the saved search"),
+    ],
+)
+def test_other_settings(
+    bert: BertForSequenceClassification, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    worm_trainer(copy.deepcopy(bert), tmp_path, save_strategy="epoch").search_ticket()
+    other = worm_trainer(bert, tmp_path, WormConfig(**{"stopping_point": 0.5, **changes}))
+    with pytest.raises(ValueError, match=message):
+        other.train(resume_from_checkpoint=True)
+    assert QUERY_AND_KEY[0] in dict(bert.named_parameters())

@@ -1,0 +1,478 @@
+"""The three phases: what changes, what must not, and what they leave behind."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertForSequenceClassification, EarlyStoppingCallback, Trainer, TrainerCallback
+
+from hf_worm import Ticket, WormConfig, WormTrainer, WormTrainerMixin
+from training import (
+    QUERY_AND_KEY,
+    Gradients,
+    arguments,
+    checkpoints,
+    examples,
+    pruned_are_zero,
+    report,
+    same_weights,
+    sum_over_items,
+    weights,
+    without_dropout,
+    worm_trainer,
+)
+
+CONVERGES = {"stopping_point": 0.5}
+NEVER = {"stopping_point": 0.0, "margin": 0.0}
+
+
+def accuracy(prediction: Any) -> dict[str, float]:
+    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+
+
+# With nothing to truncate and nothing drawn, the parent's training.
+
+
+@pytest.mark.parametrize("changes", [{}, {"gradient_accumulation_steps": 2, "bf16": True}], ids=["plain", "bf16"])
+def test_without_a_config_it_trains_as_its_parent(
+    bert: BertForSequenceClassification, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    twin = copy.deepcopy(bert)
+    Trainer(model=twin, args=arguments(tmp_path, **changes), train_dataset=examples()).train()
+    trainer = WormTrainer(model=bert, args=arguments(tmp_path, **changes), train_dataset=examples())
+    trainer.train()
+    assert same_weights(weights(bert), weights(twin))
+    assert trainer.ticket is None
+    assert not (tmp_path / "worm_report.json").exists()
+
+
+@pytest.mark.parametrize("target", ["gradient", "update"])
+def test_eb_train_searches_as_plain_training_goes(
+    bert: BertForSequenceClassification, tmp_path: Path, target: str
+) -> None:
+    twin = copy.deepcopy(bert)
+    Trainer(model=twin, args=arguments(tmp_path), train_dataset=examples()).train()
+    trainer = worm_trainer(
+        bert, tmp_path, WormConfig.eb_train(stopping_point=0.0, margin=1.0, truncation_target=target)
+    )
+    trainer.search_ticket()
+    assert trainer.search.truncating, "the trigger point was never reached: r = 1 was not put to the test"
+    assert same_weights(weights(bert), weights(twin))
+
+
+def test_a_mixin_gives_the_phases_to_another_trainer(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    class Loud(Trainer):
+        steps = 0
+
+        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            self.steps += 1
+            return super().training_step(*args, **kwargs)
+
+    class LoudWorm(WormTrainerMixin, Loud):
+        pass
+
+    trainer = LoudWorm(
+        model=bert, args=arguments(tmp_path), train_dataset=examples(), worm_config=WormConfig(**CONVERGES)
+    )
+    trainer.train()
+    assert trainer.steps == 3 * 8 + 8
+    assert trainer.ticket.sparsity == 0.5
+
+
+# Truncation.
+
+
+def test_accumulated_batches_are_truncated_once(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    without_dropout(bert)
+    runs = {}
+    for size, accumulated in ((8, 1), (2, 4)):
+        seen = Gradients()
+        trainer = worm_trainer(
+            copy.deepcopy(bert),
+            tmp_path,
+            WormConfig(stopping_point=0.0, margin=1.0),
+            callbacks=[seen],
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulated,
+            compute_loss_func=sum_over_items,
+            num_train_epochs=3,
+            train_sampling_strategy="sequential",
+            max_grad_norm=0,
+            optim="sgd",
+        )
+        trainer.search_ticket()
+        runs[size] = seen.steps
+    assert len(runs[8]) == len(runs[2]) == 24
+    torch.testing.assert_close(runs[2], runs[8], rtol=1e-3, atol=1e-7)
+    name = QUERY_AND_KEY[0]
+    truncated, plain = (runs[2][step][name].abs() for step in (-1, 8))  # from step 16 on, half of them times 0.003
+    assert truncated.median() < 0.1 * plain.median()
+
+
+def test_update_target_scales_what_the_optimizer_does(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    """With plain SGD and one step, both targets are the same rule."""
+    without_dropout(bert)
+    found = {}
+    for target in ("gradient", "update"):
+        model = copy.deepcopy(bert)
+        trainer = worm_trainer(
+            model,
+            tmp_path,
+            WormConfig(stopping_point=0.0, margin=1.0, truncation_target=target),
+            num_train_epochs=3,
+            optim="sgd",
+            max_grad_norm=0,
+            train_sampling_strategy="sequential",
+        )
+        trainer.search_ticket()
+        found[target] = weights(model)
+    torch.testing.assert_close(found["update"], found["gradient"], rtol=1e-5, atol=1e-6)
+
+
+# The draw and the retraining.
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optim": "adamw_torch", "weight_decay": 0.1},
+        {"optim": "adamw_torch_fused", "weight_decay": 0.1, "bf16": True},
+        {"optim": "sgd", "optim_args": "momentum=0.9", "weight_decay": 0.1},
+        {"optim": "adamw_torch", "gradient_accumulation_steps": 2, "save_only_model": True},
+    ],
+    ids=["adamw", "fused-bf16", "sgd-momentum", "accumulated"],
+)
+@pytest.mark.parametrize("target", ["gradient", "update"])
+def test_pruned_weights_are_zero_at_every_save(
+    bert: BertForSequenceClassification, tmp_path: Path, changes: dict[str, Any], target: str
+) -> None:
+    config = WormConfig(**CONVERGES, truncation_target=target, retrain_epochs=2)
+    trainer = worm_trainer(bert, tmp_path, config, save_strategy="steps", save_steps=3, **changes)
+    trainer.train()
+    trainer.save_model()
+    drawn_at = report(tmp_path)["search"]["steps"]
+    after = [folder for folder in checkpoints(tmp_path) if int(folder.name.partition("-")[2]) > drawn_at]
+    assert len(after) >= 2
+    assert all(pruned_are_zero(folder, trainer.ticket) for folder in [*after, tmp_path])
+    assert not pruned_are_zero(checkpoints(tmp_path)[0], trainer.ticket)
+
+
+def test_a_callback_that_stirs_the_weights_leaves_the_zeros(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    class Stir(TrainerCallback):
+        """As a moving average does that puts itself into the model at the end of a step."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+            for parameter in model.parameters():
+                parameter.data.add_(1e-3)
+
+    trainer = worm_trainer(bert, tmp_path, callbacks=[Stir()], save_strategy="steps", save_steps=5)
+    trainer.train()
+    trainer.save_model()
+    assert all(pruned_are_zero(folder, trainer.ticket) for folder in [checkpoints(tmp_path)[-1], tmp_path])
+
+
+def test_the_draw_touches_nothing_else(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = worm_trainer(bert, tmp_path)
+    trainer.search_ticket()
+    before = weights(bert)
+    ticket = trainer.draw_ticket()
+    for name, weight in bert.state_dict().items():
+        expected = before[name] * ticket.masks[name] if name in ticket.masks else before[name]
+        assert torch.equal(weight, expected), name
+    assert list(ticket.masks) == QUERY_AND_KEY
+    assert ticket.sparsity == 0.5
+
+
+def test_phases_one_by_one_equal_train(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    twin = copy.deepcopy(bert)
+    worm_trainer(twin, tmp_path / "whole").train()
+    trainer = worm_trainer(bert, tmp_path / "parts")
+    trainer.search_ticket()
+    trainer.draw_ticket()
+    trainer.retrain()
+    assert same_weights(weights(bert), weights(twin))
+    whole, parts = report(tmp_path / "whole"), report(tmp_path / "parts")
+    assert whole["search"]["observations"] == parts["search"]["observations"]
+    assert parts["retrain"]["steps"] == 8
+
+
+def test_phases_out_of_order_say_what_is_missing(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = worm_trainer(bert, tmp_path)
+    with pytest.raises(RuntimeError, match="observe"):
+        trainer.draw_ticket()
+    with pytest.raises(RuntimeError, match=r"search_ticket\(\)"):
+        trainer.retrain()
+    plain = WormTrainer(model=bert, args=arguments(tmp_path), train_dataset=examples())
+    with pytest.raises(RuntimeError, match="no `worm_config`"):
+        plain.search_ticket()
+
+
+def test_no_retraining(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = worm_trainer(bert, tmp_path, WormConfig(**CONVERGES, retrain_epochs=0), eval_dataset=examples())
+    output = trainer.train()
+    assert output.global_step == 24
+    assert "retrain" not in report(tmp_path)
+    assert list(report(tmp_path)["metrics"]) == ["before_draw", "drawn"]
+    assert (bert.get_parameter(QUERY_AND_KEY[0]) == 0).float().mean() == 0.5
+
+
+def test_not_converged_draws_the_newest_mask_and_warns(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = worm_trainer(bert, tmp_path, WormConfig(**NEVER, retrain_epochs=0), num_train_epochs=2)
+    with pytest.warns(UserWarning, match="had not converged when the search ended after 2 epochs"):
+        trainer.train()
+    assert trainer.ticket.converged is False
+    assert all(torch.equal(mask, trainer.search.masks[name]) for name, mask in trainer.ticket.masks.items())
+
+
+def test_a_search_too_short_to_observe_observes_at_its_end(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    config = WormConfig(**CONVERGES, sample_strategy="steps", sample_steps=100, retrain_epochs=0)
+    trainer = worm_trainer(bert, tmp_path, config, num_train_epochs=1)
+    with pytest.warns(UserWarning, match="had 1 and none"):
+        trainer.train()
+    assert trainer.ticket.sparsity == 0.5
+
+
+# When it observes, and what it logs.
+
+
+def test_observations_are_logged_beside_the_losses(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = worm_trainer(bert, tmp_path, logging_strategy="epoch", eval_strategy="epoch", eval_dataset=examples())
+    trainer.train()
+    logs = trainer.state.log_history
+    observed = [entry for entry in logs if "worm_sparsity" in entry]
+    assert [entry["epoch"] for entry in observed] == [1, 2, 3]
+    assert [entry.get("worm_max_distance") for entry in observed] == [
+        seen.max_distance for seen in trainer.search.history
+    ]
+    assert [entry["worm_truncating"] for entry in observed] == [seen.truncating for seen in trainer.search.history]
+    assert [entry["epoch"] for entry in logs if "loss" in entry] == [1, 2, 3, 4]
+    assert [entry["step"] for entry in logs if "eval_loss" in entry] == [8, 16, 24, 32]
+    stages = [name for entry in logs for name in entry if name.endswith("_loss") and name not in ("eval_loss", "train_loss")]
+    assert stages == ["eval_before_draw_loss", "eval_drawn_loss", "eval_retrained_loss"]
+
+
+def test_a_line_per_observation_that_a_person_can_read(
+    bert: BertForSequenceClassification, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worm_trainer(bert, tmp_path, WormConfig(stopping_point=0.5, margin=0.25)).train()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert lines[0] == "epoch 1: first masks taken, nothing to compare them with yet"
+    assert lines[1].startswith("epoch 2: mask distance max 0.") and lines[1].endswith("; below 0.75: truncating")
+    assert lines[2].endswith("; max below 0.5: converged")
+    assert len(lines) == 3
+
+
+def test_step_sampling_stops_in_the_middle_of_an_epoch(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    config = WormConfig(**CONVERGES, sample_strategy="steps", sample_steps=3)
+    trainer = worm_trainer(bert, tmp_path, config)
+    output = trainer.train()
+    assert len(trainer.search.history) == 3
+    assert report(tmp_path)["search"]["steps"] == 9
+    assert report(tmp_path)["search"]["epochs"] == pytest.approx(9 / 8)
+    assert output.global_step == trainer.state.global_step == 9 + 8
+
+
+def test_max_steps_ends_the_search_and_not_the_retraining(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = worm_trainer(bert, tmp_path, WormConfig(**NEVER), max_steps=11)
+    with pytest.warns(UserWarning, match="not converged"):
+        output = trainer.train()
+    assert report(tmp_path)["search"]["steps"] == 11
+    assert output.global_step == 11 + 8
+    assert trainer.args.max_steps == 11, "the trainer's own arguments are as they were"
+
+
+def test_diverged_training_names_the_layer(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    class Diverge(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+            if state.global_step == 8:
+                model.get_parameter(QUERY_AND_KEY[1]).data[0, 0] = torch.nan
+
+    trainer = worm_trainer(bert, tmp_path, callbacks=[Diverge()])
+    with pytest.raises(ValueError, match=rf"`{QUERY_AND_KEY[1]}` holds NaN or infinite weights"):
+        trainer.train()
+
+
+# Living with the Trainer's other features.
+
+
+def test_best_model_is_chosen_among_the_pruned(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    searched: dict[str, torch.Tensor] = {}
+
+    class AtTheEndOfTheSearch(TrainerCallback):
+        def on_epoch_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+            if control.should_training_stop:
+                searched.update(weights(model))
+
+    trainer = worm_trainer(
+        bert,
+        tmp_path,
+        WormConfig(**CONVERGES, retrain_epochs=3),
+        eval_dataset=examples(),
+        compute_metrics=accuracy,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="accuracy",
+    )
+    trainer.add_callback(AtTheEndOfTheSearch())
+    trainer.search_ticket()
+    assert searched and same_weights(weights(bert), searched), "the search ended with other weights than it found"
+    trainer.draw_ticket()
+    trainer.retrain()
+    assert int(Path(trainer.state.best_model_checkpoint).name.partition("-")[2]) > 24
+    best = max(entry["eval_accuracy"] for entry in trainer.state.log_history[-8:] if "eval_accuracy" in entry)
+    assert trainer.progress.metrics["retrained"]["accuracy"] == best
+    trainer.save_model()
+    assert pruned_are_zero(tmp_path, trainer.ticket)
+
+
+def test_early_stopping_stops_each_phase_for_itself(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = worm_trainer(
+        bert,
+        tmp_path,
+        WormConfig(**NEVER, retrain_epochs=4),
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=1)],
+        eval_dataset=examples(),
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+        learning_rate=0.0,  # nothing gets better: stop at the second evaluation
+        num_train_epochs=6,
+    )
+    with pytest.warns(UserWarning, match="not converged"):
+        trainer.train()
+    assert report(tmp_path)["search"]["epochs"] == 2
+    assert report(tmp_path)["retrain"]["epochs"] == 2
+
+
+def test_model_init_begins_each_search_and_no_retraining(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    made = []
+
+    def model_init() -> BertForSequenceClassification:
+        made.append(copy.deepcopy(bert))
+        return made[-1]
+
+    trainer = worm_trainer(bert, tmp_path, model_init=model_init)
+    trainer.train()
+    assert len(made) == 2, "one for the constructor, one for the search"
+    assert trainer.model is made[-1]
+    assert (trainer.model.get_parameter(QUERY_AND_KEY[0]) == 0).float().mean() == 0.5
+    first = weights(trainer.model)
+    trainer.train()
+    assert same_weights(weights(trainer.model), first), "a second train() on a new model is the first one again"
+
+
+def test_a_second_train_starts_the_search_clean(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = worm_trainer(bert, tmp_path)
+    trainer.train()
+    first = trainer.ticket
+    trainer.train()
+    assert [seen.index for seen in trainer.search.history] == [0, 1, 2]
+    assert trainer.ticket is not first
+    assert report(tmp_path)["search"]["steps"] == 24
+    assert trainer.state.global_step == 32
+    assert trainer.progress.epochs == {"search": 3.0, "retrain": 1.0}
+
+
+def test_an_optimizer_of_the_users_own_is_fresh_in_each_phase(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    class AtTheStart(TrainerCallback):
+        states: list[Any] = []  # noqa: RUF012
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any, **kwargs: Any) -> None:
+            self.states.append((len(optimizer.state), optimizer.param_groups[0]["lr"]))
+
+    optimizer = torch.optim.AdamW(bert.parameters(), lr=2e-3)
+    trainer = worm_trainer(bert, tmp_path, optimizers=(optimizer, None))
+    trainer.add_callback(AtTheStart())
+    trainer.train()
+    assert AtTheStart.states == [(0, 2e-3), (0, 2e-3)]
+
+
+def test_unsupported_distribution_is_refused(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    class TwoGpus(type(arguments(tmp_path))):  # type: ignore[misc]
+        n_gpu = 2
+
+    args = arguments(tmp_path)
+    args.__class__ = TwoGpus
+    with pytest.raises(ValueError, match="does not support `nn.DataParallel`"):
+        WormTrainer(model=bert, args=args, train_dataset=examples(), worm_config=WormConfig())
+
+
+def test_frozen_layers_are_refused_at_construction(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    bert.bert.requires_grad_(False)
+    with pytest.raises(ValueError, match="frozen"):
+        worm_trainer(bert, tmp_path)
+
+
+def test_a_stream_without_length_is_refused_before_training(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    class Stream(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+        def __iter__(self) -> Any:
+            return iter(examples())
+
+    trainer = WormTrainer(
+        model=bert, args=arguments(tmp_path, max_steps=4), train_dataset=Stream(), worm_config=WormConfig()
+    )
+    with pytest.raises(ValueError, match="training set with a length"):
+        trainer.train()
+
+
+# What it leaves.
+
+
+def test_the_report_is_the_honest_account(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = worm_trainer(bert, tmp_path, eval_dataset=examples(), compute_metrics=accuracy)
+    trainer.train()
+    found = report(tmp_path)
+    pruned = sum(int((bert.get_parameter(name) == 0).sum()) for name in QUERY_AND_KEY)
+    whole = sum(parameter.numel() for parameter in bert.parameters())
+    assert found["account"]["pruned_weights"] == pruned == 4 * 16 * 16 // 2
+    assert found["account"]["share_of_model"] == pruned / whole
+    assert found["account"]["share_of_representative"] == 0.5
+    assert "dense" in found["account"]["note"]
+    assert set(found["metrics"]) == {"before_draw", "drawn", "retrained"}
+    assert set(found["metrics"]["drawn"]) == {"loss", "accuracy"}
+    assert found["search"]["converged"] is True
+    assert [seen["index"] for seen in found["search"]["observations"]] == [0, 1, 2]
+    assert all(found[phase]["seconds"] > 0 for phase in ("search", "draw", "retrain"))
+    assert found["config"]["prune_ratio"] == 0.5
+    assert found["layers"] == dict.fromkeys(QUERY_AND_KEY, 0.5)
+
+
+def test_a_process_without_hf_worm_loads_the_result(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = worm_trainer(bert, tmp_path)
+    trainer.train()
+    trainer.save_model()
+    ids = torch.stack([row["input_ids"] for row in examples()])
+    torch.save(ids, tmp_path / "ids.pt")
+    code = f"""
+import sys, torch
+sys.modules["hf_worm"] = None  # as where it is not installed
+from transformers import AutoModelForSequenceClassification
+model = AutoModelForSequenceClassification.from_pretrained({str(tmp_path)!r}).eval()
+torch.set_num_threads(1)
+with torch.no_grad():
+    torch.save(model(torch.load({str(tmp_path / "ids.pt")!r})).logits, {str(tmp_path / "logits.pt")!r})
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with torch.no_grad():
+        expected = bert.eval()(ids).logits
+    assert torch.equal(torch.load(tmp_path / "logits.pt"), expected)
+    loaded = Ticket.from_pretrained(tmp_path)
+    assert loaded.config == trainer.ticket.config
+    assert loaded.history == trainer.ticket.history
+    assert loaded.masks.keys() == trainer.ticket.masks.keys()
+    assert all(torch.equal(mask, loaded.masks[name]) for name, mask in trainer.ticket.masks.items())
+    assert json.loads((tmp_path / "worm_history.json").read_text())["converged"] is True

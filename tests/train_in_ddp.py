@@ -1,0 +1,48 @@
+"""What each process of tests/test_distributed.py runs: `FOLDER BATCH_SIZE TARGET [CHECKPOINT]`."""
+
+import hashlib
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from hf_worm import WormConfig
+from training import sum_over_items, weights, without_dropout, worm_trainer
+
+
+def digest(tensors: dict[str, torch.Tensor]) -> str:
+    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors.values())).hexdigest()
+
+
+folder, batch_size, target, *checkpoint = sys.argv[1:]
+torch.manual_seed(0)
+torch.set_num_threads(1)
+config = BertConfig(
+    vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, num_labels=2
+)
+trainer = worm_trainer(
+    without_dropout(BertForSequenceClassification(config)),
+    folder,
+    WormConfig(stopping_point=0.05, margin=0.5, truncation_target=target),
+    per_device_train_batch_size=int(batch_size),
+    train_sampling_strategy="sequential",
+    optim="sgd",
+    learning_rate=0.1,
+    save_strategy="epoch",
+    compute_loss_func=sum_over_items,
+)
+trainer.train(resume_from_checkpoint=checkpoint[0] if checkpoint else None)
+trainer.save_model()
+found = {
+    "history": [asdict(seen) for seen in trainer.search.history],
+    "masks": digest(trainer.search.masks),
+    "weights": digest(weights(trainer.model)),
+    "truncating": trainer.search.truncating,
+}
+Path(folder, f"rank{trainer.args.process_index}.json").write_text(json.dumps(found))
