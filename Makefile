@@ -1,0 +1,42 @@
+# Every target sets up what it needs in .venv: each works as the first command on a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench glue-sst2 glue-mrpc glue-rte clean
+
+help: ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.done ## Install the package and its tools into .venv
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: setup ## Run the whole method offline on a small pretrained BERT (a few minutes)
+	HF_HUB_OFFLINE=1 $(BIN)/hf-worm demo
+
+test: setup ## Run the tests, offline
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+check: setup ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict hf_worm
+
+bench: setup ## Measure speed: ratios within one run, into benchmarks/results
+	$(BIN)/python benchmarks/overhead.py
+
+glue-sst2: setup ## The paper's settings on SST-2: EB Train and WORM (MODEL=, DATASET=, SEEDS=, OUTPUT=)
+glue-mrpc: setup ## The same on MRPC
+glue-rte: setup ## The same on RTE
+glue-sst2 glue-mrpc glue-rte:
+	PYTHON=$(abspath $(BIN))/python sh glue_scripts/$(@:glue-%=%).sh
+
+clean: ## Remove .venv and what tools left behind
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

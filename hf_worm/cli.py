@@ -1,0 +1,85 @@
+"""The `hf-worm` command: one door to its subcommands."""
+
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig
+
+from hf_worm import __version__
+from hf_worm.glue import command as glue
+from hf_worm.glue import demo
+from hf_worm.layers import representative_layers
+
+DESCRIPTION = """\
+Prune while you fine-tune: early-bird tickets and WORM gradient truncation.
+
+  hf-worm glue     fine-tune, prune and retrain a model on a task of GLUE, or on your own sentences
+  hf-worm layers   show which layers of a model would be watched and pruned
+  hf-worm demo     the whole method on a small pretrained BERT, offline, in a few minutes
+
+Each of them takes --help."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): What follows `hf-worm`; by default the arguments of this process.
+
+    Returns:
+        `int`: The exit status: 0 for done, 2 for wrong arguments, 130 for interrupted.
+    """
+    commands: dict[str, Callable[[Sequence[str]], int]] = {"glue": glue.main, "layers": show_layers, "demo": demo.main}
+    parser = ArgumentParser("hf-worm", description=DESCRIPTION, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("command", choices=list(commands), metavar="{glue,layers,demo}")
+    argv = list(sys.argv[1:] if argv is None else argv)
+    return commands[parser.parse_args(argv[:1]).command](argv[1:])
+
+
+def show_layers(argv: Sequence[str]) -> int:
+    """Print the representative layers of a model: their names and shapes, and their share of the model."""
+    parser = ArgumentParser(
+        "hf-worm layers", description="Show which layers of a model would be watched and pruned. Loads no weights."
+    )
+    parser.add_argument("model", help="a model's folder, or its id on the Hub")
+    parser.add_argument(
+        "--layers",
+        nargs="+",
+        default=["query", "key"],
+        help="query, key, value, batchnorm, parameter names or patterns (default: query key)",
+    )
+    parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own code, if it has any")
+    options = parser.parse_args(argv)
+    try:
+        config = AutoConfig.from_pretrained(options.model, trust_remote_code=options.trust_remote_code)
+        model = without_weights(config, options.trust_remote_code)
+        layers = representative_layers(model, options.layers)
+    except (ValueError, OSError) as error:
+        print(f"hf-worm layers: error: {error}", file=sys.stderr)
+        return 2
+    watched = sum(view.weight.numel() for layer in layers for view in layer.views)
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    width = max(len(layer.name) for layer in layers)
+    for layer in layers:
+        print(f"{layer.name:<{width}}  {' × '.join(map(str, layer.shape))}")
+    print(
+        f"{len(layers)} layers, {watched:,} weights: {watched / whole:.1%} of the {whole:,} of "
+        f"`{type(model).__name__}`."
+    )
+    return 0
+
+
+def without_weights(config: PreTrainedConfig, trust_remote_code: bool = False) -> nn.Module:
+    """The model of a configuration on the `meta` device: a classifier, as `hf-worm glue` makes it, if there is one."""
+    with torch.device("meta"):
+        try:
+            model: nn.Module = AutoModelForSequenceClassification.from_config(
+                config, trust_remote_code=trust_remote_code
+            )
+        except ValueError:  # the architecture has no classifier of sequences
+            model = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
+    return model
