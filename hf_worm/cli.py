@@ -77,9 +77,9 @@ def without_weights(config: PreTrainedConfig, trust_remote_code: bool = False) -
     """The model of a configuration on the `meta` device: a classifier, as `hf-worm glue` makes it, if there is one."""
     with torch.device("meta"):
         try:
-            model: nn.Module = AutoModelForSequenceClassification.from_config(
+            model: nn.Module = AutoModelForSequenceClassification.from_config(  # type: ignore[no-untyped-call]
                 config, trust_remote_code=trust_remote_code
             )
         except ValueError:  # the architecture has no classifier of sequences
-            model = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
+            model = AutoModel.from_config(config, trust_remote_code=trust_remote_code)  # type: ignore[no-untyped-call]
     return model

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HFValidationError
 
 CONFIG_NAME = "worm_config.json"
 
@@ -162,11 +163,14 @@ def find_file(dir_or_repo: str | os.PathLike[str], name: str, **hub_options: Any
     """Path of the file `name` in a folder, or in a Hub repository (downloaded into the Hub's cache).
 
     Raises:
-        FileNotFoundError: `dir_or_repo` is a folder without that file.
+        FileNotFoundError: `dir_or_repo` is a folder without that file, or neither a folder nor a repository's id.
     """
     folder = Path(dir_or_repo)
     if not folder.is_dir():
-        return Path(hf_hub_download(str(dir_or_repo), name, **hub_options))
+        try:
+            return Path(hf_hub_download(str(dir_or_repo), name, **hub_options))
+        except HFValidationError as error:
+            raise FileNotFoundError(f"{folder} is neither a folder nor the id of a Hub repository.") from error
     if not (folder / name).is_file():
         raise FileNotFoundError(f"{folder} holds no `{name}`: it was not saved by hf_worm, or the file was removed.")
     return folder / name

@@ -117,7 +117,7 @@ class TicketSearch:
         if not scales:
             return
         if self.config.truncation_target == "update":
-            if self._step_truncation is None:
+            if self._step_truncation is None or not self._step_truncation.active:
                 raise RuntimeError(
                     "`truncation_target='update'` scales the optimizer's step: call `search.attach(optimizer)` first."
                 )
@@ -131,11 +131,13 @@ class TicketSearch:
         """Truncate the steps of `optimizer` where the target is `"update"`; nothing for `"gradient"`.
 
         Args:
-            optimizer (`torch.optim.Optimizer`): The optimizer that trains the model.
+            optimizer (`torch.optim.Optimizer`): The optimizer that trains the model; it takes the place of an earlier.
 
         Returns:
             A handle whose `.remove()` ends it.
         """
+        if self._step_truncation is not None:
+            self._step_truncation.remove()  # or a step would be truncated twice
         self._step_truncation = StepTruncation(optimizer, self._truncated_weights)
         return self._step_truncation
 
@@ -180,18 +182,28 @@ class TicketSearch:
         there = {name: tuple(shape) for name, shape in state["shapes"].items()}
         if here != there:
             raise ValueError(mismatch("this model", here, "the saved search", there))
-        for name in ("prune_ratio", "scope", "window"):
-            saved, now = state["config"][name], getattr(self.config, name)
+        try:
+            history = read_observations(state["history"])
+            settings = {name: state["config"][name] for name in ("prune_ratio", "scope", "window")}
+            masks = [{name: mask[name].cpu() for name in here} for mask in state["window"]]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"The state of the search is damaged: {error!r}.") from error
+        for name, saved in settings.items():
+            now = getattr(self.config, name)
             if saved != now:
                 raise ValueError(
                     f"The saved search ran with `{name}={saved!r}`, this one has {now!r}: their masks do not compare. "
                     "Resume with the saved setting, or start anew."
                 )
-        masks = [{name: mask[name] for name in here} for mask in state["window"]]
+        if len(masks) != min(len(history), self.config.window):
+            raise ValueError(
+                f"The state of the search is damaged: {len(history)} observations and a window of {self.config.window} "
+                f"need {min(len(history), self.config.window)} masks, got {len(masks)}."
+            )
         for mask in masks:
             for layer in self.layers:
                 unpack(mask[layer.name], layer.shape)  # raises where it is not a mask of that shape
-        self.history = read_observations(state["history"])
+        self.history = history
         self._window.masks.clear()
         self._window.masks.extend(masks)
         self._scales = None

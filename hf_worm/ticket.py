@@ -188,7 +188,7 @@ def _read_masks(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} is not a ticket: its format is {metadata.get('format')!r}, not {FORMAT!r}.")
     try:
         shapes = json.loads(metadata["shapes"])
-        if not packed or set(shapes) != set(packed):
+        if not packed or not isinstance(shapes, dict) or shapes.keys() != packed.keys():
             raise ValueError("its shapes do not name its masks")
         return {name: unpack(packed[name], shape) for name, shape in shapes.items()}
     except (KeyError, TypeError, ValueError) as error:

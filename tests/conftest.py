@@ -60,6 +60,6 @@ class Attention(nn.Module):
 
 
 @pytest.fixture
-def plain_model() -> nn.Module:
-    """A classifier in plain PyTorch, `(batch, time, 8)` to `(batch, 2)`: two attentions with query, key and value."""
-    return nn.Sequential(Attention(8), Attention(8), nn.Flatten(), nn.LazyLinear(2))
+def model() -> nn.Sequential:
+    """A classifier in plain PyTorch, `(batch, 4, 8)` to `(batch, 2)`: two attentions with query, key and value."""
+    return nn.Sequential(Attention(8), Attention(8), nn.Flatten(), nn.Linear(32, 2))

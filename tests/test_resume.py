@@ -128,7 +128,9 @@ def test_a_checkpoint_of_another_kind_of_run(bert: BertForSequenceClassification
         train_dataset=examples(),
     )
     plain.train()
-    with pytest.raises(ValueError, match=r"holds no `worm_state.safetensors`, so it is no checkpoint of a `WormTrainer`"):
+    with pytest.raises(
+        ValueError, match=r"holds no `worm_state.safetensors`, so it is no checkpoint of a `WormTrainer`"
+    ):
         worm_trainer(bert, tmp_path).train(resume_from_checkpoint=True)
 
 

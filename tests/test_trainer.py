@@ -232,9 +232,7 @@ def test_not_converged_draws_the_newest_mask_and_warns(bert: BertForSequenceClas
     assert all(torch.equal(mask, trainer.search.masks[name]) for name, mask in trainer.ticket.masks.items())
 
 
-def test_a_search_too_short_to_observe_observes_at_its_end(
-    bert: BertForSequenceClassification, tmp_path: Path
-) -> None:
+def test_a_search_too_short_to_observe_observes_at_its_end(bert: BertForSequenceClassification, tmp_path: Path) -> None:
     config = WormConfig(**CONVERGES, sample_strategy="steps", sample_steps=100, retrain_epochs=0)
     trainer = worm_trainer(bert, tmp_path, config, num_train_epochs=1)
     with pytest.warns(UserWarning, match="had 1 and none"):
@@ -257,7 +255,9 @@ def test_observations_are_logged_beside_the_losses(bert: BertForSequenceClassifi
     assert [entry["worm_truncating"] for entry in observed] == [seen.truncating for seen in trainer.search.history]
     assert [entry["epoch"] for entry in logs if "loss" in entry] == [1, 2, 3, 4]
     assert [entry["step"] for entry in logs if "eval_loss" in entry] == [8, 16, 24, 32]
-    stages = [name for entry in logs for name in entry if name.endswith("_loss") and name not in ("eval_loss", "train_loss")]
+    stages = [
+        name for entry in logs for name in entry if name.endswith("_loss") and name not in ("eval_loss", "train_loss")
+    ]
     assert stages == ["eval_before_draw_loss", "eval_drawn_loss", "eval_retrained_loss"]
 
 
@@ -417,7 +417,9 @@ def test_frozen_layers_are_refused_at_construction(bert: BertForSequenceClassifi
         worm_trainer(bert, tmp_path)
 
 
-def test_a_stream_without_length_is_refused_before_training(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+def test_a_stream_without_length_is_refused_before_training(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
     class Stream(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
         def __iter__(self) -> Any:
             return iter(examples())

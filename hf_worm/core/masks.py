@@ -99,7 +99,7 @@ def unpack(packed: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         ValueError: `packed` is not what [`pack`] makes of a mask of that shape.
     """
     units = math.prod(shape)
-    if packed.dtype != torch.uint8 or packed.shape != ((units + 7) // 8,):
+    if any(size < 0 for size in shape) or packed.dtype != torch.uint8 or packed.shape != ((units + 7) // 8,):
         raise ValueError(
             f"A packed mask of shape {tuple(shape)} is `uint8` of shape ({(units + 7) // 8},), "
             f"got {packed.dtype} of shape {tuple(packed.shape)}."
@@ -107,7 +107,7 @@ def unpack(packed: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     bits = np.unpackbits(packed.numpy())
     if bits[units:].any():
         raise ValueError(f"The packed mask of shape {tuple(shape)} has bits set past its {units} units.")
-    return torch.from_numpy(bits[:units].astype(bool)).view(*shape)
+    return torch.from_numpy(bits[:units].astype(bool)).view(tuple(shape))
 
 
 def count_differences(first: torch.Tensor, second: torch.Tensor) -> int:

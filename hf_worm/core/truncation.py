@@ -43,6 +43,7 @@ class StepTruncation:
     def __init__(self, optimizer: torch.optim.Optimizer, scaled: Callable[[], Scaled]) -> None:
         self._scaled = scaled
         self._before: list[torch.Tensor] = []  # kept from step to step: no allocation in the loop
+        self.active = True
         self._hooks = [
             optimizer.register_step_pre_hook(lambda *_: self._remember()),
             optimizer.register_step_post_hook(lambda *_: self._shrink()),
@@ -65,4 +66,5 @@ class StepTruncation:
         """Take the hooks off the optimizer."""
         for hook in self._hooks:
             hook.remove()
+        self.active = False
         self._before = []

@@ -1,0 +1,4 @@
+#!/bin/sh
+# MRPC with the paper's settings; see paper.sh for what can be changed.
+set -eu
+exec "$(dirname "$0")/paper.sh" mrpc "$@"

@@ -1,0 +1,8 @@
+"""The same as `hf-worm glue`, for who runs scripts: `python glue_scripts/run_glue_worm.py --help`."""
+
+import sys
+
+from hf_worm.glue.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())

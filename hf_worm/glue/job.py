@@ -1,0 +1,87 @@
+"""From the arguments to a trainer that is ready: data, model and metrics, each checked before training starts."""
+
+from datasets import Dataset
+from transformers import (
+    DataCollator,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    default_data_collator,
+    set_seed,
+)
+
+from hf_worm.glue.data import labelled, text_columns, tokenized
+from hf_worm.glue.labels import task_of
+from hf_worm.glue.loading import TRAIN, load_splits, train_split, validation_splits
+from hf_worm.glue.metrics import metrics_function
+from hf_worm.glue.model import load_config, load_model, load_tokenizer
+from hf_worm.glue.parsing import Arguments
+from hf_worm.glue.tasks import Task, find_task
+from hf_worm.run import load_state
+from hf_worm.trainer import WormTrainer
+
+
+def build_trainer(arguments: Arguments, checkpoint: str | None = None) -> tuple[WormTrainer, Task]:
+    """The trainer of a run, and the task that it is for.
+
+    Args:
+        arguments (`Arguments`): Of the run.
+        checkpoint (`str`, *optional*): What it will resume from.
+
+    Raises:
+        ValueError: The data, the model, the settings or the checkpoint won't do.
+        OSError: The data or the model isn't there.
+    """
+    training = arguments.training
+    with training.main_process_first(desc="loading the data"):
+        task, splits = load_data(arguments)
+    tokenizer = load_tokenizer(arguments.model)
+    config, order = load_config(arguments.model, task)
+    set_seed(training.seed)  # the model's head is made at random
+    model = load_model(arguments.model, config)
+    with training.main_process_first(desc="tokenizing"):
+        splits = {name: tokenized(split, task, tokenizer, order, arguments.data) for name, split in splits.items()}
+    train = splits.pop(TRAIN)
+    trainer = WormTrainer(
+        model=model,
+        args=training,
+        train_dataset=train,
+        eval_dataset=splits.get("", splits) or None,
+        processing_class=tokenizer,
+        data_collator=_collator(arguments, tokenizer),
+        compute_metrics=metrics_function(task, order),
+        worm_config=arguments.worm if training.do_train else None,
+    )
+    # The loss of these heads is a mean over rows. transformers (5.23 at least) takes it for one that is already divided by
+    # the size of the whole batch, and would make it larger by the number of accumulated batches and of processes.
+    trainer.model_accepts_loss_kwargs = False
+    if checkpoint is not None and trainer.search is not None:
+        # Training would say so too, but later; what is loaded here is loaded anew there.
+        trainer.search.load_state_dict(load_state(checkpoint)[1])
+    return trainer, task
+
+
+def load_data(arguments: Arguments) -> tuple[Task, dict[str, Dataset]]:
+    """The task, and its splits, checked and with class ids: `train`, and each validation split by its metrics' name.
+
+    Raises:
+        ValueError: The data won't do.
+        OSError: The data isn't there.
+    """
+    data = arguments.data
+    task = None if data.task_name is None else find_task(data.task_name)
+    raw = load_splits(data, task, arguments.model.cache_dir, arguments.model.token)
+    train = train_split(raw)
+    validation = validation_splits(raw, task) if arguments.training.do_eval else {}
+    if task is None:
+        task = task_of(train, "custom", text_columns(train))
+    splits = {TRAIN: labelled(train, TRAIN, task, data.max_train_samples)}
+    for name, split in validation.items():
+        splits[name] = labelled(split, f"{name} validation".lstrip(), task, data.max_eval_samples)
+    return task, splits
+
+
+def _collator(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> DataCollator:
+    if arguments.data.pad_to_max_length:
+        return default_data_collator
+    half = arguments.training.fp16 or arguments.training.bf16
+    return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if half else None)

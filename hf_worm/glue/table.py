@@ -1,0 +1,79 @@
+"""The result table that a run ends with."""
+
+from collections.abc import Mapping, Sequence
+from textwrap import wrap
+from typing import Any
+
+STAGES = {
+    "before_draw": ("dense, before the draw", "search"),
+    "drawn": ("pruned", "draw"),
+    "retrained": ("pruned, retrained", "retrain"),
+}
+
+
+def result_table(report: Mapping[str, Any]) -> str:
+    """The table of a run that pruned, from its `worm_report.json`: metrics, epochs, seconds, sparsity.
+
+    Args:
+        report (`Mapping[str, Any]`): The content of `worm_report.json`.
+    """
+    metrics, search, account, config = (report[name] for name in ("metrics", "search", "account", "config"))
+    names = _metric_names(metrics)
+    rows = [["", *names, "epochs", "seconds"]]
+    for stage, (title, phase) in STAGES.items():
+        if phase in report:
+            cost = [_number(report[phase].get("epochs"), 2), _number(report[phase].get("seconds"), 1)]
+            rows.append([title, *(_number(metrics.get(stage, {}).get(name), 4) for name in names), *cost])
+    method = "EB Train" if config["truncation"] == 1 else "WORM"
+    settings = f"p {config['prune_ratio']:g}, r {config['truncation']:g}, s {config['stopping_point']:g}"
+    outcome = "converged" if search["converged"] else "not converged, the newest mask was drawn"
+    lines = [
+        f"{method} ({settings}, δ {config['margin']:g}, l {config['window']}): "
+        f"{len(search['observations'])} observations, {outcome}",
+        *aligned(rows),
+        f"Pruned: {account['pruned_weights']:,} weights, {account['share_of_representative']:.1%} of "
+        f"{', '.join(config['layers'])} and {account['share_of_model']:.1%} of the model's "
+        f"{account['model_weights']:,}.",
+        *wrap(account["note"], 120),
+    ]
+    return "\n".join(lines)
+
+
+def plain_table(
+    title: str, metrics: Mapping[str, float], epochs: float | None = None, seconds: float | None = None
+) -> str:
+    """The table of a run without pruning.
+
+    Args:
+        title (`str`): What was done.
+        metrics (`Mapping[str, float]`): The metrics by their plain names.
+        epochs (`float`, *optional*): Epochs of training, if there was training.
+        seconds (`float`, *optional*): Its wall-clock seconds.
+    """
+    names = _metric_names({title: metrics})
+    rows = [["", *names], [title, *(_number(metrics[name], 4) for name in names)]]
+    for head, value, digits in (("epochs", epochs, 2), ("seconds", seconds, 1)):
+        if value is not None:
+            rows[0].append(head)
+            rows[1].append(_number(value, digits))
+    return "\n".join(["Nothing pruned", *aligned(rows)])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, numbers to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+
+
+def _metric_names(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
+    names = list(dict.fromkeys(name for stage in metrics.values() for name in stage))
+    return sorted(names, key=lambda name: name.endswith("loss"))  # the loss last, the rest as they come
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

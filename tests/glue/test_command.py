@@ -1,0 +1,253 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from small_data import glue_folder, judgements, write_csv
+from transformers import AutoModelForSequenceClassification, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_worm import Ticket, WormConfig
+from hf_worm.glue import command, job
+from hf_worm.glue.command import main
+
+Flags = Callable[..., list[str]]
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def test_a_run_ends_with_a_table_a_report_a_card_and_a_model_with_zeros(
+    flags: Flags, out: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(flags(stopping_point=1)) == 0
+    printed = capsys.readouterr().out
+    assert "WORM (p 0.5, r 0.003, s 1, δ 0.005, l 3): 3 observations, converged" in printed
+    for row in ("dense, before the draw", "pruned, retrained"):
+        assert row in printed
+    report = json.loads((out / "worm_report.json").read_text())
+    results = {name: json.loads((out / f"{name}_results.json").read_text()) for name in ("train", "eval", "all")}
+    assert report["search"]["epochs"] == 3 and report["retrain"]["epochs"] == 1
+    assert results["eval"]["eval_accuracy"] == report["metrics"]["retrained"]["accuracy"]
+    assert results["train"]["train_loss"] > 0
+    card = (out / "README.md").read_text()
+    assert "early-bird" in card and "dense" in card
+    ticket = Ticket.from_pretrained(out)
+    model = AutoModelForSequenceClassification.from_pretrained(out)
+    for name, mask in ticket.masks.items():
+        assert torch.equal(model.get_parameter(name) == 0, ~mask)
+    assert ticket.sparsity == 0.5
+
+
+def test_dense_is_the_control(flags: Flags, out: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(flags(dense=True, num_train_epochs=1)) == 0
+    assert "Nothing pruned" in capsys.readouterr().out
+    assert not (out / "worm_report.json").exists() and not (out / "ticket.safetensors").exists()
+    assert "eval_accuracy" in json.loads((out / "eval_results.json").read_text())
+
+
+def test_what_was_trained_can_be_evaluated_alone(flags: Flags, out: Path, tmp_path: Path):
+    assert main(flags(num_train_epochs=2, retrain_epochs=0)) == 0
+    trained = json.loads((out / "eval_results.json").read_text())
+    weights = (out / "model.safetensors").read_bytes()
+    assert main(flags(model_name_or_path=out, do_train=False, output_dir=tmp_path / "again")) == 0
+    again = json.loads((tmp_path / "again" / "eval_results.json").read_text())
+    assert again["eval_loss"] == pytest.approx(trained["eval_loss"])
+    assert (out / "model.safetensors").read_bytes() == weights
+    assert not (tmp_path / "again" / "model.safetensors").exists()
+
+
+def test_training_alone_needs_no_validation_data(flags: Flags, out: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(flags(validation_file=None, do_eval=False, num_train_epochs=1)) == 0
+    assert json.loads((out / "worm_report.json").read_text())["metrics"] == {}
+    assert not (out / "eval_results.json").exists()
+    assert "dense, before the draw" in capsys.readouterr().out
+
+
+def test_a_json_file_runs_as_its_flags_do(flags: Flags, out: Path, tmp_path: Path):
+    assert main(flags(num_train_epochs=2)) == 0
+    weights = (out / "model.safetensors").read_bytes()
+    settings = dict(flag.removeprefix("--").split("=", 1) for flag in flags(num_train_epochs=2))
+    file = tmp_path / "arguments.json"
+    file.write_text(json.dumps({**settings, "num_train_epochs": 2, "use_cpu": True}))
+    assert main([str(file), f"--output_dir={tmp_path / 'other'}"]) == 0
+    assert (tmp_path / "other" / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize(
+    ("task", "keys"), [("sst2", ["accuracy"]), ("mnli", ["matched_accuracy", "mismatched_accuracy"])]
+)
+def test_tasks_of_glue_run_from_a_local_folder(
+    flags: Flags, out: Path, tmp_path: Path, task: str, keys: list[str], capsys: pytest.CaptureFixture[str]
+):
+    rows = judgements(16)
+    if task == "mnli":
+        rows = [{"premise": row["sentence"], "hypothesis": "the film", "label": i % 3} for i, row in enumerate(rows)]
+    folder = glue_folder(tmp_path, task, rows)
+    changes = {"train_file": None, "validation_file": None, "ignore_mismatched_sizes": True}
+    assert main(flags(task_name=task, dataset_name=folder, num_train_epochs=1, **changes)) == 0
+    assert all(key in json.loads((out / "worm_report.json").read_text())["metrics"]["drawn"] for key in keys)
+    assert all(f"eval_{key}" in json.loads((out / "eval_results.json").read_text()) for key in keys)
+    assert all(key in capsys.readouterr().out for key in keys[:1])
+    assert f"GLUE {task.upper()}" in (out / "README.md").read_text()
+
+
+def test_accumulated_batches_give_the_loss_and_the_gradients_of_one(flags: Flags, tmp_path: Path):
+    logs = []
+    for size, accumulated in ((8, 1), (4, 2)):
+        out = tmp_path / str(size)
+        changes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulated}
+        assert main(flags(**changes, dense=True, num_train_epochs=1, logging_steps=1, output_dir=out)) == 0
+        logs.append(json.loads((out / "trainer_state.json").read_text())["log_history"][0])
+    assert logs[1]["loss"] == pytest.approx(logs[0]["loss"], rel=0.05)  # dropout differs
+    assert logs[1]["grad_norm"] == pytest.approx(logs[0]["grad_norm"], rel=0.5)
+
+
+def test_numbers_make_a_regression(flags: Flags, out: Path, tmp_path: Path):
+    rows = [{**row, "label": 0.25 + i} for i, row in enumerate(judgements(16))]
+    file = write_csv(tmp_path / "scores.csv", rows)
+    changes = {"train_file": file, "validation_file": file, "ignore_mismatched_sizes": True}
+    assert main(flags(num_train_epochs=1, **changes)) == 0
+    assert {"eval_pearson", "eval_spearmanr"} <= set(json.loads((out / "eval_results.json").read_text()))
+    assert AutoModelForSequenceClassification.from_pretrained(out).config.problem_type == "regression"
+
+
+def test_a_used_folder_is_refused_resumed_or_overwritten(flags: Flags, out: Path, capsys: pytest.CaptureFixture[str]):
+    run = {"save_strategy": "epoch", "num_train_epochs": 3}
+    assert main(flags(**run)) == 0
+    weights = (out / "model.safetensors").read_bytes()
+    assert main(flags(**run)) == 2
+    assert "exists and is not empty" in capsys.readouterr().err
+    checkpoints = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert len(checkpoints) == 4  # three of the search, one of the retraining
+    (out / "model.safetensors").unlink()
+    assert main(flags(**run, resume_from_checkpoint=checkpoints[1])) == 0
+    assert (out / "model.safetensors").read_bytes() == weights
+    assert main(flags(**run, resume_from_checkpoint="last")) == 0
+    assert (out / "model.safetensors").read_bytes() == weights
+    assert main(flags(num_train_epochs=1, save_strategy="no", overwrite_output_dir=True)) == 0
+    assert get_last_checkpoint(out) is None
+
+
+def test_a_checkpoint_of_another_search_is_refused(flags: Flags, out: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(flags(save_strategy="epoch", num_train_epochs=1, retrain_epochs=0)) == 0
+    assert main(flags(resume_from_checkpoint="last", prune_ratio=0.3)) == 2
+    assert "`prune_ratio=0.5`" in capsys.readouterr().err
+    assert main(flags(resume_from_checkpoint="last", layers="value")) == 2
+    assert "value" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_name_or_path": None}, "--model_name_or_path"),
+        ({"model_name_or_path": "./nowhere"}, "nowhere"),
+        ({"task_name": "mprc"}, "Did you mean `mrpc`?"),
+        ({"prune_ratio": 1.5}, "`prune_ratio` must be in [0, 1), got 1.5."),
+        ({"window": 1}, "`window` must be a whole number of at least 2"),
+        ({"layers": "nothing"}, "nothing"),
+        ({"train_file": "nowhere.csv"}, "`train_file` nowhere.csv does not exist."),
+        ({"train_file": None, "validation_file": None, "dataset_name": "./nowhere"}, "./nowhere"),
+        ({"max_train_samples": 0}, "`max_train_samples` must be at least 1, got 0."),
+        ({"seeds": 3}, "Did you mean `--seed`?"),
+        ({"resume_from_checkpoint": "last"}, "There is no checkpoint in"),
+        ({"load_best_model_at_end": True}, "load_best_model_at_end"),
+        ({"task_name": "mrpc"}, "no column `sentence1`, `sentence2`"),
+        ({"task_name": "stsb", "dense": True}, "no column"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_status_2(
+    flags: Flags, out: Path, changes: dict[str, object], message: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(flags(**changes)) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("hf-worm glue: error: ") and message in last
+    assert not any(out.rglob("*"))
+
+
+def test_wrong_data_is_one_line_and_status_2(
+    flags: Flags, files: dict[str, Path], tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+):
+    empty = tmp_path / "empty.csv"
+    empty.write_text("sentence,label\n")
+    unlabelled = write_csv(tmp_path / "unlabelled.csv", [{"sentence": "a", "label": 0}, {"sentence": "b", "label": -1}])
+    for changes, message in (
+        ({"train_file": empty}, "`train_file` "),
+        ({"validation_file": empty}, "empty.csv is empty: it holds no row."),
+        ({"train_file": unlabelled, "task_name": "sst2"}, "is -1, which marks a row without label"),
+        ({"validation_file": unlabelled}, "row 2 of the validation split is -1"),
+    ):
+        assert main(flags(**changes)) == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("hf-worm glue: error: ") and message in last
+    assert not out.exists()
+
+
+class Interrupt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("step", "hint"), [(1, "before the first checkpoint"), (3, "--resume_from_checkpoint last")])
+def test_ctrl_c_says_how_to_go_on(
+    flags: Flags, out: Path, step: int, hint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupted(*args: object) -> tuple[object, object]:
+        trainer, task = job.build_trainer(*args)  # type: ignore[arg-type]
+        trainer.add_callback(Interrupt(step))
+        return trainer, task
+
+    monkeypatch.setattr(command, "build_trainer", interrupted)
+    assert main(flags(save_strategy="epoch")) == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("hf-worm glue: interrupted") and hint in last
+
+
+def test_a_bug_in_training_keeps_its_traceback(flags: Flags, monkeypatch: pytest.MonkeyPatch):
+    def broken(*args: object, **kwargs: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(job.WormTrainer, "training_step", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        main(flags())
+
+
+def test_help_exits_with_0(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as exit:
+        main(["--help"])
+    assert exit.value.code == 0
+    assert "EB Train is" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script")
+def test_the_papers_script_runs_both_methods(tiny_model: Path, tmp_path: Path):
+    rows = [{"sentence1": row["sentence"], "sentence2": "the film", "label": row["label"]} for row in judgements(16)]
+    environment = {
+        **os.environ,
+        "MODEL": str(tiny_model),
+        "DATASET": str(glue_folder(tmp_path, "mrpc", rows)),
+        "OUTPUT": str(tmp_path / "runs"),
+        "SEEDS": "7",
+        "EPOCHS": "1",
+        "PYTHON": sys.executable,
+        "HF_DATASETS_CACHE": str(tmp_path / "cache"),
+    }
+    script = Path(__file__).parents[2] / "glue_scripts" / "mrpc.sh"
+    done = subprocess.run(
+        [script, "--use_cpu", "--max_train_samples=8"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for method, config in (("eb_train", WormConfig.eb_train()), ("worm", WormConfig())):
+        assert WormConfig.from_pretrained(tmp_path / "runs" / "mrpc" / f"{method}-7") == config
+        assert f"== mrpc: {method}, seed 7" in done.stdout
+    assert "EB Train (p 0.5, r 1," in done.stdout and "WORM (p 0.5, r 0.003," in done.stdout

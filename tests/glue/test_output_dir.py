@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+from transformers import TrainingArguments
+
+from hf_worm.glue.output_dir import clear, find_checkpoint
+
+
+def training(folder: Path, resume: str | None = None) -> TrainingArguments:
+    return TrainingArguments(output_dir=str(folder), resume_from_checkpoint=resume, use_cpu=True)
+
+
+@pytest.fixture
+def used(tmp_path: Path) -> Path:
+    """A folder with two checkpoints, results and a file of somebody else's."""
+    for step in (9, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    for name in ("worm_report.json", "ticket.safetensors", "all_results.json", "notes.txt"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "checkpoint-notes").mkdir()
+    return tmp_path
+
+
+def test_a_missing_or_empty_folder_is_begun(tmp_path: Path):
+    assert find_checkpoint(training(tmp_path), overwrite=False) is None
+    assert find_checkpoint(training(tmp_path / "new"), overwrite=False) is None
+
+
+def test_a_used_folder_is_refused_or_given_up(used: Path):
+    with pytest.raises(ValueError, match=r"exists and is not empty\. Pass `--resume_from_checkpoint last`"):
+        find_checkpoint(training(used), overwrite=False)
+    assert find_checkpoint(training(used), overwrite=True) is None
+    with pytest.raises(ValueError, match="exists and is not empty"):
+        find_checkpoint(training(used, "false"), overwrite=False)
+
+
+@pytest.mark.parametrize("word", ["last", "true", "True"])
+def test_the_last_checkpoint_is_found(used: Path, word: str):
+    assert find_checkpoint(training(used, word), overwrite=False) == str(used / "checkpoint-10")
+
+
+def test_a_checkpoint_can_be_named(used: Path):
+    named = str(used / "checkpoint-9")
+    assert find_checkpoint(training(used, named), overwrite=False) == named
+    with pytest.raises(FileNotFoundError, match="checkpoint-11 is no folder of a checkpoint"):
+        find_checkpoint(training(used, str(used / "checkpoint-11")), overwrite=False)
+
+
+def test_nothing_to_resume_from_is_said(tmp_path: Path):
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(ValueError, match="There is no checkpoint in"):
+            find_checkpoint(training(folder, "last"), overwrite=False)
+
+
+def test_to_resume_and_to_overwrite_exclude_each_other(used: Path):
+    with pytest.raises(ValueError, match="pass one of them"):
+        find_checkpoint(training(used, "last"), overwrite=True)
+
+
+def test_a_file_is_no_folder(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file, not a folder"):
+        find_checkpoint(training(tmp_path / "file"), overwrite=True)
+
+
+def test_clearing_takes_the_earlier_runs_checkpoints_and_results_alone(used: Path):
+    clear(used)
+    assert sorted(path.name for path in used.iterdir()) == ["checkpoint-notes", "notes.txt"]
+    clear(used / "missing")
+    assert not (used / "missing").exists()

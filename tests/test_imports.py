@@ -1,0 +1,122 @@
+"""Imports run one way: cli, glue → trainer's room → search → ticket → layers, core, config."""
+
+import ast
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "hf_worm"
+TRAINER_ROOM = {"trainer", "callback", "phases", "run", "hub"}
+
+# Which rooms of the package each room may import.
+MAY_IMPORT: dict[str, set[str]] = {"config": set(), "core": {"core"}, "layers": {"layers", "core", "config"}}
+MAY_IMPORT["ticket"] = MAY_IMPORT["layers"]
+MAY_IMPORT["search"] = MAY_IMPORT["ticket"] | {"ticket"}
+for _room in TRAINER_ROOM:
+    MAY_IMPORT[_room] = MAY_IMPORT["search"] | {"search"} | TRAINER_ROOM
+MAY_IMPORT["glue"] = MAY_IMPORT["trainer"] | {"glue"}
+MAY_IMPORT["cli"] = MAY_IMPORT["glue"] | {"cli"}
+ABOVE_TRAINER = {"glue", "cli"}
+WITHOUT_TRANSFORMERS = {"config", "core", "layers", "ticket", "search"}
+
+FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if file != PACKAGE / "__init__.py"]
+
+
+def imported(source: str, package: str) -> Iterator[str]:
+    """Full names of all that a module of `package` imports, anywhere in its code; `a.b` for `from a import b`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            yield from (".".join([*base, *filter(None, [node.module]), alias.name]) for alias in node.names)
+
+
+def offences(source: str, room: str, package: str) -> list[str]:
+    found = []
+    for name in imported(source, package):
+        top, *inner = name.split(".")
+        if top == "transformers" and room in WITHOUT_TRANSFORMERS:
+            found.append(name)
+        if top == "hf_worm" and inner and inner[0] in MAY_IMPORT:
+            if inner[0] not in MAY_IMPORT[room]:
+                found.append(name)
+        elif top == "hf_worm" and room not in ABOVE_TRAINER:
+            found.append(name)  # of the package as a whole, which pulls in the trainer
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_run_one_way(file: Path) -> None:
+    inside = file.relative_to(PACKAGE).with_suffix("").parts
+    assert inside[0] in MAY_IMPORT, f"say in this test what `{inside[0]}` may import"
+    package = ".".join(["hf_worm", *inside[:-1]])
+    assert offences(file.read_text(encoding="utf-8"), inside[0], package) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "room", "package"),
+    [
+        ("import transformers", "core", "hf_worm.core"),
+        ("from transformers import Trainer", "search", "hf_worm"),
+        ("def later():\n    import transformers.trainer as t", "layers", "hf_worm.layers"),
+        ("if TYPE_CHECKING:\n    from transformers import Trainer", "ticket", "hf_worm"),
+        ("from hf_worm.config import WormConfig", "core", "hf_worm.core"),
+        ("from ..config import WormConfig", "core", "hf_worm.core"),
+        ("from .. import config", "core", "hf_worm.core"),
+        ("from hf_worm import config", "core", "hf_worm.core"),
+        ("from .core import masks", "config", "hf_worm"),
+        ("import hf_worm.search", "ticket", "hf_worm"),
+        ("from .trainer import WormTrainer", "search", "hf_worm"),
+        ("from hf_worm import WormTrainer", "search", "hf_worm"),
+        ("import hf_worm", "search", "hf_worm"),
+        ("from hf_worm import __version__", "hub", "hf_worm"),
+        ("from hf_worm.glue.tasks import Task", "hub", "hf_worm"),
+        ("from hf_worm.cli import main", "glue", "hf_worm.glue"),
+    ],
+)
+def test_an_import_the_other_way_is_seen(source: str, room: str, package: str) -> None:
+    assert len(offences(source, room, package)) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "room", "package"),
+    [
+        ("import torch\nfrom torch import nn", "core", "hf_worm.core"),
+        ("from .masks import pack", "core", "hf_worm.core"),
+        ("from . import masks", "core", "hf_worm.core"),
+        ("from hf_worm.core.masks import pack", "core", "hf_worm.core"),
+        ("from hf_worm.config import WormConfig\nfrom .ticket import Ticket", "search", "hf_worm"),
+        ("from transformers import Trainer\nfrom hf_worm.run import Progress", "phases", "hf_worm"),
+        ("from ..trainer import WormTrainer", "glue", "hf_worm.glue"),
+        ("from hf_worm import __version__", "cli", "hf_worm"),
+    ],
+)
+def test_an_import_the_right_way_is_allowed(source: str, room: str, package: str) -> None:
+    assert offences(source, room, package) == []
+
+
+def test_a_search_runs_where_transformers_is_not_installed() -> None:
+    """In a process that can't import transformers; the package's own `__init__`, which needs it, is left out."""
+    program = f"""
+        import sys, types
+        sys.modules["transformers"] = None
+        package = types.ModuleType("hf_worm")
+        package.__path__ = [{str(PACKAGE)!r}]
+        sys.modules["hf_worm"] = package
+
+        from torch import nn
+        from hf_worm.config import WormConfig
+        from hf_worm.search import TicketSearch
+
+        search = TicketSearch(nn.ModuleDict(dict(query=nn.Linear(4, 4), key=nn.Linear(4, 4))), WormConfig(window=2))
+        search.observe()
+        assert search.observe().converged
+        print(search.draw().sparsity)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "0.5\n"), done.stderr

@@ -1,0 +1,701 @@
+"""The search: what it observes, when it truncates, when it has converged, what it draws, and how it goes on."""
+
+import copy
+import dataclasses
+import io
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils import prune
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hf_worm.config import WormConfig
+from hf_worm.core.window import Observation
+from hf_worm.search import TicketSearch
+
+NEVER, ALWAYS = {"stopping_point": 0.0, "margin": 0.0}, {"stopping_point": 1.0, "margin": 1.0}
+NAMES = ["0.query.weight", "0.key.weight", "1.query.weight", "1.key.weight"]
+
+
+def pair() -> nn.ModuleDict:
+    """Eight query weights and eight key weights."""
+    return nn.ModuleDict({"query": nn.Linear(4, 2, bias=False), "key": nn.Linear(4, 2, bias=False)})
+
+
+def turn(model: nn.ModuleDict, place: int) -> None:
+    """Make the four queries from `place` on (round the corner) the small ones, and the first four keys.
+
+    Of 16 units, the masks of two places differ in twice as many as the places are apart, up to four apart.
+    """
+    with torch.no_grad():
+        model["query"].weight.copy_(torch.tensor([0.1] * 4 + [1.0] * 4).roll(place).view(2, 4))
+        model["key"].weight.copy_(torch.tensor([0.1] * 4 + [-1.0] * 4).view(2, 4))
+
+
+def walk(places: list[int], **settings: Any) -> list[Observation]:
+    model = pair()
+    search = TicketSearch(model, WormConfig(**settings))
+    for place in places:
+        turn(model, place)
+        search.observe()
+    return search.history
+
+
+def backward(model: nn.Module) -> None:
+    model.zero_grad()
+    nn.functional.cross_entropy(model(torch.randn(16, 4, 8)), torch.arange(16) % 2).backward()
+
+
+def gradients_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def truncating_search(model: nn.Module, **settings: Any) -> TicketSearch:
+    """A search that is past its trigger point."""
+    search = TicketSearch(model, WormConfig(**{**ALWAYS, **settings}))
+    search.observe()
+    assert search.observe().truncating
+    return search
+
+
+# Observations.
+
+
+def test_each_observation_measures_against_the_older_masks_of_the_window() -> None:
+    history = walk([0, 1, 1, 3], window=3, **NEVER)
+    assert history == [
+        Observation(0, (), None, None, False, False),
+        Observation(1, (2 / 16,), 2 / 16, 2 / 16, False, False),
+        Observation(2, (2 / 16, 0.0), 2 / 16, 1 / 16, False, False),
+        Observation(3, (4 / 16, 4 / 16), 4 / 16, 4 / 16, False, False),
+    ]
+
+
+def test_observe_returns_what_it_appends(model: nn.Module) -> None:
+    search = TicketSearch(model, WormConfig())
+    assert search.history == [] and search.masks == {} and search.sparsity == 0.0
+    assert not search.truncating and not search.converged
+    seen = [search.observe(), search.observe()]
+    assert search.history == seen
+
+
+def test_truncation_begins_strictly_below_the_trigger_point() -> None:
+    at_trigger = walk([0, 1], stopping_point=0.0625, margin=0.0625)
+    assert at_trigger[1].mean_distance == 0.125 and not at_trigger[1].truncating
+    assert walk([0, 1], stopping_point=0.0625, margin=0.0626)[1].truncating
+
+
+def test_truncation_needs_a_distance_but_no_full_window_and_stays_on() -> None:
+    history = walk([0, 0, 4, 2, 6], window=4, stopping_point=0.1, margin=0.1)
+    assert [seen.truncating for seen in history] == [False, True, True, True, True]
+    assert all(seen.mean_distance > 0.2 for seen in history[2:])
+
+
+def test_truncation_goes_by_the_mean_and_convergence_by_the_largest() -> None:
+    history = walk([2, 0, 0, 0], window=4, stopping_point=0.1, margin=0.0)
+    assert history[3].distances == (0.25, 0.0, 0.0)
+    assert history[3].truncating and not history[3].converged  # mean 0.083, largest 0.25
+
+
+def test_convergence_is_strictly_below_the_stopping_point() -> None:
+    assert not walk([1, 0, 0], stopping_point=0.125)[2].converged
+    assert walk([1, 0, 0], stopping_point=0.1251)[2].converged
+    assert not walk([0, 0, 0], stopping_point=0.0, margin=0.5)[2].converged
+
+
+@pytest.mark.parametrize("window", [2, 3, 5])
+def test_convergence_needs_a_full_window(window: int) -> None:
+    history = walk([0] * 6, window=window)
+    assert [seen.converged for seen in history] == [index + 1 >= window for index in range(6)]
+
+
+def test_only_the_newest_observation_says_whether_it_has_converged() -> None:
+    model = pair()
+    search = TicketSearch(model, WormConfig(window=2))
+    seen = []
+    for place in (0, 0, 3):
+        turn(model, place)
+        search.observe()
+        seen.append((search.converged, search.truncating))
+    assert seen == [(False, False), (True, True), (False, True)]
+
+
+@given(
+    places=st.lists(st.integers(0, 7), min_size=1, max_size=9),
+    window=st.integers(2, 5),
+    stop=st.integers(0, 16),
+    margin=st.integers(0, 8),
+)
+def test_any_walk_goes_as_algorithm_1(places: list[int], window: int, stop: int, margin: int) -> None:
+    stop, margin = stop / 16, margin / 16
+    history = walk(places, window=window, stopping_point=stop, margin=margin)
+    masks: list[set[int]] = []
+    truncating = False
+    for place, seen in zip(places, history, strict=True):
+        masks.append({(place + i) % 8 for i in range(4)})
+        distances = [len(masks[-1] ^ older) / 16 for older in masks[-window:-1]]
+        truncating = truncating or (bool(distances) and sum(distances) / len(distances) < stop + margin)
+        assert seen.distances == tuple(distances)
+        assert seen.truncating == truncating
+        assert seen.converged == (len(distances) == window - 1 and max(distances) < stop)
+
+
+# Masks.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.5])
+def test_masks_by_parameter_name_as_torchs_pruning_has_them(model: nn.Module, ratio: float, dtype: torch.dtype) -> None:
+    model.to(dtype)
+    for name in NAMES:  # without ties
+        magnitudes = torch.randperm(64).view(8, 8) + 1
+        model.get_parameter(name).data.copy_(magnitudes * torch.tensor([1, -1] * 4))
+    search = TicketSearch(model, WormConfig(prune_ratio=ratio))
+    search.observe()
+    assert list(search.masks) == NAMES
+    for name, mask in search.masks.items():
+        parameter = model.get_parameter(name)
+        module = model.get_submodule(name.removesuffix(".weight"))
+        assert mask.dtype == torch.bool and mask.shape == parameter.shape and mask.device == parameter.device
+        expected = prune.l1_unstructured(copy.deepcopy(module), "weight", amount=ratio).weight_mask
+        assert torch.equal(mask, expected.bool())
+    assert search.sparsity == round(ratio * 64) / 64
+
+
+def test_global_scope_is_one_choice_over_all_layers(model: nn.Module) -> None:
+    for place, name in enumerate(NAMES):
+        model.get_parameter(name).data.mul_(place + 1)  # the later, the larger
+    search = TicketSearch(model, WormConfig(scope="global", prune_ratio=0.3))
+    search.observe()
+    modules = [(copy.deepcopy(model).get_submodule(name.removesuffix(".weight")), "weight") for name in NAMES]
+    prune.global_unstructured(modules, prune.L1Unstructured, amount=0.3)
+    kept = []
+    for name, (module, _) in zip(NAMES, modules, strict=True):
+        assert torch.equal(search.masks[name], module.weight_mask.bool())
+        kept.append(int(search.masks[name].sum()))
+    assert kept == sorted(kept) and kept[0] < kept[-1]
+    assert search.sparsity == round(0.3 * 256) / 256
+
+
+def test_masks_of_bert(bert: nn.Module) -> None:
+    search = TicketSearch(bert, WormConfig(layers=["query", "key", "value"]))
+    search.observe()
+    assert list(search.masks) == [
+        f"bert.encoder.layer.{block}.attention.self.{role}.weight"
+        for block in range(2)
+        for role in ("query", "key", "value")
+    ]
+
+
+def test_observing_changes_no_weight_and_no_random_number(model: nn.Module) -> None:
+    before, state = weights_of(model), torch.get_rng_state()
+    truncating_search(model).observe()
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_masks_belong_to_the_caller(model: nn.Module) -> None:
+    search = TicketSearch(model, WormConfig())
+    search.observe()
+    search.masks[NAMES[0]].fill_(False)
+    assert search.masks[NAMES[0]].sum() == 32
+    assert search.observe().max_distance == 0
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_a_wrapped_model_is_searched_under_its_own_names(model: nn.Module, wrap: Callable[..., Any]) -> None:
+    search, plain = TicketSearch(wrap(model), WormConfig()), TicketSearch(model, WormConfig())
+    search.observe()
+    plain.observe()
+    assert list(search.masks) == NAMES
+    assert all(torch.equal(mask, plain.masks[name]) for name, mask in search.masks.items())
+    plain.load_state_dict(search.state_dict())
+
+
+# Truncation.
+
+
+@pytest.mark.parametrize("truncation", [0.0, 0.003, 0.5])
+def test_gradients_of_pruned_weights_are_multiplied_by_r_and_no_others(model: nn.Module, truncation: float) -> None:
+    search = truncating_search(model, truncation=truncation)
+    backward(model)
+    before = gradients_of(model)
+    search.truncate_gradients()
+    for name, parameter in model.named_parameters():
+        mask = search.masks.get(name, torch.ones_like(parameter, dtype=torch.bool))
+        assert torch.equal(parameter.grad, torch.where(mask, before[name], before[name] * truncation))
+    assert all((before[name] != 0).any() for name in NAMES)
+
+
+def test_nothing_is_truncated_before_the_trigger_point(model: nn.Module) -> None:
+    search = TicketSearch(model, WormConfig(**NEVER))
+    for _ in range(3):
+        backward(model)
+        before = gradients_of(model)
+        search.truncate_gradients()
+        assert all(torch.equal(parameter.grad, before[name]) for name, parameter in model.named_parameters())
+        assert not search.observe().truncating
+
+
+def test_the_newest_mask_is_the_one_truncated_by(model: nn.Module) -> None:
+    search = truncating_search(model, truncation=0.0)
+    older = search.masks
+    backward(model)
+    search.truncate_gradients()
+    for name in NAMES:
+        model.get_parameter(name).data.copy_(torch.randn(8, 8))
+    search.observe()
+    backward(model)
+    search.truncate_gradients()
+    for name, mask in search.masks.items():
+        assert torch.equal(model.get_parameter(name).grad != 0, mask)
+        assert not torch.equal(mask, older[name])
+
+
+@pytest.mark.parametrize("target", ["gradient", "update"])
+def test_with_r_1_training_is_untouched_bit_for_bit(model: nn.Module, target: str) -> None:
+    twin = copy.deepcopy(model)
+    search = truncating_search(model, truncation=1.0, truncation_target=target)
+    optimizer, plain = (torch.optim.AdamW(m.parameters(), lr=0.01) for m in (model, twin))
+    search.attach(optimizer)
+    for step in range(5):
+        for m, stepper in ((model, optimizer), (twin, plain)):
+            torch.manual_seed(step)
+            backward(m)
+            if m is model:
+                search.truncate_gradients()
+            stepper.step()
+        search.observe()
+    assert same_weights(model, twin)
+
+
+def test_a_layer_without_a_gradient_is_passed_over(model: nn.Module) -> None:
+    search = truncating_search(model, truncation=0.0)
+    model.zero_grad()
+    search.truncate_gradients()  # no gradients at all
+    assert all(parameter.grad is None for parameter in model.parameters())
+    backward(model)
+    model.get_parameter(NAMES[1]).grad = None
+    search.truncate_gradients()
+    assert model.get_parameter(NAMES[1]).grad is None
+    for name in NAMES[:1] + NAMES[2:]:
+        assert torch.equal(model.get_parameter(name).grad != 0, search.masks[name])
+
+
+def test_a_step_is_one_fused_multiplication_after_the_first(model: nn.Module) -> None:
+    """Nothing is allocated, rebuilt or read back from step to step."""
+    names: list[str] = []
+
+    class Operations(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            names.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    search = truncating_search(model)
+    backward(model)
+    search.truncate_gradients()
+    with Operations():
+        search.truncate_gradients()
+    assert names == ["_foreach_mul_"]
+
+
+def batchnorm_model() -> nn.Sequential:
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    nn.init.normal_(model[1].weight)
+    nn.init.normal_(model[1].bias)
+    return model
+
+
+def test_scale_and_shift_of_a_batchnorm_channel_go_together() -> None:
+    model = batchnorm_model()
+    search = truncating_search(model, layers=["batchnorm"])
+    (mask,) = search.masks.values()
+    assert torch.equal(mask, model[1].weight.abs() > model[1].weight.abs().sort().values[3])  # scored by γ alone
+    model(torch.randn(16, 6)).square().sum().backward()
+    before = gradients_of(model)
+    search.truncate_gradients()
+    for name, parameter in model.named_parameters():
+        factor = torch.where(mask, 1.0, 0.003) if name in ("1.weight", "1.bias") else 1.0
+        assert torch.equal(parameter.grad, before[name] * factor)
+    weights = weights_of(model)
+    ticket = search.draw()
+    assert list(ticket.masks) == ["1.weight"] and ticket.sparsity == 0.5
+    for name, parameter in model.named_parameters():
+        pruned = ~mask if name in ("1.weight", "1.bias") else torch.zeros_like(parameter, dtype=torch.bool)
+        assert torch.equal(parameter, weights[name].masked_fill(pruned, 0))
+
+
+def test_at_initialisation_every_batchnorm_score_ties_and_the_lower_channels_go() -> None:
+    search = TicketSearch(nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6)), WormConfig.cnn())
+    search.observe()
+    assert search.masks["1.weight"].tolist() == [False] * 3 + [True] * 3
+
+
+# Truncation of the optimizer's step.
+
+
+def test_attached_the_update_is_multiplied_by_r_and_the_gradient_is_not(model: nn.Module) -> None:
+    search = truncating_search(model, truncation=0.25, truncation_target="update")
+    twin = copy.deepcopy(model)
+    optimizer, plain = (torch.optim.AdamW(m.parameters(), lr=0.1, weight_decay=0.1) for m in (model, twin))
+    search.attach(optimizer)
+    start = weights_of(model)
+    for m in (model, twin):
+        torch.manual_seed(1)
+        backward(m)
+    gradients = gradients_of(model)
+    search.truncate_gradients()
+    assert all(torch.equal(parameter.grad, gradients[name]) for name, parameter in model.named_parameters())
+    optimizer.step()
+    plain.step()
+    for name, parameter in model.named_parameters():
+        mask = search.masks.get(name, torch.ones_like(parameter, dtype=torch.bool))
+        full = twin.get_parameter(name)
+        assert torch.equal(parameter[mask], full[mask])
+        pruned = (start[name] + 0.25 * (full - start[name]))[~mask]
+        torch.testing.assert_close(parameter[~mask], pruned)
+
+
+def test_update_without_an_optimizer_is_refused_once_it_would_truncate(model: nn.Module) -> None:
+    search = TicketSearch(model, WormConfig(truncation_target="update", **ALWAYS))
+    backward(model)
+    search.observe()
+    search.truncate_gradients()  # nothing to do yet
+    search.observe()
+    with pytest.raises(RuntimeError, match=re.escape("call `search.attach(optimizer)` first")):
+        search.truncate_gradients()
+
+
+def test_attaching_does_nothing_for_gradients(model: nn.Module) -> None:
+    twin = copy.deepcopy(model)
+    search = truncating_search(model, truncation=0.0)
+    optimizer, plain = (torch.optim.SGD(m.parameters(), lr=0.1) for m in (model, twin))
+    search.attach(optimizer)
+    for m, stepper in ((model, optimizer), (twin, plain)):
+        torch.manual_seed(1)
+        backward(m)  # and no `truncate_gradients`
+        stepper.step()
+    assert same_weights(model, twin)
+
+
+def test_removing_the_handle_ends_it(model: nn.Module) -> None:
+    search = truncating_search(model, truncation=0.0, truncation_target="update")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    handle = search.attach(optimizer)
+    for moves in (False, True):
+        before = weights_of(model)
+        backward(model)
+        optimizer.step()
+        for name, mask in search.masks.items():
+            assert (model.get_parameter(name)[~mask] != before[name][~mask]).any() == moves
+        handle.remove()
+
+
+def test_update_without_its_handle_is_refused_again(model: nn.Module) -> None:
+    search = truncating_search(model, truncation_target="update")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    handle = search.attach(optimizer)
+    backward(model)
+    search.truncate_gradients()
+    handle.remove()
+    with pytest.raises(RuntimeError, match=re.escape("call `search.attach(optimizer)` first")):
+        search.truncate_gradients()
+
+
+# The draw.
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_the_draw_zeroes_what_the_newest_mask_prunes_and_nothing_else(model: nn.Module, scope: str) -> None:
+    search = TicketSearch(model, WormConfig(scope=scope, window=2))
+    search.observe()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    search.observe()
+    masks, before = search.masks, weights_of(model)
+    with torch.no_grad():  # the mask is that of the observation, the values are those of this moment
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    ticket = search.draw()
+    for name, parameter in model.named_parameters():
+        mask = masks.get(name, torch.ones_like(parameter, dtype=torch.bool))
+        assert torch.equal(parameter, torch.where(mask, before[name] + 1.0, 0))
+    assert list(ticket.masks) == NAMES
+    assert all(torch.equal(ticket.masks[name], masks[name]) for name in NAMES)
+    assert all(mask.device.type == "cpu" for mask in ticket.masks.values())
+    assert ticket.sparsity == search.sparsity == 0.5
+
+
+def test_the_ticket_says_how_it_was_found(model: nn.Module) -> None:
+    search = TicketSearch(model, WormConfig())
+    search.observe()
+    early = search.draw()
+    assert not early.converged and early.history == search.history and len(early.history) == 1
+    search.observe()
+    search.observe()
+    ticket = search.draw()
+    assert ticket.converged and ticket.config == search.config
+    assert ticket.history == search.history and len(ticket.history) == 3
+    assert len(early.history) == 1  # a copy
+
+
+def test_there_is_nothing_to_draw_before_the_first_observation(model: nn.Module) -> None:
+    before = weights_of(model)
+    with pytest.raises(RuntimeError, match=re.escape("call `observe()` at least once")):
+        TicketSearch(model, WormConfig()).draw()
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+
+
+# What it refuses.
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_weights_that_are_not_finite_are_named_and_leave_the_search_as_it_was(
+    model: nn.Module, value: float, scope: str
+) -> None:
+    search = TicketSearch(model, WormConfig(scope=scope))
+    search.observe()
+    masks = search.masks
+    model.get_parameter("1.query.weight").data[2, 3] = value
+    with pytest.raises(ValueError, match=r"`1\.query\.weight` holds NaN or infinite weights"):
+        search.observe()
+    assert len(search.history) == 1
+    assert all(torch.equal(mask, masks[name]) for name, mask in search.masks.items())
+    model.get_parameter("1.query.weight").data[2, 3] = 0.0
+    assert search.observe().index == 1
+
+
+def test_frozen_layers_are_refused_by_name(model: nn.Module) -> None:
+    model.get_parameter("1.key.weight").requires_grad_(False)
+    with pytest.raises(ValueError, match="frozen") as error:
+        TicketSearch(model, WormConfig())
+    assert "`1.key.weight`" in str(error.value) and "`1.query.weight`" not in str(error.value)
+
+
+def test_a_model_without_the_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="Found no query or key projection in `Linear`"):
+        TicketSearch(nn.Linear(4, 4), WormConfig())
+
+
+# Saved, and gone on with.
+
+
+def through_memory(state: dict[str, Any]) -> dict[str, Any]:
+    return state
+
+
+def through_torch_save(state: dict[str, Any]) -> dict[str, Any]:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    loaded: dict[str, Any] = torch.load(file, weights_only=True)
+    return loaded
+
+
+def through_json(state: dict[str, Any]) -> dict[str, Any]:
+    """All but the tensors as JSON, as a checkpoint folder has it."""
+    rest = {name: part for name, part in state.items() if name != "window"}
+    return {**json.loads(json.dumps(rest)), "window": state["window"]}
+
+
+def train_epochs(
+    model: nn.Module, optimizer: torch.optim.Optimizer, search: TicketSearch, epochs: range
+) -> TicketSearch:
+    handle = search.attach(optimizer)
+    for epoch in epochs:
+        for step in range(4):
+            torch.manual_seed(100 * epoch + step)
+            backward(model)
+            search.truncate_gradients()
+            optimizer.step()
+        search.observe()
+    handle.remove()
+    return search
+
+
+@pytest.mark.parametrize("target", ["gradient", "update"])
+@pytest.mark.parametrize("after", [0, 1, 2, 4])
+@pytest.mark.parametrize("carry", [through_memory, through_torch_save, through_json])
+def test_a_search_goes_on_as_if_it_had_not_been_interrupted(
+    model: nn.Module, carry: Callable[[dict[str, Any]], dict[str, Any]], after: int, target: str
+) -> None:
+    def adamw(m: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(m.parameters(), lr=0.02)
+
+    config = WormConfig(stopping_point=0.05, margin=0.12, truncation_target=target)
+    twin, optimizer = copy.deepcopy(model), adamw(model)
+    whole = train_epochs(model, optimizer, TicketSearch(model, config), range(6))
+
+    first = train_epochs(twin, stepper := adamw(twin), TicketSearch(twin, config), range(after))
+    resumed_model = copy.deepcopy(twin)
+    resumed_optimizer = adamw(resumed_model)
+    resumed_optimizer.load_state_dict(stepper.state_dict())
+    resumed = TicketSearch(resumed_model, config)
+    resumed.load_state_dict(carry(first.state_dict()))
+    assert resumed.history == first.history and resumed.truncating == first.truncating
+    train_epochs(resumed_model, resumed_optimizer, resumed, range(after, 6))
+
+    assert resumed.history == whole.history
+    assert same_weights(resumed_model, model)
+    assert all(torch.equal(mask, resumed.masks[name]) for name, mask in whole.masks.items())
+    # The run that this compares with goes through all of it: before the trigger point and past it.
+    assert {seen.truncating for seen in whole.history} == {False, True}
+
+
+def test_going_on_without_the_state_is_not_the_same(model: nn.Module) -> None:
+    search = TicketSearch(model, WormConfig(**ALWAYS, truncation=0.0))
+    search.observe()
+    search.observe()
+    fresh = TicketSearch(model, search.config)
+    backward(model)
+    before = gradients_of(model)
+    fresh.truncate_gradients()
+    assert all(torch.equal(parameter.grad, before[name]) for name, parameter in model.named_parameters())
+    fresh.load_state_dict(search.state_dict())
+    fresh.truncate_gradients()
+    assert all(not torch.equal(model.get_parameter(name).grad, before[name]) for name in NAMES)
+
+
+def test_the_state_is_a_snapshot(model: nn.Module) -> None:
+    search = TicketSearch(model, WormConfig())
+    search.observe()
+    state = search.state_dict()
+    kept = copy.deepcopy(state)
+    for name in NAMES:
+        model.get_parameter(name).data.copy_(torch.randn(8, 8))
+    search.observe()
+    assert len(state["window"]) == 1 and state["history"] == kept["history"]
+    assert all(torch.equal(mask, kept["window"][0][name]) for name, mask in state["window"][0].items())
+
+
+def test_the_state_holds_one_bit_per_unit_and_mask(model: nn.Module) -> None:
+    search = TicketSearch(model, WormConfig(window=2))
+    for _ in range(4):
+        search.observe()
+    state = search.state_dict()
+    assert len(state["window"]) == 2
+    for masks in state["window"]:
+        assert {name: mask.untyped_storage().nbytes() for name, mask in masks.items()} == dict.fromkeys(NAMES, 64 // 8)
+    assert state["shapes"] == {name: [8, 8] for name in NAMES}
+
+
+def test_loading_replaces_all_that_was_there(model: nn.Module) -> None:
+    empty = TicketSearch(model, WormConfig()).state_dict()
+    search = truncating_search(model, truncation=0.0)
+    search.load_state_dict({**empty, "config": dataclasses.asdict(search.config)})
+    assert search.history == [] and search.masks == {} and not search.truncating
+    backward(model)
+    before = gradients_of(model)
+    search.truncate_gradients()
+    assert all(torch.equal(parameter.grad, before[name]) for name, parameter in model.named_parameters())
+
+
+def refused(search: TicketSearch, state: dict[str, Any], message: str | None = None) -> None:
+    """Loading raises, and the search is as it was."""
+    history, masks = list(search.history), search.masks
+    with pytest.raises(ValueError, match=message):
+        search.load_state_dict(state)
+    assert search.history == history
+    assert search.masks.keys() == masks.keys()
+    assert all(torch.equal(mask, masks[name]) for name, mask in search.masks.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("prune_ratio", 0.25), ("scope", "global"), ("window", 4)], ids=lambda value: str(value)
+)
+def test_a_search_whose_masks_do_not_compare_is_refused(model: nn.Module, name: str, value: Any) -> None:
+    state = truncating_search(model).state_dict()
+    search = TicketSearch(model, WormConfig(**{name: value}))
+    default = getattr(WormConfig(), name)
+    refused(search, state, re.escape(f"The saved search ran with `{name}={default!r}`, this one has {value!r}"))
+
+
+def test_other_settings_may_change_on_the_way(model: nn.Module) -> None:
+    state = truncating_search(model, truncation=0.003).state_dict()
+    search = TicketSearch(model, WormConfig(truncation=0.0, stopping_point=0.02, margin=0.01))
+    search.load_state_dict(state)
+    backward(model)
+    search.truncate_gradients()
+    assert all(torch.equal(model.get_parameter(name).grad != 0, mask) for name, mask in search.masks.items())
+
+
+def test_the_search_of_another_model_is_refused_by_names_and_shapes(model: nn.Module) -> None:
+    other = TicketSearch(pair(), WormConfig())
+    other.observe()
+    search = TicketSearch(model, WormConfig())
+    search.observe()
+    refused(search, other.state_dict(), re.escape("the saved search has `query.weight` (2, 4), `key.weight` (2, 4)"))
+    refused(other, search.state_dict(), re.escape("this model has `query.weight` (2, 4), `key.weight` (2, 4)"))
+    fewer = TicketSearch(model, WormConfig(layers=["query"]))
+    refused(fewer, search.state_dict(), re.escape("the saved search has `0.key.weight` (8, 8)"))
+
+
+def lacks(*path: Any) -> Callable[[dict[str, Any]], None]:
+    def take(state: Any) -> None:
+        for step in path[:-1]:
+            state = state[step]
+        del state[path[-1]]
+
+    return take
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(lacks(part) for part in ("window", "shapes", "history", "config")),
+        lacks("window", 1, NAMES[2]),
+        lacks("window", 0, NAMES[2]),
+        lacks("window", slice(None)),
+        lacks("history", 1, "distances"),
+        lacks("config", "scope"),
+        lambda state: state["window"][1].update({NAMES[0]: torch.zeros(7, dtype=torch.uint8)}),
+        lambda state: state["window"][0].update({NAMES[0]: torch.zeros(7, dtype=torch.uint8)}),
+    ],
+    ids=[
+        "no window",
+        "no shapes",
+        "no history",
+        "no config",
+        "newest mask lacks a layer",
+        "older mask lacks a layer",
+        "no masks",
+        "observation lacks its distances",
+        "config lacks the scope",
+        "newest mask too short",
+        "older mask too short",
+    ],
+)
+def test_an_incomplete_state_is_refused(model: nn.Module, damage: Callable[[dict[str, Any]], None]) -> None:
+    state = copy.deepcopy(truncating_search(model, window=2).state_dict())
+    damage(state)
+    search = TicketSearch(model, WormConfig(window=2))
+    search.observe()
+    refused(search, state)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_state_that_was_loaded_onto_the_gpu_goes_on(model: nn.Module) -> None:
+    search = truncating_search(model.cuda())
+    state = search.state_dict()
+    state["window"] = [{name: mask.cuda() for name, mask in masks.items()} for masks in state["window"]]
+    other = TicketSearch(model, search.config)
+    other.load_state_dict(state)
+    assert other.observe().distances == search.observe().distances
+    assert all(mask.is_cuda and torch.equal(mask, other.masks[name]) for name, mask in search.masks.items())
