@@ -269,8 +269,11 @@ class WormTrainerMixin(PhasedTrainerMixin):
         }
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The parent's; the evaluations around the draw go by names of their own, such as `eval_drawn_accuracy`."""
-        if self._stage is not None:
+        """The parent's; the evaluations around the draw go by names of their own, such as `eval_drawn_accuracy`.
+
+        The last one, after retraining, is the result of the run, and goes by the plain ones.
+        """
+        if self._stage in ("before_draw", "drawn"):
             logs = {name.replace("eval_", f"eval_{self._stage}_", 1): value for name, value in logs.items()}
         super().log(logs, start_time)
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from training import QUERY_AND_KEY, examples, same_weights, weights, without_dropout, worm_trainer
 from transformers import BertForSequenceClassification, get_scheduler
 
 from hf_worm import WormConfig
-from training import QUERY_AND_KEY, examples, same_weights, weights, without_dropout, worm_trainer
 
 BATCH = 8
 
@@ -121,7 +121,7 @@ def test_trainer_equals_the_transcription_bit_for_bit(
     history = trainer.search.history
     assert [seen.distances for seen in history] == expected["distances"]
     assert len(history) == expected["epochs"]
-    assert 1 < expected["epochs"], "a search of one epoch would show nothing"
+    assert expected["epochs"] > 1, "a search of one epoch would show nothing"
     assert next(seen.index for seen in history if seen.truncating) == expected["trigger"]
     assert expected["trigger"] + 1 < expected["epochs"], "nothing was truncated: the settings show nothing"
     assert all(torch.equal(trainer.search.masks[name], expected["masks"][name]) for name in QUERY_AND_KEY)

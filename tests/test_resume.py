@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from training import QUERY_AND_KEY, checkpoints, examples, report, same_weights, weights, worm_trainer
 from transformers import BertForSequenceClassification
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_worm import Ticket, TicketSearch, WormConfig, WormTrainer
-from training import QUERY_AND_KEY, checkpoints, examples, report, same_weights, weights, worm_trainer
 
 # Every checkpoint below holds what was logged so far; the mean loss since the last logging is the parent's to keep.
 UNSTABLE = ("loss", "train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos")
@@ -117,7 +117,7 @@ def test_a_longer_search_goes_on_where_the_shorter_one_ended(
 
 
 def test_nothing_to_resume_from(bert: BertForSequenceClassification, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="There is no checkpoint in .*nowhere to resume from"):
+    with pytest.raises(ValueError, match=r"There is no checkpoint in .*nowhere to resume from"):
         worm_trainer(bert, tmp_path / "nowhere").train(resume_from_checkpoint=True)
 
 

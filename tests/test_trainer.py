@@ -10,12 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import BertForSequenceClassification, EarlyStoppingCallback, Trainer, TrainerCallback
-
-from hf_worm import Ticket, WormConfig, WormTrainer, WormTrainerMixin
 from training import (
     QUERY_AND_KEY,
     Gradients,
+    accuracy,
     arguments,
     checkpoints,
     examples,
@@ -27,13 +25,12 @@ from training import (
     without_dropout,
     worm_trainer,
 )
+from transformers import BertForSequenceClassification, EarlyStoppingCallback, Trainer, TrainerCallback
+
+from hf_worm import Ticket, WormConfig, WormTrainer, WormTrainerMixin
 
 CONVERGES = {"stopping_point": 0.5}
 NEVER = {"stopping_point": 0.0, "margin": 0.0}
-
-
-def accuracy(prediction: Any) -> dict[str, float]:
-    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
 
 
 # With nothing to truncate and nothing drawn, the parent's training.
@@ -254,11 +251,11 @@ def test_observations_are_logged_beside_the_losses(bert: BertForSequenceClassifi
     ]
     assert [entry["worm_truncating"] for entry in observed] == [seen.truncating for seen in trainer.search.history]
     assert [entry["epoch"] for entry in logs if "loss" in entry] == [1, 2, 3, 4]
-    assert [entry["step"] for entry in logs if "eval_loss" in entry] == [8, 16, 24, 32]
+    assert [entry["step"] for entry in logs if "eval_loss" in entry] == [8, 16, 24, 32, 32]
     stages = [
         name for entry in logs for name in entry if name.endswith("_loss") and name not in ("eval_loss", "train_loss")
     ]
-    assert stages == ["eval_before_draw_loss", "eval_drawn_loss", "eval_retrained_loss"]
+    assert stages == ["eval_before_draw_loss", "eval_drawn_loss"]
 
 
 def test_a_line_per_observation_that_a_person_can_read(
@@ -407,7 +404,7 @@ def test_unsupported_distribution_is_refused(bert: BertForSequenceClassification
 
     args = arguments(tmp_path)
     args.__class__ = TwoGpus
-    with pytest.raises(ValueError, match="does not support `nn.DataParallel`"):
+    with pytest.raises(ValueError, match=r"does not support `nn\.DataParallel`"):
         WormTrainer(model=bert, args=args, train_dataset=examples(), worm_config=WormConfig())
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
+from training import sum_over_items, weights, without_dropout, worm_trainer
 from transformers import BertConfig, BertForSequenceClassification
 
 from hf_worm import WormConfig
-from training import sum_over_items, weights, without_dropout, worm_trainer
 
 
 def digest(tensors: dict[str, torch.Tensor]) -> str:

@@ -27,6 +27,10 @@ def sum_over_items(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch
     return nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
 
 
+def accuracy(prediction: Any) -> dict[str, float]:
+    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+
+
 def without_dropout(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.Dropout):

@@ -33,15 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
-            folder = str(arguments.training.output_dir)
             checkpoint = find_checkpoint(arguments.training, arguments.run.overwrite_output_dir)
             trainer, task = build_trainer(arguments, checkpoint)
         except (ValueError, OSError) as error:
             print(f"{PROGRAM}: error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2
+        folder = str(arguments.training.output_dir)
         run(trainer, task, arguments, checkpoint)
     except KeyboardInterrupt:
-        print(f"\n{PROGRAM}: interrupted{_how_to_go_on(folder)}", file=sys.stderr)
+        print(f"\n{PROGRAM}: interrupted.{_how_to_go_on(folder)}", file=sys.stderr)
         return 130
     return 0
 
@@ -117,6 +117,8 @@ def _print(trainer: WormTrainer, table: str) -> None:
 
 
 def _how_to_go_on(folder: str | None) -> str:
-    if folder is None or not os.path.isdir(folder) or get_last_checkpoint(folder) is None:  # type: ignore[no-untyped-call]
-        return " before the first checkpoint."
-    return f"; the same command with `--resume_from_checkpoint last` goes on from the last checkpoint in {folder}."
+    if folder is None:
+        return ""
+    if not os.path.isdir(folder) or get_last_checkpoint(folder) is None:  # type: ignore[no-untyped-call]
+        return " There is no checkpoint yet to go on from."
+    return " To go on: the same command with `--resume_from_checkpoint last`, without `--overwrite_output_dir`."

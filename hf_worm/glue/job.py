@@ -51,8 +51,8 @@ def build_trainer(arguments: Arguments, checkpoint: str | None = None) -> tuple[
         compute_metrics=metrics_function(task, order),
         worm_config=arguments.worm if training.do_train else None,
     )
-    # The loss of these heads is a mean over rows. transformers (5.23 at least) takes it for one that is already divided by
-    # the size of the whole batch, and would make it larger by the number of accumulated batches and of processes.
+    # The loss of these heads is a mean over rows. transformers (5.23 at least) takes it for one that is divided by the
+    # size of the whole batch already, and would make it larger by the number of accumulated batches and of processes.
     trainer.model_accepts_loss_kwargs = False
     if checkpoint is not None and trainer.search is not None:
         # Training would say so too, but later; what is loaded here is loaded anew there.

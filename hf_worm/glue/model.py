@@ -69,7 +69,7 @@ def load_model(arguments: ModelArguments, config: PreTrainedConfig) -> PreTraine
     """The model, with the head that the configuration asks for.
 
     Raises:
-        ValueError: Its weights don't fit the configuration, or are damaged.
+        ValueError: Its weights don't fit the configuration, are damaged, or hold NaN.
         OSError: It isn't there.
     """
     name = arguments.model_name_or_path
@@ -87,6 +87,9 @@ def load_model(arguments: ModelArguments, config: PreTrainedConfig) -> PreTraine
         ) from error
     except (ImportError, SafetensorError) as error:
         raise ValueError(f"Can't load {name}: {error}") from error
+    for parameter, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise ValueError(f"The weights of {name} are broken: `{parameter}` holds NaN or infinite values.")
     return model
 
 

@@ -17,7 +17,7 @@ RESULTS = (TICKET_NAME, CONFIG_NAME, HISTORY_NAME, REPORT_NAME, "all_results.jso
 
 
 def find_checkpoint(training: TrainingArguments, overwrite: bool) -> str | None:
-    """The checkpoint to resume from, `None` to begin; refuses a folder that holds something and was not given up.
+    """The checkpoint to resume from, `None` to begin; refuses to train in a folder that holds something.
 
     Args:
         training (`TrainingArguments`):
@@ -31,9 +31,9 @@ def find_checkpoint(training: TrainingArguments, overwrite: bool) -> str | None:
     folder = Path(str(training.output_dir))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"`output_dir` {folder} is a file, not a folder.")
-    resume = training.resume_from_checkpoint
+    resume = training.resume_from_checkpoint if training.do_train else None
     if resume is None or resume.lower() == "false":
-        if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        if training.do_train and folder.is_dir() and any(folder.iterdir()) and not overwrite:
             raise ValueError(
                 f"`output_dir` {folder} exists and is not empty. Pass `--resume_from_checkpoint last` to go on with "
                 "the run in it, `--overwrite_output_dir` to begin anew, or another `--output_dir`."

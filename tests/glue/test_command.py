@@ -56,6 +56,8 @@ def test_what_was_trained_can_be_evaluated_alone(flags: Flags, out: Path, tmp_pa
     assert main(flags(num_train_epochs=2, retrain_epochs=0)) == 0
     trained = json.loads((out / "eval_results.json").read_text())
     weights = (out / "model.safetensors").read_bytes()
+    assert main(flags(model_name_or_path=out, do_train=False)) == 0
+    assert json.loads((out / "eval_results.json").read_text())["eval_loss"] == pytest.approx(trained["eval_loss"])
     assert main(flags(model_name_or_path=out, do_train=False, output_dir=tmp_path / "again")) == 0
     again = json.loads((tmp_path / "again" / "eval_results.json").read_text())
     assert again["eval_loss"] == pytest.approx(trained["eval_loss"])
@@ -198,7 +200,7 @@ class Interrupt(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("step", "hint"), [(1, "before the first checkpoint"), (3, "--resume_from_checkpoint last")])
+@pytest.mark.parametrize(("step", "hint"), [(1, "There is no checkpoint yet"), (3, "--resume_from_checkpoint last")])
 def test_ctrl_c_says_how_to_go_on(
     flags: Flags, out: Path, step: int, hint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -210,7 +212,18 @@ def test_ctrl_c_says_how_to_go_on(
     monkeypatch.setattr(command, "build_trainer", interrupted)
     assert main(flags(save_strategy="epoch")) == 130
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("hf-worm glue: interrupted") and hint in last
+    assert last.startswith("hf-worm glue: interrupted.") and hint in last
+
+
+def test_ctrl_c_while_loading_says_no_more_than_that(
+    flags: Flags, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "build_trainer", interrupted)
+    assert main(flags()) == 130
+    assert capsys.readouterr().err == "\nhf-worm glue: interrupted.\n"
 
 
 def test_a_bug_in_training_keeps_its_traceback(flags: Flags, monkeypatch: pytest.MonkeyPatch):

@@ -1,9 +1,11 @@
 import logging
+import math
 import shutil
 from pathlib import Path
 
 import pytest
-from transformers import AutoConfig, AutoTokenizer
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_worm.glue.arguments import ModelArguments
 from hf_worm.glue.model import load_config, load_model, load_tokenizer
@@ -80,6 +82,19 @@ def test_damaged_weights_are_named(tiny_model: Path, tmp_path: Path):
     arguments = ModelArguments(str(folder))
     config, _ = load_config(arguments, TASKS["rte"])
     with pytest.raises(ValueError, match=r"Can't load .*damaged"):
+        load_model(arguments, config)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_nan_weights_are_named(tiny_model: Path, tmp_path: Path, value: float):
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model)
+    name = "bert.encoder.layer.1.attention.self.key.weight"
+    with torch.no_grad():
+        model.get_parameter(name)[3, 2] = value
+    model.save_pretrained(tmp_path / "broken")
+    arguments = ModelArguments(str(tmp_path / "broken"))
+    config, _ = load_config(arguments, TASKS["rte"])
+    with pytest.raises(ValueError, match=f"`{name}` holds NaN or infinite values"):
         load_model(arguments, config)
 
 

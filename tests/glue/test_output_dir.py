@@ -7,7 +7,7 @@ from hf_worm.glue.output_dir import clear, find_checkpoint
 
 
 def training(folder: Path, resume: str | None = None) -> TrainingArguments:
-    return TrainingArguments(output_dir=str(folder), resume_from_checkpoint=resume, use_cpu=True)
+    return TrainingArguments(output_dir=str(folder), resume_from_checkpoint=resume, use_cpu=True, do_train=True)
 
 
 @pytest.fixture
@@ -33,6 +33,12 @@ def test_a_used_folder_is_refused_or_given_up(used: Path):
     assert find_checkpoint(training(used), overwrite=True) is None
     with pytest.raises(ValueError, match="exists and is not empty"):
         find_checkpoint(training(used, "false"), overwrite=False)
+
+
+def test_evaluation_alone_may_use_a_used_folder(used: Path):
+    arguments = training(used, "last")
+    arguments.do_train = False
+    assert find_checkpoint(arguments, overwrite=False) is None
 
 
 @pytest.mark.parametrize("word", ["last", "true", "True"])

@@ -1,0 +1,147 @@
+"""The model card, and what goes to the Hub beside the weights."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers.trainer
+from huggingface_hub import CommitInfo, ModelCard
+from training import QUERY_AND_KEY, accuracy, examples, pruned_are_zero, worm_trainer
+from transformers import BertForSequenceClassification
+
+from hf_worm import Ticket, WormConfig
+
+FILES = {"config.json", "model.safetensors", "ticket.safetensors", "worm_config.json", "worm_history.json"}
+
+
+@pytest.fixture
+def card(bert: BertForSequenceClassification, tmp_path: Path) -> ModelCard:
+    bert.config._name_or_path = "bert-of-this-test"
+    trainer = worm_trainer(bert, tmp_path / "judge", eval_dataset=examples(), compute_metrics=accuracy)
+    trainer.train()
+    trainer.create_model_card(
+        tasks="text-classification",
+        dataset_tags="nyu-mll/glue",
+        dataset="GLUE MRPC",
+        dataset_args="mrpc",
+        language="en",
+    )
+    return ModelCard.load(tmp_path / "judge" / "README.md")
+
+
+def test_the_card_parses_and_is_tagged(card: ModelCard) -> None:
+    assert {"worm", "early-bird", "pruning", "generated_from_trainer"} <= set(card.data.tags)
+    assert card.data.language == ["en"]
+    assert [result.metric_type for result in card.data.eval_results] == ["accuracy"]
+
+
+def test_the_card_says_what_was_pruned_and_how(card: ModelCard) -> None:
+    text = card.text
+    assert "Base model: `bert-of-this-test`" in text
+    assert "512 weights are 0, 50.0% of the 1,024 weights watched (query, key)" in text
+    assert "the masks had converged after 3 epochs" in text
+    assert [stage for stage in ("| before the draw |", "| drawn |", "| retrained |") if stage in text] != []
+    assert text.count("| yes |") + text.count("| no |") >= 3, "a row for each observation"
+    assert all(f"| `{name}` | 50.00% |" in text for name in QUERY_AND_KEY)
+    assert 'BertForSequenceClassification.from_pretrained("judge")' in text
+    assert "arXiv:2406.11872" in text and "vasudev2024worm" in text
+
+
+def test_a_card_made_twice_has_the_section_once(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = worm_trainer(bert, tmp_path)
+    trainer.train()
+    trainer.create_model_card()
+    trainer.create_model_card(tags=["mine"])
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.text.count("## Pruning") == 1
+    assert card.data.tags.count("worm") == 1
+    assert "mine" in card.data.tags
+
+
+def test_without_a_ticket_the_card_is_the_parents(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = worm_trainer(bert, tmp_path)
+    trainer.search_ticket()
+    trainer.create_model_card()
+    assert "## Pruning" not in (tmp_path / "README.md").read_text()
+
+
+class RecordingHub:
+    """Takes uploads into a folder instead of a repository."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.uploads: list[str] = []
+
+    def create_repo(self, name: str, **kwargs: Any) -> Any:
+        return type("Url", (), {"repo_id": f"someone/{name.rpartition('/')[2]}"})
+
+    def upload_folder(
+        self, *, folder_path: str, commit_message: str, ignore_patterns: Any = None, **kwargs: Any
+    ) -> Any:
+        self.uploads.append(commit_message)
+        target = self.folder / str(len(self.uploads))
+        shutil.copytree(folder_path, target, ignore=shutil.ignore_patterns(*(ignore_patterns or [])))
+        done = CommitInfo(
+            commit_url="https://huggingface.co/someone/judge/commit/0",
+            commit_message=commit_message,
+            commit_description="",
+            oid="0",
+        )
+        if not kwargs.get("run_as_future"):
+            return done
+        return type("Job", (), {"done": lambda self: True, "result": lambda self, *a: done})()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecordingHub:
+    recording = RecordingHub(tmp_path / "hub")
+    monkeypatch.setattr(transformers.trainer, "hf_api", lambda: recording)
+    return recording
+
+
+def test_push_to_hub_takes_the_ticket_along(
+    bert: BertForSequenceClassification, tmp_path: Path, hub: RecordingHub
+) -> None:
+    trainer = worm_trainer(bert, tmp_path / "out", hub_model_id="someone/judge")
+    trainer.train()
+    trainer.push_to_hub()
+    pushed = hub.folder / "1"
+    assert {*FILES, "README.md", "worm_report.json"} <= {path.name for path in pushed.iterdir()}
+    assert pruned_are_zero(pushed, Ticket.from_pretrained(pushed))
+    assert 'Ticket.from_pretrained("someone/judge")' in (pushed / "README.md").read_text()
+
+
+def test_every_save_takes_the_ticket_along_once_there_is_one(
+    bert: BertForSequenceClassification, tmp_path: Path, hub: RecordingHub
+) -> None:
+    trainer = worm_trainer(
+        bert, tmp_path / "out", push_to_hub=True, hub_strategy="every_save", save_strategy="epoch", hub_always_push=True
+    )
+    trainer.train()
+    folders = [hub.folder / str(i + 1) for i in range(len(hub.uploads))]
+    assert [(folder / "ticket.safetensors").exists() for folder in folders] == [False, False, False, True]
+    assert pruned_are_zero(folders[-1], trainer.ticket)
+    assert hub.uploads[-1] == "Training in progress, epoch 4"
+
+
+def test_a_repository_is_read_as_a_folder_is(
+    bert: BertForSequenceClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = worm_trainer(bert, tmp_path)
+    trainer.train()
+    trainer.save_model()
+    asked: list[tuple[str, str, Any]] = []
+
+    def download(repository: str, name: str, revision: str | None = None) -> str:
+        asked.append((repository, name, revision))
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("hf_worm.config.hf_hub_download", download)
+    ticket = Ticket.from_pretrained("someone/judge", revision="v1")
+    assert ticket.sparsity == 0.5
+    assert WormConfig.from_pretrained("someone/judge") == trainer.worm_config
+    assert {name for _, name, _ in asked} == {"ticket.safetensors", "worm_config.json", "worm_history.json"}
+    assert asked[0] == ("someone/judge", "ticket.safetensors", "v1")
+    assert json.loads((tmp_path / "worm_config.json").read_text())["stopping_point"] == 0.5
