@@ -204,8 +204,8 @@ def table(results: dict[str, Any]) -> str:
             "# Overhead",
             "",
             f"`{results['command']}` on {results['machine']['cpu']}, {results['machine']['threads']} threads, "
-            f"torch {results['machine']['torch']}, transformers {results['machine']['transformers']}: ratios of medians of "
-            "interleaved repetitions in one run, a BERT-base with random weights, fp32.",
+            f"torch {results['machine']['torch']}, transformers {results['machine']['transformers']}: ratios of medians "
+            "of interleaved repetitions in one run, a BERT-base with random weights, fp32.",
             "",
             "| what | ratio | quartiles of neighbours' ratios | limit |",
             "| --- | --- | --- | --- |",
@@ -227,8 +227,8 @@ def table(results: dict[str, Any]) -> str:
             f"| window memory, bits per weight and mask | {sampled['bits_per_weight']:.3f} | | "
             f"{LIMITS['bits_per_weight']:g} |",
             "",
-            f"Medians over {sampled['weights']:,} watched weights: {medians} (`sampling`: masks, distances, bookkeeping, "
-            "window full; `first`: a sampling and the truncation after it, which makes the new factors). Steps: "
+            f"Medians over {sampled['weights']:,} watched weights: {medians} (`sampling`: masks, distances, "
+            "bookkeeping, window full; `first`: a sampling and the truncation after it, which makes the new factors). Steps: "
             + ", ".join(f"{name} {value:.3f} s" for name, value in step["medians"].items())
             + ".",
             "",

@@ -1,0 +1,68 @@
+"""The `hf-worm` command, through `main()` and through the installed entry point."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from training import QUERY_AND_KEY
+from transformers import BertForSequenceClassification, GPT2Config, ResNetConfig, T5Config
+
+from hf_worm import __version__, cli
+
+HF_WORM = Path(sys.executable).with_name("hf-worm")
+
+
+@pytest.mark.parametrize("command", [[], ["glue"], ["layers"], ["demo"]])
+def test_help_of_each_command(command: list[str]) -> None:
+    done = subprocess.run([HF_WORM, *command, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(" ".join(["usage: hf-worm", *command]))
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+@pytest.mark.parametrize("argv", [[], ["prune"], ["--no-such-flag"]])
+def test_wrong_commands_exit_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(argv)
+    assert stop.value.code == 2
+    assert "usage: hf-worm" in capsys.readouterr().err
+
+
+def test_layers_of_a_saved_model(
+    bert: BertForSequenceClassification, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bert.save_pretrained(tmp_path)
+    assert cli.main(["layers", str(tmp_path)]) == 0
+    *layers, summary = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0].rstrip() for line in layers] == QUERY_AND_KEY
+    assert all(line.endswith("16 × 16") for line in layers)
+    whole = sum(parameter.numel() for parameter in bert.parameters())
+    assert summary == (
+        f"4 layers, 1,024 weights: {1024 / whole:.1%} of the {whole:,} of `BertForSequenceClassification`."
+    )
+
+
+def test_layers_by_pattern_and_of_a_model_without_a_classifier_of_sequences(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, vocab_size=32).save_pretrained(tmp_path / "t5")
+    assert cli.main(["layers", str(tmp_path / "t5"), "--layers", "query", "*.wo.weight"]) == 0
+    assert "5 layers" in capsys.readouterr().out, "query of two self-attentions and a cross-attention, two wo"
+    ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1]).save_pretrained(tmp_path / "resnet")
+    assert cli.main(["layers", str(tmp_path / "resnet"), "--layers", "batchnorm"]) == 0
+    assert "`ResNetModel`" in capsys.readouterr().out
+
+
+def test_layers_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=32).save_pretrained(tmp_path)
+    assert cli.main(["layers", str(tmp_path)]) == 2
+    assert "c_attn" in capsys.readouterr().err
+    assert cli.main(["layers", str(tmp_path / "nowhere")]) == 2
+    assert "hf-worm layers: error: " in capsys.readouterr().err
