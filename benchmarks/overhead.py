@@ -10,6 +10,7 @@ import copy
 import json
 import os
 import platform
+import random
 import statistics
 import tempfile
 import time
@@ -37,13 +38,17 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def interleaved(actions: dict[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
-    """Seconds of each action, taken in turns, so that whatever slows the machine slows all of them."""
+    """Seconds of each action, by turns in an order drawn anew each time.
+
+    Whatever slows the machine slows all of them, and none always finds in the caches what another has left there.
+    """
+    rng = random.Random(0)
     for action in actions.values():
         action()
     times: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(repetitions):
-        for name, action in actions.items():
-            times[name].append(seconds(action))
+        for name in rng.sample(list(actions), len(actions)):
+            times[name].append(seconds(actions[name]))
     return times
 
 
@@ -204,8 +209,8 @@ def table(results: dict[str, Any]) -> str:
             "# Overhead",
             "",
             f"`{results['command']}` on {results['machine']['cpu']}, {results['machine']['threads']} threads, "
-            f"torch {results['machine']['torch']}, transformers {results['machine']['transformers']}: ratios of medians "
-            "of interleaved repetitions in one run, a BERT-base with random weights, fp32.",
+            f"torch {results['machine']['torch']}, transformers {results['machine']['transformers']}: ratios of "
+            "medians of interleaved repetitions in one run, a BERT-base with random weights, fp32.",
             "",
             "| what | ratio | quartiles of neighbours' ratios | limit |",
             "| --- | --- | --- | --- |",
@@ -228,7 +233,8 @@ def table(results: dict[str, Any]) -> str:
             f"{LIMITS['bits_per_weight']:g} |",
             "",
             f"Medians over {sampled['weights']:,} watched weights: {medians} (`sampling`: masks, distances, "
-            "bookkeeping, window full; `first`: a sampling and the truncation after it, which makes the new factors). Steps: "
+            "bookkeeping, window full; `first`: a sampling and the truncation after it, which makes the new factors). "
+            "Steps: "
             + ", ".join(f"{name} {value:.3f} s" for name, value in step["medians"].items())
             + ".",
             "",

@@ -4,8 +4,10 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 # Read as an integer and without their sign, the bits of a float have its magnitude's order: selection on integers is
@@ -38,22 +40,58 @@ def keep_mask(weights: torch.Tensor, prune_ratio: float) -> torch.Tensor:
     Raises:
         NotFiniteError: A weight is NaN or infinite.
     """
-    flat = weights.detach().flatten()
-    bits = flat.view(_BITS[flat.element_size()])
-    infinity = int(torch.tensor(torch.inf, dtype=flat.dtype).view(bits.dtype))
-    pruned = round(prune_ratio * flat.numel())
-    # NumPy takes a fraction of torch's time on a CPU.
-    keep = (_select_on_cpu if flat.device.type == "cpu" else _select)(bits, pruned, infinity)
-    return keep.view(weights.shape)
+    return _keep_in_turn([weights], prune_ratio)[0]
 
 
-def _select_on_cpu(bits: torch.Tensor, pruned: int, infinity: int) -> torch.Tensor:
-    scores = bits.numpy() & np.iinfo(bits.numpy().dtype).max
+def keep_masks(weights: Sequence[torch.Tensor], prune_ratio: float, scope: str) -> list[torch.Tensor]:
+    """One [`keep_mask`] for each tensor of weights (`scope="layer"`), or one over all of them together (`"global"`)."""
+    if scope == "global":
+        together = keep_mask(torch.cat([layer.detach().flatten() for layer in weights]), prune_ratio)
+        parts = torch.split(together, [layer.numel() for layer in weights])
+        return [part.view(layer.shape) for part, layer in zip(parts, weights, strict=True)]
+    on_cpu = all(layer.device.type == "cpu" for layer in weights)
+    workers = min(torch.get_num_threads(), len(weights)) if on_cpu else 1
+    masks = list(weights)
+    with ThreadPoolExecutor(workers) as pool:  # NumPy works outside the interpreter's lock
+        shares = pool.map(
+            partial(_keep_in_turn, prune_ratio=prune_ratio), (weights[i::workers] for i in range(workers))
+        )
+        for i, share in enumerate(shares):
+            masks[i::workers] = share
+    return masks
+
+
+def _keep_in_turn(weights: Sequence[torch.Tensor], prune_ratio: float) -> list[torch.Tensor]:
+    buffers: dict[torch.dtype, npt.NDArray[Any]] = {}
+    masks = []
+    for layer in weights:
+        flat = layer.detach().flatten()
+        bits = flat.view(_BITS[flat.element_size()])
+        infinity = int(torch.tensor(torch.inf, dtype=flat.dtype).view(bits.dtype))
+        pruned = round(prune_ratio * flat.numel())
+        if flat.device.type == "cpu":
+            keep = _select_on_cpu(bits, pruned, infinity, buffers)
+        else:
+            keep = _select(bits, pruned, infinity)
+        masks.append(keep.view(layer.shape))
+    return masks
+
+
+def _select_on_cpu(
+    bits: torch.Tensor, pruned: int, infinity: int, buffers: dict[torch.dtype, npt.NDArray[Any]]
+) -> torch.Tensor:
+    """As [`_select`], by NumPy in a fraction of torch's time; in buffers, as fresh memory takes longer than the rest."""
+    if bits.dtype not in buffers or len(bits) > buffers[bits.dtype].shape[1]:
+        buffers[bits.dtype] = np.empty((2, len(bits)), dtype=bits.numpy().dtype)
+    scores, parted = buffers[bits.dtype][:, : len(bits)]
+    np.bitwise_and(bits.numpy(), np.iinfo(scores.dtype).max, out=scores)
     if scores.max() >= infinity:
         raise NotFiniteError("NaN or infinite weights have no magnitude to rank.")
     if pruned == 0:
         return torch.ones(len(scores), dtype=torch.bool)
-    threshold = np.partition(scores, pruned - 1)[pruned - 1]
+    parted[:] = scores
+    parted.partition(pruned - 1)
+    threshold = parted[pruned - 1]
     keep = scores > threshold
     kept_ties = len(scores) - pruned - np.count_nonzero(keep)
     if kept_ties:
@@ -73,18 +111,6 @@ def _select(bits: torch.Tensor, pruned: int, infinity: int) -> torch.Tensor:
     if kept_ties:
         keep[(scores == threshold).nonzero().flatten()[-kept_ties:]] = True
     return keep
-
-
-def keep_masks(weights: Sequence[torch.Tensor], prune_ratio: float, scope: str) -> list[torch.Tensor]:
-    """One [`keep_mask`] for each tensor of weights (`scope="layer"`), or one over all of them together (`"global"`)."""
-    if scope == "global":
-        together = keep_mask(torch.cat([layer.detach().flatten() for layer in weights]), prune_ratio)
-        parts = torch.split(together, [layer.numel() for layer in weights])
-        return [part.view(layer.shape) for part, layer in zip(parts, weights, strict=True)]
-    if any(layer.device.type != "cpu" for layer in weights):
-        return [keep_mask(layer, prune_ratio) for layer in weights]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # NumPy works outside the interpreter's lock
-        return list(pool.map(partial(keep_mask, prune_ratio=prune_ratio), weights))
 
 
 def pack(mask: torch.Tensor) -> torch.Tensor:

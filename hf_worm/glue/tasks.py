@@ -13,8 +13,8 @@ class Task:
         text_columns (`tuple[str, ...]`): The column of the sentence, or the two of the pair.
         labels (`tuple[str, ...]`): Names of the classes, in the order of their ids; empty: a regression.
         metrics (`tuple[str, ...]`): Names of the metrics, as GLUE reports them; the first is the primary one.
-        validation (`dict[str, str]`):
-            Validation splits by the name that their metrics get; `""`: the only one, whose metrics need none.
+        validation (`tuple[tuple[str, str], ...]`, *optional*, defaults to the split `validation`):
+            Of each validation split the name that its metrics get (`""`: the only one, which needs none) and its own.
     """
 
     name: str

@@ -14,6 +14,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_worm import Ticket, WormConfig
 from hf_worm.glue import command, job
 from hf_worm.glue.command import main
+from hf_worm.glue.parsing import parse_arguments
 
 Flags = Callable[..., list[str]]
 
@@ -56,7 +57,7 @@ def test_what_was_trained_can_be_evaluated_alone(flags: Flags, out: Path, tmp_pa
     assert main(flags(num_train_epochs=2, retrain_epochs=0)) == 0
     trained = json.loads((out / "eval_results.json").read_text())
     weights = (out / "model.safetensors").read_bytes()
-    assert main(flags(model_name_or_path=out, do_train=False)) == 0
+    assert main(flags(model_name_or_path=out, do_train=False, layers="none")) == 0  # nothing is pruned
     assert json.loads((out / "eval_results.json").read_text())["eval_loss"] == pytest.approx(trained["eval_loss"])
     assert main(flags(model_name_or_path=out, do_train=False, output_dir=tmp_path / "again")) == 0
     again = json.loads((tmp_path / "again" / "eval_results.json").read_text())
@@ -97,7 +98,8 @@ def test_tasks_of_glue_run_from_a_local_folder(
     assert all(key in json.loads((out / "worm_report.json").read_text())["metrics"]["drawn"] for key in keys)
     assert all(f"eval_{key}" in json.loads((out / "eval_results.json").read_text()) for key in keys)
     assert all(key in capsys.readouterr().out for key in keys[:1])
-    assert f"GLUE {task.upper()}" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert f"GLUE {task.upper()}" in card and str(folder) not in card
 
 
 def test_accumulated_batches_give_the_loss_and_the_gradients_of_one(flags: Flags, tmp_path: Path):
@@ -109,6 +111,19 @@ def test_accumulated_batches_give_the_loss_and_the_gradients_of_one(flags: Flags
         logs.append(json.loads((out / "trainer_state.json").read_text())["log_history"][0])
     assert logs[1]["loss"] == pytest.approx(logs[0]["loss"], rel=0.05)  # dropout differs
     assert logs[1]["grad_norm"] == pytest.approx(logs[0]["grad_norm"], rel=0.5)
+
+
+def test_the_seed_makes_the_new_head(flags: Flags, tmp_path: Path):
+    rows = [{**row, "label": f"class {i % 3}"} for i, row in enumerate(judgements(6))]
+    file = write_csv(tmp_path / "three.csv", rows)
+
+    def head(seed: int) -> torch.Tensor:
+        changes = {"train_file": file, "validation_file": file, "ignore_mismatched_sizes": True}
+        arguments = parse_arguments(flags(seed=seed, **changes))
+        return job.build_trainer(arguments)[0].model.get_parameter("classifier.weight")
+
+    assert torch.equal(head(1), head(1))
+    assert not torch.equal(head(1), head(2))
 
 
 def test_numbers_make_a_regression(flags: Flags, out: Path, tmp_path: Path):

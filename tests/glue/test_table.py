@@ -65,10 +65,10 @@ def test_without_evaluation_the_costs_remain():
 
 
 def test_a_run_without_pruning_has_one_row():
-    assert plain_table("fine-tuned", {"loss": 0.5, "accuracy": 0.75}, 2.0, 3.0).splitlines() == [
+    assert plain_table("fine-tuned", {"loss": 0.5, "pearson": 0.75}, 2.0, 3.0).splitlines() == [
         "Nothing pruned",
-        "            accuracy    loss  epochs  seconds",
-        "fine-tuned    0.7500  0.5000    2.00      3.0",
+        "            pearson    loss  epochs  seconds",
+        "fine-tuned   0.7500  0.5000    2.00      3.0",
     ]
     assert plain_table("evaluated", {"accuracy": 0.75}).splitlines()[-1] == "evaluated    0.7500"
 
