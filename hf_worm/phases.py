@@ -2,6 +2,7 @@
 
 import copy
 import os
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -13,7 +14,7 @@ from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
-from hf_worm.run import Progress, load_state
+from hf_worm.run import Progress, load_state, save_state
 
 if TYPE_CHECKING:
     _Trainer = Trainer
@@ -38,6 +39,7 @@ class PhasedTrainerMixin(_Trainer):
         self._epochs_before = 0.0
         self._log_before: list[dict[str, float]] = []
         self._checkpoint_state: tuple[Progress, dict[str, Any]] | None = None  # what a resumed phase begins from
+        self._saving_checkpoint = False
         self._handle: Any = None  # of the hooks on the optimizer's step
         super().__init__(*args, **kwargs)
         # An optimizer that the user made can't be made anew for a phase: it goes back to the state that it came in.
@@ -76,6 +78,10 @@ class PhasedTrainerMixin(_Trainer):
         else:
             self.state.log_history = self._log_before + self.state.log_history
         self.progress.enter(str(self._phase))
+
+    @abstractmethod
+    def _phase_state(self) -> dict[str, Any]:
+        """What a checkpoint of the phase holds beside the parent's files, as [`TicketSearch.state_dict`] has it."""
 
     def _over(self, stopped: bool) -> bool:
         """Whether a phase that was just loaded has no step left, given whether its checkpoint says so."""
@@ -141,8 +147,18 @@ class PhasedTrainerMixin(_Trainer):
             super().log(logs, start_time)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        with self._counting_the_run():
-            super()._save_checkpoint(model, trial)
+        self._saving_checkpoint = self._phase is not None
+        try:
+            with self._counting_the_run():
+                super()._save_checkpoint(model, trial)
+        finally:
+            self._saving_checkpoint = False
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        # Here and not after `_save_checkpoint`: what the parent writes last, its own state, marks a whole checkpoint.
+        super()._save(output_dir, state_dict)
+        if self._saving_checkpoint and self.args.should_save:
+            save_state(output_dir if output_dir is not None else self._output_dir, self.progress, self._phase_state())
 
     def _load_callback_state(self) -> None:
         # The one method that the parent calls between reading a checkpoint's `TrainerState` and using it.

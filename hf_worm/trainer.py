@@ -18,7 +18,7 @@ from hf_worm.config import WormConfig, replace_file
 from hf_worm.core.window import Observation
 from hf_worm.hub import REPORT_NAME, build_report, extend_model_card
 from hf_worm.phases import PhasedTrainerMixin
-from hf_worm.run import Progress, load_state, save_state
+from hf_worm.run import Progress, load_state
 from hf_worm.search import TicketSearch
 from hf_worm.ticket import Ticket
 
@@ -52,7 +52,6 @@ class WormTrainerMixin(PhasedTrainerMixin):
         self.search: TicketSearch | None = None
         self.ticket: Ticket | None = None
         self._stage: str | None = None  # name of the evaluation around the draw that is running
-        self._saving_checkpoint = False
         super().__init__(*args, **kwargs)
         if worm_config is not None:
             self._refuse_unsupported()
@@ -279,24 +278,15 @@ class WormTrainerMixin(PhasedTrainerMixin):
 
     # What is saved.
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self._saving_checkpoint = self.worm_config is not None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._saving_checkpoint = False
-
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.ticket is not None:
             self.ticket.apply_(self._trained_model)  # whatever callbacks did to the weights since the last step
         super()._save(output_dir, state_dict)
-        if not self.args.should_save:
-            return
-        folder = output_dir if output_dir is not None else self._output_dir
-        if self.ticket is not None:
-            self.ticket.save_pretrained(folder)
-        if self._saving_checkpoint:
-            save_state(folder, self.progress, self._search.state_dict())
+        if self.ticket is not None and self.args.should_save:
+            self.ticket.save_pretrained(output_dir if output_dir is not None else self._output_dir)
+
+    def _phase_state(self) -> dict[str, Any]:
+        return self._search.state_dict()
 
     def _load_best_model(self) -> None:
         if not self.searching:  # the ticket is found on the weights at convergence, and drawn from them

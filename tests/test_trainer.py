@@ -475,3 +475,18 @@ with torch.no_grad():
     assert loaded.masks.keys() == trainer.ticket.masks.keys()
     assert all(torch.equal(mask, loaded.masks[name]) for name, mask in trainer.ticket.masks.items())
     assert json.loads((tmp_path / "worm_history.json").read_text())["converged"] is True
+
+
+def test_a_restart_with_smaller_batches_starts_the_search_clean(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    class OutOfMemory(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.train_batch_size == 8 and state.global_step == 12:  # after the first observation
+                raise RuntimeError("CUDA out of memory.")
+
+    trainer = worm_trainer(bert, tmp_path, callbacks=[OutOfMemory()], auto_find_batch_size=True)
+    trainer.search_ticket()
+    assert trainer.state.train_batch_size < 8
+    assert [seen.index for seen in trainer.search.history] == [0, 1, 2]
+    assert trainer.search.converged

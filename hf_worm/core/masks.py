@@ -80,7 +80,7 @@ def _keep_in_turn(weights: Sequence[torch.Tensor], prune_ratio: float) -> list[t
 def _select_on_cpu(
     bits: torch.Tensor, pruned: int, infinity: int, buffers: dict[torch.dtype, npt.NDArray[Any]]
 ) -> torch.Tensor:
-    """As [`_select`], by NumPy in a fraction of torch's time; in buffers, as fresh memory takes longer than the rest."""
+    """As [`_select`], by NumPy in a fraction of torch's time; in buffers, since fresh memory costs more than that."""
     if bits.dtype not in buffers or len(bits) > buffers[bits.dtype].shape[1]:
         buffers[bits.dtype] = np.empty((2, len(bits)), dtype=bits.numpy().dtype)
     scores, parted = buffers[bits.dtype][:, : len(bits)]

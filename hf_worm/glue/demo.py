@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ImportError, OSError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
+    # Threads of one operation wait for the slowest: where anything else runs, all the cores can take longer than half.
+    torch.set_num_threads(max(1, torch.get_num_threads() // 2))
     print(f"{PROGRAM}: {model.parent.name} learns to judge the sentences in {files['train']}")
     status = command.main(
         [
