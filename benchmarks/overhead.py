@@ -234,9 +234,7 @@ def table(results: dict[str, Any]) -> str:
             "",
             f"Medians over {sampled['weights']:,} watched weights: {medians} (`sampling`: masks, distances, "
             "bookkeeping, window full; `first`: a sampling and the truncation after it, which makes the new factors). "
-            "Steps: "
-            + ", ".join(f"{name} {value:.3f} s" for name, value in step["medians"].items())
-            + ".",
+            "Steps: " + ", ".join(f"{name} {value:.3f} s" for name, value in step["medians"].items()) + ".",
             "",
         ]
     )
