@@ -699,3 +699,23 @@ def test_a_state_that_was_loaded_onto_the_gpu_goes_on(model: nn.Module) -> None:
     other.load_state_dict(state)
     assert other.observe().distances == search.observe().distances
     assert all(mask.is_cuda and torch.equal(mask, other.masks[name]) for name, mask in search.masks.items())
+
+
+def test_loss_scaling_and_truncation_do_not_get_in_each_others_way(model: nn.Sequential) -> None:
+    """As in fp16: the gradients are truncated while they are scaled, and unscaled before the step."""
+    search = TicketSearch(model, WormConfig(**ALWAYS))
+    search.observe()
+    search.observe()
+    inputs, labels = torch.randn(16, 4, 8), torch.arange(16) % 2
+    nn.functional.cross_entropy(model(inputs), labels).backward()
+    search.truncate_gradients()
+    expected = gradients_of(model)
+
+    model.zero_grad()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    scaler.scale(nn.functional.cross_entropy(model(inputs), labels)).backward()
+    search.truncate_gradients()
+    scaler.unscale_(optimizer)
+    for name, gradient in gradients_of(model).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-6, atol=0)
