@@ -30,8 +30,10 @@ def gather(runs: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
 
 
 def mean_and_range(values: list[float]) -> str:
-    """`72.5 (71.1 to 74.0)`, in per cent."""
+    """`72.5 (71.1 to 74.0)`, in per cent; `72.5` of a single value."""
     percent = [100 * value for value in values]
+    if len(percent) == 1:
+        return f"{percent[0]:.1f}"
     return f"{statistics.mean(percent):.1f} ({min(percent):.1f} to {max(percent):.1f})"
 
 

@@ -175,8 +175,11 @@ def test_trainable_layers_pass() -> None:
     model = build(BERT)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".query." in name)
-    require_trainable(representative_layers(model, ["query"]))
-    require_trainable([])
+    with pytest.raises(ValueError, match="frozen"):
+        require_trainable(representative_layers(model, ["query", "key"]))
+    trainable = representative_layers(model, ["query"])
+    require_trainable(trainable)
+    assert trainable, "nothing was put to the test"
 
 
 def test_frozen_layers_are_named() -> None:
