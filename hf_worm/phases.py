@@ -1,6 +1,7 @@
 """Several trainings one after another as one run: in one folder, with one count of steps, each of them resumable."""
 
 import copy
+import math
 import os
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -91,13 +92,20 @@ class PhasedTrainerMixin(_Trainer):
         """Load a checkpoint after which its phase has no step left; the parent would train one more."""
         self.state = state = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
         self._count(-1)
-        planned = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
+        planned = self._planned_steps()
         prolonged = state.max_steps <= state.global_step < planned
         control = cast(dict[str, Any], state.stateful_callbacks or {}).get("TrainerControl", {}).get("args", {})
         stopped = state.global_step >= planned or (control.get("should_training_stop", False) and not prolonged)
         self._load_from_checkpoint(checkpoint)
         self.begin_phase()
         return self._over(stopped)
+
+    def _planned_steps(self) -> int:
+        # As the parent counts them; its own method changed its parameters within transformers 5.
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        steps_in_epoch = math.ceil(len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps)
+        return math.ceil(self.args.num_train_epochs * max(steps_in_epoch, 1))
 
     def _renew_optimizer(self) -> None:
         for name in ("optimizer", "lr_scheduler"):
