@@ -25,6 +25,8 @@ def gather(runs: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
         report = json.loads(path.read_text())
         if "retrained" not in report["metrics"]:
             continue  # still running
+        for phase in ("search", "draw", "retrain"):
+            del report[phase]["seconds"]  # runs side by side, or paused, say nothing of what a method costs
         found[path.parent.parent.name, method].append({**report, "seed": int(seed)})
     return found
 
@@ -92,6 +94,8 @@ def main() -> None:
         "",
         f"`{options.command}`. Accuracy on the validation set: mean (least to greatest) over the seeds. The settings "
         "are the paper's (p 0.5, s 0.01, δ 0.005, l 3, query and key; r 0.003, and 1 for EB Train).",
+        "",
+        "Accuracy only: seconds are left out, since the runs shared a machine.",
         "",
         *("| " + " | ".join(line) + " |" for line in lines),
         "",
