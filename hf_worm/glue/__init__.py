@@ -1,1 +1,1 @@
-"""The GLUE job: data, metrics and the command that prunes a model while it is fine-tuned on a task."""
+"""`hf-worm glue`: its tasks, its data and its model; what it shares with other commands is in `hf_worm.job`."""

@@ -1,39 +1,21 @@
-"""The arguments of the GLUE command that are neither `TrainingArguments` nor `WormConfig`."""
+"""The arguments that the GLUE command alone has."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
+
+from hf_worm.job.arguments import Arguments, PretrainedArguments, check_counts
 
 GLUE_ON_THE_HUB = "nyu-mll/glue"
 FILE_TYPES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(PretrainedArguments):
     """Which model to fine-tune, and how to get it; each field is described by its `help`."""
 
-    _argument_group_name: ClassVar[str] = "model"
-
     model_name_or_path: str = field(metadata={"help": "Pretrained model: a Hub id or a local folder."})
-    config_name: str | None = field(
-        default=None, metadata={"help": "Configuration to use instead of the model's own: a Hub id or a local folder."}
-    )
     tokenizer_name: str | None = field(
         default=None, metadata={"help": "Tokenizer to use instead of the model's own: a Hub id or a local folder."}
-    )
-    cache_dir: str | None = field(
-        default=None, metadata={"help": "Folder for downloaded models and data, instead of the Hub's own cache."}
-    )
-    model_revision: str = field(
-        default="main", metadata={"help": "Version of the model on the Hub: a branch, a tag or a commit."}
-    )
-    token: str | None = field(
-        default=None, metadata={"help": "Hub token for private models and data, instead of the one you logged in with."}
-    )
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run model code that comes with the model. Only for repositories you trust."}
-    )
-    ignore_mismatched_sizes: bool = field(
-        default=False, metadata={"help": "Begin with a new head where the model's has another number of labels."}
     )
 
 
@@ -72,10 +54,7 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "preprocessing_num_workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        check_counts(self, "max_seq_length", "max_train_samples", "max_eval_samples", "preprocessing_num_workers")
         if self.train_file is None and self.validation_file is not None:
             raise ValueError("`validation_file` needs `train_file` beside it.")
         if self.train_file is not None and self.dataset_name is not None:
@@ -87,17 +66,4 @@ class DataArguments:
             )
 
 
-@dataclass
-class RunArguments:
-    """What else there is to say about a run; each field is described by its `help`."""
-
-    _argument_group_name: ClassVar[str] = "run"
-
-    dense: bool = field(
-        default=False,
-        metadata={"help": "Plain fine-tuning without pruning, the control. The WORM settings don't count."},
-    )
-    overwrite_output_dir: bool = field(
-        default=False,
-        metadata={"help": "Begin anew in an output_dir that holds an earlier run: its checkpoints and results go."},
-    )
+GlueArguments = Arguments[ModelArguments, DataArguments]

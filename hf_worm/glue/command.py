@@ -1,22 +1,23 @@
-"""`hf-worm glue`: fine-tune and prune a model on a task, from the arguments to the result table."""
+"""`hf-worm glue`: fine-tune and prune a model on a task of GLUE, or on sentences of one's own."""
 
 import os
-import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any
 
-from transformers.trainer_utils import get_last_checkpoint
-
-from hf_worm.glue.arguments import GLUE_ON_THE_HUB
+from hf_worm.glue.arguments import GLUE_ON_THE_HUB, DataArguments, GlueArguments, ModelArguments
 from hf_worm.glue.job import build_trainer
-from hf_worm.glue.output_dir import clear, find_checkpoint
-from hf_worm.glue.parsing import Arguments, parse_arguments
-from hf_worm.glue.table import plain_table, result_table
-from hf_worm.glue.tasks import TASKS, Task
-from hf_worm.trainer import WormTrainer
+from hf_worm.glue.tasks import TASKS, find_task
+from hf_worm.job import command
+from hf_worm.job.command import Command
+from hf_worm.job.task import Task
 
-PROGRAM = "hf-worm glue"
+DESCRIPTION = """\
+Prune a model while you fine-tune it on a task of GLUE, or on your own sentences: search for the early-bird ticket,
+draw it, retrain, save an ordinary checkpoint with zeros in it.
+
+  hf-worm glue --model_name_or_path bert-base-uncased --task_name mrpc --num_train_epochs 6   into runs/mrpc
+  hf-worm glue arguments.yaml --seed 1"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,99 +27,43 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (`Sequence[str]`, *optional*): What follows `hf-worm glue`; by default the arguments of this process.
 
     Returns:
-        `int`: The exit status. 0: done. 2: the arguments, the data or the model won't do; one line on stderr says why.
-        130: interrupted.
+        `int`: The exit status, as of [`hf_worm.job.command.main`].
     """
-    folder = None
-    try:
-        try:
-            arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
-            checkpoint = find_checkpoint(arguments.training, arguments.run.overwrite_output_dir)
-            trainer, task = build_trainer(arguments, checkpoint)
-        except (ValueError, OSError) as error:
-            print(f"{PROGRAM}: error: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2
-        folder = str(arguments.training.output_dir)
-        run(trainer, task, arguments, checkpoint)
-    except KeyboardInterrupt:
-        print(f"\n{PROGRAM}: interrupted.{_how_to_go_on(folder)}", file=sys.stderr)
-        return 130
-    return 0
+    return command.main(GLUE, argv)
 
 
-def run(trainer: WormTrainer, task: Task, arguments: Arguments, checkpoint: str | None) -> None:
-    """Train or evaluate, save what came of it, and print the result table.
-
-    Args:
-        trainer (`WormTrainer`): From [`build_trainer`].
-        task (`Task`): What it is for.
-        arguments (`Arguments`): Of the run.
-        checkpoint (`str`, *optional*): What to resume from.
-    """
-    training = arguments.training
-    if not training.do_train:
-        metrics = trainer.evaluate()
-        _save_metrics(trainer, "eval", metrics)
-        _print(trainer, plain_table("evaluated", _of_task(metrics, task)))
-        return
-    if arguments.run.overwrite_output_dir:
-        with training.main_process_first(local=False, desc="clearing the output folder"):
-            if trainer.is_world_process_zero():
-                clear(Path(str(training.output_dir)))
-    output = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()
-    _save_metrics(trainer, "train", output.metrics)
-    if arguments.worm is None:
-        metrics = trainer.evaluate() if training.do_eval else {}
-        seconds = output.metrics.get("train_runtime")
-        table = plain_table("fine-tuned", _of_task(metrics, task), trainer.state.epoch, seconds)
-    else:
-        report = trainer.report()
-        last = list(report["metrics"].values())[-1] if report["metrics"] else {}
-        metrics = {f"eval_{name}": value for name, value in last.items()}
-        table = result_table(report)
-    if training.do_eval:
-        _save_metrics(trainer, "eval", metrics)
-    _publish(trainer, task, arguments)
-    _print(trainer, table)
+def output_dir(parsed: Namespace) -> str:
+    """The output folder of a task, under its own name however it was written; `runs/custom` for one's own."""
+    return f"runs/{'custom' if parsed.task_name is None else find_task(parsed.task_name).name}"
 
 
-def _of_task(metrics: Mapping[str, float], task: Task) -> dict[str, float]:
-    """The task's metrics and the loss, by their plain names, without the evaluation's times."""
-    return {
-        name.removeprefix("eval_"): value for name, value in metrics.items() if name.endswith((*task.metrics, "loss"))
-    }
+def check(arguments: GlueArguments) -> None:
+    """Refuse to evaluate without validation data."""
+    data = arguments.data
+    if arguments.training.do_eval and data.train_file is not None and data.validation_file is None:
+        raise ValueError("`train_file` needs `validation_file` beside it, or `--do_eval false`.")
 
 
-def _save_metrics(trainer: WormTrainer, split: str, metrics: dict[str, float]) -> None:
-    if metrics:  # a resumed run that had no step left has none of training
-        trainer.log_metrics(split, metrics)
-        trainer.save_metrics(split, metrics)
-
-
-def _publish(trainer: WormTrainer, task: Task, arguments: Arguments) -> None:
-    """Write the model card, and push it with the model where the arguments say so."""
-    card: dict[str, Any] = {"tasks": "text-classification"}
+def card(arguments: GlueArguments, task: Task) -> dict[str, Any]:
+    """What the model card says of the task and of the data."""
+    content: dict[str, Any] = {"tasks": "text-classification"}
     if task.name in TASKS:
-        card |= {"language": "en", "dataset": f"GLUE {task.name.upper()}", "dataset_args": task.name}
+        content |= {"language": "en", "dataset": f"GLUE {task.name.upper()}", "dataset_args": task.name}
     source = arguments.data.dataset_name or GLUE_ON_THE_HUB
     if arguments.data.train_file is None and not os.path.isdir(source):
-        card["dataset_tags"] = source
-    if arguments.training.push_to_hub:
-        trainer.push_to_hub(**card)
-    else:
-        trainer.create_model_card(**card)
+        content["dataset_tags"] = source
+    return content
 
 
-def _print(trainer: WormTrainer, table: str) -> None:
-    if trainer.is_world_process_zero():
-        print(f"\n{table}")
-
-
-def _how_to_go_on(folder: str | None) -> str:
-    if folder is None:
-        return ""
-    if not os.path.isdir(folder) or get_last_checkpoint(folder) is None:  # type: ignore[no-untyped-call]
-        return " There is no checkpoint yet to go on from."
-    return " To go on: the same command with `--resume_from_checkpoint last`, without `--overwrite_output_dir`."
+GLUE = Command(
+    program="hf-worm glue",
+    description=DESCRIPTION,
+    model_arguments=ModelArguments,
+    data_arguments=DataArguments,
+    defaults={},
+    output_dir=output_dir,
+    check=check,
+    no_predict="the labels of GLUE's test sets are not public.",
+    build=build_trainer,
+    card=card,
+)

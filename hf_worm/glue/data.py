@@ -8,8 +8,9 @@ from datasets import Dataset, Value
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from hf_worm.glue.arguments import DataArguments
-from hf_worm.glue.labels import LABEL, label_ids
-from hf_worm.glue.tasks import Task
+from hf_worm.job.labels import LABEL, label_ids
+from hf_worm.job.loading import check_columns, listed
+from hf_worm.job.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -31,26 +32,9 @@ def text_columns(dataset: Dataset) -> tuple[str, ...]:
             return known
     strings = [name for name in dataset.column_names if name != LABEL and _is_text(dataset, name)]
     if not strings:
-        raise ValueError(f"The data has no column of text, only {_listed(dataset.column_names)}.")
-    logger.warning("Taking the text from %s: name the columns sentence1, sentence2 to choose.", _listed(strings[:2]))
+        raise ValueError(f"The data has no column of text, only {listed(dataset.column_names)}.")
+    logger.warning("Taking the text from %s: name the columns sentence1, sentence2 to choose.", listed(strings[:2]))
     return tuple(strings[:2])
-
-
-def check_columns(dataset: Dataset, columns: Sequence[str], split: str) -> None:
-    """Refuse a split that is empty, or lacks the text's columns or the label's.
-
-    Raises:
-        ValueError: It is, or does.
-    """
-    if len(dataset) == 0:
-        raise ValueError(f"The {split} split is empty.")
-    needed = (*columns, LABEL)
-    missing = [name for name in needed if name not in dataset.column_names]
-    if missing:
-        raise ValueError(
-            f"The {split} split has no column {_listed(missing)}: it needs {_listed(needed)}, and has "
-            f"{_listed(dataset.column_names)}."
-        )
 
 
 def labelled(dataset: Dataset, split: str, task: Task, limit: int | None) -> Dataset:
@@ -65,17 +49,17 @@ def labelled(dataset: Dataset, split: str, task: Task, limit: int | None) -> Dat
     Raises:
         ValueError: The split is empty, lacks a column or a label, or holds a wrong label or no text.
     """
-    check_columns(dataset, task.text_columns, split)
+    check_columns(dataset, task.columns, split)
     if limit is not None:
         dataset = dataset.select(range(min(limit, len(dataset))))
-    for name in task.text_columns:
+    for name in task.columns:
         if not _is_text(dataset, name):
             raise ValueError(f"The column `{name}` of the {split} split must hold text, got {dataset.features[name]}.")
         for row, text in enumerate(dataset[name][:], start=1):
             if text is None:
                 raise ValueError(f"Row {row} of the {split} split has no `{name}`.")
     labels = label_ids(dataset, task, split)
-    return dataset.select_columns(list(task.text_columns)).add_column("labels", labels)
+    return dataset.select_columns(list(task.columns)).add_column("labels", labels)
 
 
 def tokenized(
@@ -98,7 +82,7 @@ def tokenized(
     padding = "max_length" if data.pad_to_max_length else False
 
     def encode(rows: dict[str, list[Any]]) -> BatchEncoding:
-        texts = [rows[name] for name in task.text_columns]
+        texts = [rows[name] for name in task.columns]
         encoded: BatchEncoding = tokenizer(*texts, padding=padding, max_length=length, truncation=True)
         encoded["labels"] = [order[label] for label in rows["labels"]] if order else rows["labels"]
         return encoded
@@ -108,7 +92,7 @@ def tokenized(
         batched=True,
         num_proc=data.preprocessing_num_workers,
         load_from_cache_file=not data.overwrite_cache,
-        remove_columns=list(task.text_columns),
+        remove_columns=list(task.columns),
         desc="Tokenizing",
     )
 
@@ -116,7 +100,3 @@ def tokenized(
 def _is_text(dataset: Dataset, name: str) -> bool:
     feature = dataset.features[name]
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "string_view")
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)

@@ -52,7 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--per_device_train_batch_size=32",
             "--save_strategy=no",
             "--report_to=none",
-            "--dataloader_pin_memory=false",
         ]
     )
     if status != 0:

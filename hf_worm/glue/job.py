@@ -9,22 +9,24 @@ from transformers import (
     set_seed,
 )
 
+from hf_worm.glue.arguments import GlueArguments
 from hf_worm.glue.data import labelled, text_columns, tokenized
-from hf_worm.glue.labels import task_of
-from hf_worm.glue.loading import TRAIN, load_splits, train_split, validation_splits
-from hf_worm.glue.metrics import metrics_function
+from hf_worm.glue.loading import load_splits
 from hf_worm.glue.model import load_config, load_model, load_tokenizer
-from hf_worm.glue.parsing import Arguments
-from hf_worm.glue.tasks import Task, find_task
-from hf_worm.run import load_state
+from hf_worm.glue.tasks import find_task
+from hf_worm.job.labels import task_of
+from hf_worm.job.loading import TRAIN, train_split, validation_splits
+from hf_worm.job.metrics import metrics_function
+from hf_worm.job.task import Task
+from hf_worm.job.trainer import make_trainer
 from hf_worm.trainer import WormTrainer
 
 
-def build_trainer(arguments: Arguments, checkpoint: str | None = None) -> tuple[WormTrainer, Task]:
+def build_trainer(arguments: GlueArguments, checkpoint: str | None = None) -> tuple[WormTrainer, Task]:
     """The trainer of a run, and the task that it is for.
 
     Args:
-        arguments (`Arguments`): Of the run.
+        arguments (`GlueArguments`): Of the run.
         checkpoint (`str`, *optional*): What it will resume from.
 
     Raises:
@@ -41,26 +43,20 @@ def build_trainer(arguments: Arguments, checkpoint: str | None = None) -> tuple[
     with training.main_process_first(desc="tokenizing"):
         splits = {name: tokenized(split, task, tokenizer, order, arguments.data) for name, split in splits.items()}
     train = splits.pop(TRAIN)
-    trainer = WormTrainer(
+    trainer = make_trainer(
+        arguments,
+        checkpoint,
         model=model,
-        args=training,
         train_dataset=train,
-        eval_dataset=splits.get("", splits) or None,
+        eval_dataset=splits,
         processing_class=tokenizer,
         data_collator=_collator(arguments, tokenizer),
         compute_metrics=metrics_function(task, order),
-        worm_config=arguments.worm if training.do_train else None,
     )
-    # The loss of these heads is a mean over rows. transformers (5.23 at least) takes it for one that is divided by the
-    # size of the whole batch already, and would make it larger by the number of accumulated batches and of processes.
-    trainer.model_accepts_loss_kwargs = False
-    if checkpoint is not None and trainer.search is not None:
-        # Training would say so too, but later; what is loaded here is loaded anew there.
-        trainer.search.load_state_dict(load_state(checkpoint)[1])
     return trainer, task
 
 
-def load_data(arguments: Arguments) -> tuple[Task, dict[str, Dataset]]:
+def load_data(arguments: GlueArguments) -> tuple[Task, dict[str, Dataset]]:
     """The task, and its splits, checked and with class ids: `train`, and each validation split by its metrics' name.
 
     Raises:
@@ -80,7 +76,7 @@ def load_data(arguments: Arguments) -> tuple[Task, dict[str, Dataset]]:
     return task, splits
 
 
-def _collator(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> DataCollator:
+def _collator(arguments: GlueArguments, tokenizer: PreTrainedTokenizerBase) -> DataCollator:
     if arguments.data.pad_to_max_length:
         return default_data_collator
     half = arguments.training.fp16 or arguments.training.bf16

@@ -1,43 +1,8 @@
-"""The nine tasks of GLUE, in one table."""
+"""The nine tasks of GLUE in one table, each under its configuration's name on the Hub."""
 
-from dataclasses import dataclass
 from difflib import get_close_matches
 
-
-@dataclass(frozen=True)
-class Task:
-    """What the command has to know of a sentence or sentence-pair task.
-
-    Args:
-        name (`str`): The task's configuration on the Hub, in `nyu-mll/glue`.
-        text_columns (`tuple[str, ...]`): The column of the sentence, or the two of the pair.
-        labels (`tuple[str, ...]`): Names of the classes, in the order of their ids; empty: a regression.
-        metrics (`tuple[str, ...]`): Names of the metrics, as GLUE reports them; the first is the primary one.
-        validation (`tuple[tuple[str, str], ...]`, *optional*, defaults to the split `validation`):
-            Of each validation split the name that its metrics get (`""`: the only one, which needs none) and its own.
-    """
-
-    name: str
-    text_columns: tuple[str, ...]
-    labels: tuple[str, ...]
-    metrics: tuple[str, ...]
-    validation: tuple[tuple[str, str], ...] = (("", "validation"),)
-
-    @property
-    def is_regression(self) -> bool:
-        """Whether the label is a number, not a class."""
-        return not self.labels
-
-    @property
-    def num_labels(self) -> int:
-        """Outputs of the model's head."""
-        return len(self.labels) or 1
-
-    @property
-    def primary_metric(self) -> str:
-        """The metric that ranks results."""
-        return self.metrics[0]
-
+from hf_worm.job.task import Task
 
 TASKS: dict[str, Task] = {
     task.name: task

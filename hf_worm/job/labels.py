@@ -6,14 +6,14 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Value
 
-from hf_worm.glue.tasks import Task
+from hf_worm.job.task import Task
 
 LABEL = "label"
 UNNAMED = "LABEL_"  # what transformers calls the classes of a model that has no names for them
 
 
-def task_of(train: Dataset, name: str, text_columns: tuple[str, ...]) -> Task:
-    """Describe a task that isn't one of GLUE's by its training data.
+def task_of(train: Dataset, name: str, columns: tuple[str, ...]) -> Task:
+    """Describe a task of one's own by its training data.
 
     The labels are the names that the data set gives, or the sorted strings, or whole numbers from 0 as they are.
     Floating-point labels make a regression.
@@ -26,7 +26,7 @@ def task_of(train: Dataset, name: str, text_columns: tuple[str, ...]) -> Task:
     if isinstance(feature, ClassLabel):
         labels = tuple(feature.names)
     elif _is(feature, "float"):
-        return Task(name, text_columns, (), ("pearson", "spearmanr"))
+        return Task(name, columns, (), ("pearson", "spearmanr"))
     elif _is(feature, "string") or _is(feature, "large_string"):
         labels = tuple(sorted(set(values)))
     elif _is(feature, "int") or _is(feature, "uint") or _is(feature, "bool"):
@@ -35,7 +35,7 @@ def task_of(train: Dataset, name: str, text_columns: tuple[str, ...]) -> Task:
         raise ValueError(f"The column `{LABEL}` must hold class names, class ids or numbers, got {feature}.")
     if len(labels) < 2:
         raise ValueError(f"The train split has the one label {values[0]!r}: there is nothing to learn.")
-    return Task(name, text_columns, labels, ("accuracy",))
+    return Task(name, columns, labels, ("accuracy",))
 
 
 def label_ids(dataset: Dataset, task: Task, split: str) -> list[int] | list[float]:

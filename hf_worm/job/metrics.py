@@ -1,4 +1,4 @@
-"""GLUE's metrics on scikit-learn and scipy: nothing is downloaded, nothing is left in a cache."""
+"""The metrics of the tasks, on scikit-learn and scipy: nothing is downloaded, nothing is left in a cache."""
 
 from collections.abc import Callable, Sequence
 from tempfile import TemporaryDirectory
@@ -12,7 +12,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import EvalPrediction
 
-from hf_worm.glue.tasks import Task
+from hf_worm.job.task import Task
 
 Values = Sequence[int] | Sequence[float] | npt.NDArray[Any]
 
@@ -26,8 +26,8 @@ METRICS: dict[str, Callable[[Values, Values], float]] = {
 }
 
 
-class GlueMetric(evaluate.Metric):  # type: ignore[misc]  # until `evaluate` carries types
-    """The metrics of a task; `evaluate.load("glue", task)` without the download.
+class TaskMetric(evaluate.Metric):  # type: ignore[misc]  # until `evaluate` carries types
+    """The metrics of a task; of one of GLUE's, `evaluate.load("glue", task)` without the download.
 
     Args:
         task (`Task`): The task.
@@ -59,7 +59,7 @@ def metrics_function(task: Task, order: Sequence[int] = ()) -> Callable[[EvalPre
         task (`Task`): The task.
         order (`Sequence[int]`, *optional*): The model's id of each class of the task, where the two differ.
     """
-    metric = GlueMetric(task)
+    metric = TaskMetric(task)
     class_of = np.argsort(order)  # the task's id of each of the model's: f1 asks which class is 1
 
     def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:

@@ -3,8 +3,9 @@ import math
 import pytest
 from datasets import ClassLabel, Dataset
 
-from hf_worm.glue.labels import label_ids, task_of
-from hf_worm.glue.tasks import TASKS, Task
+from hf_worm.glue.tasks import TASKS
+from hf_worm.job.labels import label_ids, task_of
+from hf_worm.job.task import Task
 
 TEXT = ("text",)
 
@@ -28,7 +29,7 @@ def test_the_labels_make_the_task(dataset: Dataset, names: tuple[str, ...]):
     task = task_of(dataset, "mine", TEXT)
     assert task.labels == names
     assert task.is_regression == (not names)
-    assert task.text_columns == TEXT
+    assert task.columns == TEXT
 
 
 @pytest.mark.parametrize(

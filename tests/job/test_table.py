@@ -1,6 +1,6 @@
 import copy
 
-from hf_worm.glue.table import aligned, plain_table, result_table
+from hf_worm.job.table import aligned, plain_table, result_table
 
 REPORT = {
     "metrics": {

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from transformers import TrainingArguments
 
-from hf_worm.glue.output_dir import clear, find_checkpoint
+from hf_worm.job.output_dir import clear, find_checkpoint
 
 
 def training(folder: Path, resume: str | None = None) -> TrainingArguments:

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from small_data import glue_folder, judgements, write_csv
-from transformers import AutoModelForSequenceClassification, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import AutoModelForSequenceClassification
 
 from hf_worm import Ticket, WormConfig
-from hf_worm.glue import command, job
-from hf_worm.glue.command import main
-from hf_worm.glue.parsing import parse_arguments
+from hf_worm.glue.command import GLUE, main
+from hf_worm.glue.job import build_trainer
+from hf_worm.glue.tasks import TASKS
+from hf_worm.job.parsing import parse
+from hf_worm.job.task import Task
 
 Flags = Callable[..., list[str]]
 
@@ -44,13 +45,6 @@ def test_a_run_ends_with_a_table_a_report_a_card_and_a_model_with_zeros(
     for name, mask in ticket.masks.items():
         assert torch.equal(model.get_parameter(name) == 0, ~mask)
     assert ticket.sparsity == 0.5
-
-
-def test_dense_is_the_control(flags: Flags, out: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(flags(dense=True, num_train_epochs=1)) == 0
-    assert "Nothing pruned" in capsys.readouterr().out
-    assert not (out / "worm_report.json").exists() and not (out / "ticket.safetensors").exists()
-    assert "eval_accuracy" in json.loads((out / "eval_results.json").read_text())
 
 
 def test_what_was_trained_can_be_evaluated_alone(flags: Flags, out: Path, tmp_path: Path):
@@ -102,25 +96,14 @@ def test_tasks_of_glue_run_from_a_local_folder(
     assert f"GLUE {task.upper()}" in card and str(folder) not in card
 
 
-def test_accumulated_batches_give_the_loss_and_the_gradients_of_one(flags: Flags, tmp_path: Path):
-    logs = []
-    for size, accumulated in ((8, 1), (4, 2)):
-        out = tmp_path / str(size)
-        changes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulated}
-        assert main(flags(**changes, dense=True, num_train_epochs=1, logging_steps=1, output_dir=out)) == 0
-        logs.append(json.loads((out / "trainer_state.json").read_text())["log_history"][0])
-    assert logs[1]["loss"] == pytest.approx(logs[0]["loss"], rel=0.05)  # dropout differs
-    assert logs[1]["grad_norm"] == pytest.approx(logs[0]["grad_norm"], rel=0.5)
-
-
 def test_the_seed_makes_the_new_head(flags: Flags, tmp_path: Path):
     rows = [{**row, "label": f"class {i % 3}"} for i, row in enumerate(judgements(6))]
     file = write_csv(tmp_path / "three.csv", rows)
 
     def head(seed: int) -> torch.Tensor:
         changes = {"train_file": file, "validation_file": file, "ignore_mismatched_sizes": True}
-        arguments = parse_arguments(flags(seed=seed, **changes))
-        return job.build_trainer(arguments)[0].model.get_parameter("classifier.weight")
+        arguments = parse(GLUE, flags(seed=seed, **changes))
+        return build_trainer(arguments)[0].model.get_parameter("classifier.weight")
 
     assert torch.equal(head(1), head(1))
     assert not torch.equal(head(1), head(2))
@@ -135,31 +118,6 @@ def test_numbers_make_a_regression(flags: Flags, out: Path, tmp_path: Path):
     assert AutoModelForSequenceClassification.from_pretrained(out).config.problem_type == "regression"
 
 
-def test_a_used_folder_is_refused_resumed_or_overwritten(flags: Flags, out: Path, capsys: pytest.CaptureFixture[str]):
-    run = {"save_strategy": "epoch", "num_train_epochs": 3}
-    assert main(flags(**run)) == 0
-    weights = (out / "model.safetensors").read_bytes()
-    assert main(flags(**run)) == 2
-    assert "exists and is not empty" in capsys.readouterr().err
-    checkpoints = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    assert len(checkpoints) == 4  # three of the search, one of the retraining
-    (out / "model.safetensors").unlink()
-    assert main(flags(**run, resume_from_checkpoint=checkpoints[1])) == 0
-    assert (out / "model.safetensors").read_bytes() == weights
-    assert main(flags(**run, resume_from_checkpoint="last")) == 0
-    assert (out / "model.safetensors").read_bytes() == weights
-    assert main(flags(num_train_epochs=1, save_strategy="no", overwrite_output_dir=True)) == 0
-    assert get_last_checkpoint(out) is None
-
-
-def test_a_checkpoint_of_another_search_is_refused(flags: Flags, out: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(flags(save_strategy="epoch", num_train_epochs=1, retrain_epochs=0)) == 0
-    assert main(flags(resume_from_checkpoint="last", prune_ratio=0.3)) == 2
-    assert "`prune_ratio=0.5`" in capsys.readouterr().err
-    assert main(flags(resume_from_checkpoint="last", layers="value")) == 2
-    assert "value" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -167,13 +125,11 @@ def test_a_checkpoint_of_another_search_is_refused(flags: Flags, out: Path, caps
         ({"model_name_or_path": "./nowhere"}, "nowhere"),
         ({"task_name": "mprc"}, "Did you mean `mrpc`?"),
         ({"prune_ratio": 1.5}, "`prune_ratio` must be in [0, 1), got 1.5."),
-        ({"window": 1}, "`window` must be a whole number of at least 2"),
         ({"layers": "nothing"}, "nothing"),
         ({"train_file": "nowhere.csv"}, "`train_file` nowhere.csv does not exist."),
         ({"train_file": None, "validation_file": None, "dataset_name": "./nowhere"}, "./nowhere"),
         ({"max_train_samples": 0}, "`max_train_samples` must be at least 1, got 0."),
         ({"seeds": 3}, "Did you mean `--seed`?"),
-        ({"resume_from_checkpoint": "last"}, "There is no checkpoint in"),
         ({"load_best_model_at_end": True}, "load_best_model_at_end"),
         ({"task_name": "mrpc"}, "no column `sentence1`, `sentence2`"),
         ({"task_name": "stsb", "dense": True}, "no column"),
@@ -206,48 +162,20 @@ def test_wrong_data_is_one_line_and_status_2(
     assert not out.exists()
 
 
-class Interrupt(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize(("step", "hint"), [(1, "There is no checkpoint yet"), (3, "--resume_from_checkpoint last")])
-def test_ctrl_c_says_how_to_go_on(
-    flags: Flags, out: Path, step: int, hint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    def interrupted(*args: object) -> tuple[object, object]:
-        trainer, task = job.build_trainer(*args)  # type: ignore[arg-type]
-        trainer.add_callback(Interrupt(step))
-        return trainer, task
-
-    monkeypatch.setattr(command, "build_trainer", interrupted)
-    assert main(flags(save_strategy="epoch")) == 130
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("hf-worm glue: interrupted.") and hint in last
-
-
-def test_ctrl_c_while_loading_says_no_more_than_that(
-    flags: Flags, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    def interrupted(*args: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(command, "build_trainer", interrupted)
-    assert main(flags()) == 130
-    assert capsys.readouterr().err == "\nhf-worm glue: interrupted.\n"
-
-
-def test_a_bug_in_training_keeps_its_traceback(flags: Flags, monkeypatch: pytest.MonkeyPatch):
-    def broken(*args: object, **kwargs: object) -> None:
-        raise ValueError("a bug")
-
-    monkeypatch.setattr(job.WormTrainer, "training_step", broken)
-    with pytest.raises(ValueError, match="a bug"):
-        main(flags())
+@pytest.mark.parametrize(
+    ("source", "content"),
+    [
+        ("--task_name=mrpc", {"language": "en", "dataset": "GLUE MRPC", "dataset_args": "mrpc"}),
+        ("--task_name=mrpc", {"dataset_tags": "nyu-mll/glue"}),
+        ("--dataset_name=somebody/reviews", {"dataset_tags": "somebody/reviews"}),
+    ],
+)
+def test_the_card_names_what_is_on_the_hub(source: str, content: dict[str, str]):
+    arguments = parse(GLUE, ["--model_name_or_path=m", source])
+    task = TASKS.get("mrpc") if "task" in source else Task("custom", ("text",), ("a", "b"), ("accuracy",))
+    said = GLUE.card(arguments, task)
+    assert content.items() <= said.items()
+    assert said["tasks"] == "text-classification"
 
 
 def test_help_exits_with_0(capsys: pytest.CaptureFixture[str]):

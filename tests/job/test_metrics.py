@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import EvalPrediction
 
-from hf_worm.glue.metrics import METRICS, GlueMetric, metrics_function
-from hf_worm.glue.tasks import TASKS, Task
+from hf_worm.glue.tasks import TASKS
+from hf_worm.job.metrics import METRICS, TaskMetric, metrics_function
+from hf_worm.job.task import Task
 
 pairs = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=2, max_size=40)
 
@@ -18,17 +19,17 @@ pairs = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=2, ma
 def test_class_metrics_equal_their_formulas(rows: list[tuple[int, int]]):
     predictions, references = (np.array(side) for side in zip(*rows, strict=True))
     tp, fp, fn, tn = (int(((predictions == p) & (references == r)).sum()) for p, r in ((1, 1), (1, 0), (0, 1), (0, 0)))
-    result = GlueMetric(TASKS["mrpc"]).compute(predictions=predictions, references=references)
+    result = TaskMetric(TASKS["mrpc"]).compute(predictions=predictions, references=references)
     assert result["accuracy"] == pytest.approx((tp + tn) / len(rows))
     assert result["f1"] == pytest.approx(2 * tp / (2 * tp + fp + fn) if tp else 0)
     root = np.sqrt(float((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
-    result = GlueMetric(TASKS["cola"]).compute(predictions=predictions, references=references)
+    result = TaskMetric(TASKS["cola"]).compute(predictions=predictions, references=references)
     assert result == {"matthews_correlation": pytest.approx((tp * tn - fp * fn) / root if root else 0)}
 
 
 def test_correlations_equal_their_formulas():
     predictions, references = [0.5, 2.0, 1.0, 4.0, 8.0], [0.0, 1.5, 2.0, 4.0, 4.5]
-    result = GlueMetric(TASKS["stsb"]).compute(predictions=predictions, references=references)
+    result = TaskMetric(TASKS["stsb"]).compute(predictions=predictions, references=references)
     assert result["pearson"] == pytest.approx(np.corrcoef(predictions, references)[0, 1])
     ranks = [np.argsort(np.argsort(values)) for values in (predictions, references)]
     assert result["spearmanr"] == pytest.approx(np.corrcoef(*ranks)[0, 1])
@@ -37,7 +38,7 @@ def test_correlations_equal_their_formulas():
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_every_task_reports_its_metrics(task: Task):
     values = [0.5, 1.5, 1.0] if task.is_regression else [0, 1, 1]
-    result = GlueMetric(task).compute(predictions=values, references=values)
+    result = TaskMetric(task).compute(predictions=values, references=values)
     assert result == dict.fromkeys(task.metrics, pytest.approx(1.0))
     assert set(task.metrics) <= set(METRICS)
 
@@ -48,7 +49,7 @@ def test_a_metric_reaches_for_no_network_and_leaves_nothing_in_a_cache(monkeypat
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path / "metrics")
-    metric = GlueMetric(TASKS["rte"])
+    metric = TaskMetric(TASKS["rte"])
     assert isinstance(metric, evaluate.Metric)
     for _ in range(2):  # a second use begins anew
         assert metric.compute(predictions=[0, 1, 1, 0], references=[0, 1, 0, 0]) == {"accuracy": 0.75}

@@ -2,43 +2,60 @@
 
 import dataclasses
 import json
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from argparse import ArgumentDefaultsHelpFormatter, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn
 
+import torch
 import yaml  # type: ignore[import-untyped]
 from transformers import HfArgumentParser, TrainingArguments
 
 from hf_worm.config import WormConfig
-from hf_worm.glue.arguments import DataArguments, ModelArguments, RunArguments
-from hf_worm.glue.tasks import find_task
+from hf_worm.job.arguments import Arguments, D, M, RunArguments
 
-FIELDS: tuple[Any, ...] = (ModelArguments, DataArguments, RunArguments, WormConfig, TrainingArguments)
-DESCRIPTION = """\
-Prune a model while you fine-tune it on a task of GLUE, or on your own sentences: search for the early-bird ticket,
-draw it, retrain, save an ordinary checkpoint with zeros in it.
-
-  hf-worm glue --model_name_or_path bert-base-uncased --task_name mrpc --num_train_epochs 6
-  hf-worm glue arguments.yaml --seed 1
-
+# `TrainingArguments` has the first two off; a command whose job is to train and evaluate has them on. The last it has
+# on, and PyTorch warns at each phase where there is no accelerator to pin memory for.
+DEFAULTS = {"do_train": True, "do_eval": True, "dataloader_pin_memory": torch.accelerator.is_available()}
+COMMON = """\
 The arguments can stand in a JSON or YAML file; what follows it on the command line overrides it. The command trains,
 and evaluates where it can: `--do_train false` evaluates only, `--do_eval false` trains only. EB Train is
-`--truncation 1`, plain fine-tuning `--dense`. The output folder is runs/TASK unless `--output_dir` is given.
-`--resume_from_checkpoint last` goes on from the last checkpoint in it."""
+`--truncation 1`, plain fine-tuning `--dense`. `--resume_from_checkpoint last` goes on from the last checkpoint in the
+output folder, which is one in runs/ unless `--output_dir` is given."""
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """All arguments of a run; `worm` is `None` for plain fine-tuning."""
+@dataclass(frozen=True, kw_only=True)
+class CommandLine(Generic[M, D]):
+    """What a command's arguments are.
 
-    model: ModelArguments
-    data: DataArguments
-    run: RunArguments
-    training: TrainingArguments
-    worm: WormConfig | None
+    Args:
+        program (`str`): The command's name, such as `hf-worm glue`.
+        description (`str`): What `--help` begins with; what all commands have in common follows it.
+        model_arguments, data_arguments (`type`): The dataclasses of its own arguments.
+        defaults (`Mapping[str, Any]`):
+            Values of `TrainingArguments` and `WormConfig` that differ here, beside `do_train` and `do_eval`, which are
+            on in every command.
+        output_dir (`Callable`): The default output folder, from what was parsed.
+        check (`Callable`): Raises a `ValueError` at arguments that don't go together.
+        no_predict (`str`): Why there is no `do_predict`.
+    """
+
+    program: str
+    description: str
+    model_arguments: type[M]
+    data_arguments: type[D]
+    defaults: Mapping[str, Any]
+    output_dir: Callable[[Namespace], str]
+    check: Callable[[Arguments[M, D]], None]
+    no_predict: str
+
+    @property
+    def groups(self) -> tuple[Any, ...]:
+        """The dataclasses of all its arguments."""
+        return self.model_arguments, self.data_arguments, RunArguments, WormConfig, TrainingArguments
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
@@ -52,8 +69,12 @@ class _Parser(HfArgumentParser):
         raise ValueError(message)
 
 
-def parse_arguments(argv: Sequence[str]) -> Arguments:
+def parse(command: CommandLine[M, D], argv: Sequence[str]) -> Arguments[M, D]:
     """Parse flags, or a JSON or YAML file and the flags that override it.
+
+    Args:
+        command (`CommandLine`): Whose arguments they are.
+        argv (`Sequence[str]`): What follows the command's name.
 
     Raises:
         ValueError: An argument is unknown, missing or wrong.
@@ -64,28 +85,27 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     if argv and Path(argv[0]).suffix in (".json", ".yaml", ".yml"):
         argv[:1] = _flags_of_file(Path(argv[0]))
     parser = _Parser(
-        FIELDS,
-        prog="hf-worm glue",
-        usage="hf-worm glue [ARGUMENTS.json | ARGUMENTS.yaml] [--argument value ...]",
-        description=DESCRIPTION,
+        command.groups,
+        prog=command.program,
+        usage=f"{command.program} [ARGUMENTS.json | ARGUMENTS.yaml] [--argument value ...]",
+        description=f"{command.description}\n\n{COMMON}",
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
-    # `TrainingArguments` has both off; a command whose job is to train and evaluate has them on.
-    parser.set_defaults(do_train=True, do_eval=True)
+    parser.set_defaults(**DEFAULTS | deepcopy(dict(command.defaults)))
     known, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise ValueError(_unknown_argument(unknown[0]))
-    task = None if known.task_name is None else find_task(known.task_name)
-    parser.set_defaults(output_dir=f"runs/{'custom' if task is None else task.name}")
-    model, data, run, worm, training = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+        raise ValueError(_unknown_argument(unknown[0], command.groups))
+    parser.set_defaults(output_dir=command.output_dir(known))
+    parsed: tuple[Any, ...] = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    model, data, run, worm, training = parsed
     if training.do_predict:
-        raise ValueError("`do_predict` is not offered: the labels of GLUE's test sets are not public.")
+        raise ValueError(f"`do_predict` is not offered: {command.no_predict}")
     if not (training.do_train or training.do_eval):
         raise ValueError("Nothing to do: `do_train` and `do_eval` are both false.")
-    if training.do_eval and data.train_file is not None and data.validation_file is None:
-        raise ValueError("`train_file` needs `validation_file` beside it, or `--do_eval false`.")
-    return Arguments(model, data, run, training, None if run.dense else worm)
+    arguments = Arguments(model, data, run, training, None if run.dense else worm)
+    command.check(arguments)
+    return arguments
 
 
 def _flags_of_file(path: Path) -> list[str]:
@@ -117,8 +137,8 @@ def _typed(value: Any) -> Any:
         return value
 
 
-def _unknown_argument(argument: str) -> str:
+def _unknown_argument(argument: str, groups: Sequence[Any]) -> str:
     name = argument.split("=")[0]
-    names = [f"--{field.name}" for group in FIELDS for field in dataclasses.fields(group)]
+    names = [f"--{field.name}" for group in groups for field in dataclasses.fields(group)]
     close = get_close_matches(name, names, n=1)
     return f"unknown argument `{name}`." + (f" Did you mean `{close[0]}`?" if close else " `--help` lists them all.")

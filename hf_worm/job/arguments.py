@@ -1,0 +1,81 @@
+"""The arguments that every command has beside `TrainingArguments` and `WormConfig`."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Generic, TypeVar
+
+from transformers import TrainingArguments
+
+from hf_worm.config import WormConfig
+
+
+@dataclass(kw_only=True)
+class PretrainedArguments:
+    """How to get a pretrained model; each field is described by its `help`. A command adds which model."""
+
+    _argument_group_name: ClassVar[str] = "model"
+
+    config_name: str | None = field(
+        default=None, metadata={"help": "Configuration to use instead of the model's own: a Hub id or a local folder."}
+    )
+    cache_dir: str | None = field(
+        default=None, metadata={"help": "Folder for downloaded models and data, instead of the Hub's own cache."}
+    )
+    model_revision: str = field(
+        default="main", metadata={"help": "Version of the model on the Hub: a branch, a tag or a commit."}
+    )
+    token: str | None = field(
+        default=None, metadata={"help": "Hub token for private models and data, instead of the one you logged in with."}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run model code that comes with the model. Only for repositories you trust."}
+    )
+    ignore_mismatched_sizes: bool = field(
+        default=False, metadata={"help": "Begin with a new head where the model's has another number of labels."}
+    )
+
+
+@dataclass
+class RunArguments:
+    """What else there is to say about a run; each field is described by its `help`."""
+
+    _argument_group_name: ClassVar[str] = "run"
+
+    dense: bool = field(
+        default=False,
+        metadata={"help": "Plain fine-tuning without pruning, the control. The WORM settings don't count."},
+    )
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={"help": "Begin anew in an output_dir that holds an earlier run: its checkpoints and results go."},
+    )
+
+
+M = TypeVar("M", bound=PretrainedArguments)
+D = TypeVar("D")
+
+
+@dataclass(frozen=True)
+class Arguments(Generic[M, D]):
+    """All arguments of a run; `worm` is `None` for plain fine-tuning."""
+
+    model: M
+    data: D
+    run: RunArguments
+    training: TrainingArguments
+    worm: WormConfig | None
+
+
+def check_counts(arguments: object, *names: str) -> None:
+    """Refuse a count below 1; `None` stands for no limit.
+
+    Args:
+        arguments (`object`): A group of arguments.
+        names (`str`): Those of its fields that are counts.
+
+    Raises:
+        ValueError: One of them is below 1.
+    """
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}.")

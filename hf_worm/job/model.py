@@ -1,0 +1,95 @@
+"""Makes a pretrained model fit a task."""
+
+import logging
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from hf_worm.job.arguments import PretrainedArguments
+from hf_worm.job.labels import UNNAMED
+from hf_worm.job.task import Task
+
+logger = logging.getLogger(__name__)
+
+AutoClass = type[AutoModelForSequenceClassification] | type[AutoModelForImageClassification]
+
+
+def hub_options(arguments: PretrainedArguments) -> dict[str, Any]:
+    """What every `from_pretrained` takes of the arguments."""
+    return {
+        "cache_dir": arguments.cache_dir,
+        "revision": arguments.model_revision,
+        "token": arguments.token,
+        "trust_remote_code": arguments.trust_remote_code,
+    }
+
+
+def set_classes(config: PreTrainedConfig, task: Task) -> tuple[int, ...]:
+    """Make a configuration ask for the task's head, and name its classes.
+
+    Args:
+        config (`PreTrainedConfig`): As it was loaded; it is changed.
+        task (`Task`): The task.
+
+    Returns:
+        `tuple[int, ...]`: The model's id of each class of the task: a model fine-tuned elsewhere may have the same
+        classes in another order, and its head knows them by that. Empty for a regression.
+    """
+    if task.is_regression:
+        config.num_labels = 1
+        config.problem_type = "regression"
+        return ()
+    names = [name for _, name in sorted((config.id2label or {}).items())]
+    known = {label.casefold(): index for index, label in enumerate(names)}
+    wanted = [label.casefold() for label in task.labels]
+    config.num_labels = task.num_labels
+    config.problem_type = "single_label_classification"
+    if set(known) == set(wanted):
+        return tuple(known[label] for label in wanted)
+    if len(names) != task.num_labels or not task.labels[0].startswith(UNNAMED):
+        if not names[0].startswith(UNNAMED):
+            logger.warning("The model's classes were %s: they are %s now.", ", ".join(names), ", ".join(task.labels))
+        config.id2label = dict(enumerate(task.labels))
+        config.label2id = {label: index for index, label in enumerate(task.labels)}
+    return tuple(range(task.num_labels))
+
+
+def load_weights(
+    auto_class: AutoClass, name: str, config: PreTrainedConfig, arguments: PretrainedArguments
+) -> PreTrainedModel:
+    """A pretrained model, with the head that the configuration asks for.
+
+    Args:
+        auto_class (`type`): The auto class of the head.
+        name (`str`): A Hub id or a local folder.
+        config (`PreTrainedConfig`): The configuration, after [`set_classes`].
+        arguments (`PretrainedArguments`): How to get the weights, and whether a head of another size may go.
+
+    Raises:
+        ValueError: The weights don't fit the configuration, are damaged, or hold NaN.
+        OSError: They aren't there.
+    """
+    try:
+        model: PreTrainedModel = auto_class.from_pretrained(
+            name,
+            config=config,
+            ignore_mismatched_sizes=arguments.ignore_mismatched_sizes,
+            **hub_options(arguments),
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            f"The weights of {name} don't fit a head for {config.num_labels} labels ({error}) Pass "
+            "`--ignore_mismatched_sizes` to begin with a new head."
+        ) from error
+    except (ImportError, SafetensorError) as error:
+        raise ValueError(f"Can't load {name}: {error}") from error
+    for part, weight in model.state_dict().items():  # the running statistics of a BatchNorm too
+        if not weight.isfinite().all():
+            raise ValueError(f"The weights of {name} are broken: `{part}` holds NaN or infinite values.")
+    return model

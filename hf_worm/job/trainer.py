@@ -1,0 +1,67 @@
+"""The trainer of a run, checked before training starts."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.utils.data import Dataset
+from transformers import (
+    BaseImageProcessor,
+    DataCollator,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+)
+
+from hf_worm.job.arguments import Arguments
+from hf_worm.run import load_state
+from hf_worm.trainer import WormTrainer
+
+
+def make_trainer(
+    arguments: Arguments[Any, Any],
+    checkpoint: str | None,
+    *,
+    model: PreTrainedModel,
+    train_dataset: Dataset[Any],
+    eval_dataset: Dataset[Any] | dict[str, Dataset[Any]] | None,
+    processing_class: PreTrainedTokenizerBase | BaseImageProcessor | None,
+    data_collator: DataCollator,
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]],
+    callbacks: list[TrainerCallback] | None = None,
+) -> WormTrainer:
+    """A trainer with the run's settings.
+
+    Args:
+        arguments (`Arguments`): Of the run.
+        checkpoint (`str`, *optional*): What it will resume from.
+        model (`PreTrainedModel`): The model, whose loss is a mean over rows.
+        train_dataset (`Dataset`): The training split, a `Dataset` of torch or of `datasets`.
+        eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*):
+            The validation split, or the splits by the name that their metrics get, as [`validation_splits`] has them.
+        processing_class: The tokenizer or the image processor, which is saved with the model.
+        data_collator, compute_metrics, callbacks: As for `Trainer`.
+
+    Raises:
+        ValueError: The settings don't fit the model or the checkpoint, or the checkpoint is damaged.
+    """
+    if isinstance(eval_dataset, dict):
+        eval_dataset = eval_dataset.get("", eval_dataset) or None
+    trainer = WormTrainer(
+        model=model,
+        args=arguments.training,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        processing_class=processing_class,
+        data_collator=data_collator,
+        compute_metrics=compute_metrics,
+        callbacks=callbacks,
+        worm_config=arguments.worm if arguments.training.do_train else None,
+    )
+    # The loss of these heads is a mean over rows. transformers (5.23 at least) takes it for one that is divided by the
+    # size of the whole batch already, and would make it larger by the number of accumulated batches and of processes.
+    trainer.model_accepts_loss_kwargs = False
+    if checkpoint is not None and trainer.search is not None:
+        # Training would say so too, but later; what is loaded here is loaded anew there.
+        trainer.search.load_state_dict(load_state(checkpoint)[1])
+    return trainer

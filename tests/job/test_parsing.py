@@ -1,0 +1,166 @@
+import dataclasses
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_command import SMALL, Data, Model, SmallArguments
+
+from hf_worm import WormConfig
+from hf_worm.job.arguments import RunArguments
+from hf_worm.job.parsing import parse
+
+NEEDED = ["--width=8"]
+
+
+def parsed(*argv: object) -> SmallArguments:
+    return parse(SMALL, [str(argument) for argument in argv])
+
+
+def test_defaults_are_the_commands_then_the_papers_and_the_trainers():
+    arguments = parsed(*NEEDED)
+    assert arguments.worm == WormConfig(layers=["value"])
+    assert arguments.training.learning_rate == 1e-3
+    assert arguments.training.num_train_epochs == 3
+    assert arguments.training.do_train and arguments.training.do_eval
+    assert arguments.training.output_dir == "runs/32"
+    assert (arguments.model, arguments.data, arguments.run) == (Model(8), Data(), RunArguments())
+
+
+def test_flags_and_files_override_the_commands_defaults(tmp_path: Path):
+    arguments = parsed(*NEEDED, "--layers", "query", "key", "--learning_rate=0.5")
+    assert (arguments.worm, arguments.training.learning_rate) == (WormConfig(), 0.5)
+    file = tmp_path / "arguments.json"
+    file.write_text(json.dumps({"width": 8, "layers": ["query", "key"], "learning_rate": 0.5}))
+    arguments = parsed(file)
+    assert (arguments.worm, arguments.training.learning_rate) == (WormConfig(), 0.5)
+
+
+def test_what_is_done_to_one_runs_arguments_leaves_the_next_ones_alone():
+    command = replace(SMALL, defaults={"layers": ["value"], "lr_scheduler_kwargs": {"min_lr": 0.1}})
+    arguments = parse(command, NEEDED)
+    assert arguments.worm is not None and isinstance(arguments.training.lr_scheduler_kwargs, dict)
+    arguments.worm.layers.append("key")
+    arguments.training.lr_scheduler_kwargs.clear()
+    arguments = parse(command, NEEDED)
+    assert arguments.worm == WormConfig(layers=["value"])
+    assert arguments.training.lr_scheduler_kwargs == {"min_lr": 0.1}
+
+
+def test_every_group_is_parsed():
+    arguments = parsed(
+        *NEEDED, "--truncation", 1, "--layers", "query", "value", "--weight_decay", "1e-3", "--rows=64",
+        "--do_train", "--do_eval", "--output-dir", "x", "--ignore_mismatched_sizes", "--overwrite_output_dir",
+    )  # fmt: skip
+    assert arguments.worm == WormConfig.eb_train(layers=["query", "value"])
+    assert arguments.training.weight_decay == 1e-3
+    assert arguments.data.rows == 64
+    assert arguments.training.output_dir == "x"
+    assert arguments.model.ignore_mismatched_sizes
+    assert arguments.run.overwrite_output_dir
+
+
+def test_dense_runs_have_no_worm_settings():
+    assert parsed(*NEEDED, "--dense").worm is None
+
+
+def test_the_output_folder_comes_from_what_was_parsed():
+    assert parsed(*NEEDED, "--rows=5").training.output_dir == "runs/5"
+
+
+JSON = """{"width": 8, "rows": 16, "weight_decay": 2e-5, "layers": ["query", "value"], "stopping_point": 0.1,
+"eval_strategy": "no", "cache_dir": null, "do_eval": false, "dataloader_pin_memory": true,
+"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-6}}"""
+YAML = """
+width: 8
+rows: 16
+weight_decay: 2e-5    # YAML 1.1 reads a string here
+layers: [query, value]
+stopping_point: 1e-1
+eval_strategy: no     # and false here
+cache_dir: null
+do_eval: no
+dataloader_pin_memory: true
+lr_scheduler_type: cosine_with_min_lr
+lr_scheduler_kwargs:
+  min_lr: 1e-6
+"""
+
+
+@pytest.mark.parametrize(("suffix", "text"), [("json", JSON), ("yaml", YAML), ("yml", YAML)])
+def test_a_file_says_what_flags_say(tmp_path: Path, suffix: str, text: str):
+    file = tmp_path / f"arguments.{suffix}"
+    file.write_text(text)
+    arguments = parsed(file)
+    assert (arguments.model, arguments.data) == (Model(8), Data(16))
+    assert arguments.worm == WormConfig(layers=["query", "value"], stopping_point=0.1)
+    assert arguments.training.weight_decay == 2e-5
+    assert arguments.training.eval_strategy == "no"
+    assert arguments.training.do_eval is False
+    assert arguments.training.lr_scheduler_kwargs == {"min_lr": 1e-6}
+
+
+def test_flags_after_a_file_override_it(tmp_path: Path):
+    file = tmp_path / "arguments.json"
+    file.write_text(JSON)
+    arguments = parsed(file, "--seed=7", "--layers", "key", "--rows", 4)
+    assert arguments.training.seed == 7
+    assert arguments.worm == WormConfig(layers=["key"], stopping_point=0.1)
+    assert arguments.data.rows == 4
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "required: --width"),
+        ([*NEEDED, "--prune_ration=0.3"], r"unknown argument `--prune_ration`. Did you mean `--prune_ratio`\?"),
+        ([*NEEDED, "--row=3"], r"unknown argument `--row`. Did you mean `--rows`\?"),
+        ([*NEEDED, "--prune"], "unknown argument `--prune`"),
+        (["stray", *NEEDED], "unknown argument `stray`"),
+        ([*NEEDED, "--prune_ratio=1.5"], r"`prune_ratio` must be in \[0, 1\), got 1.5"),
+        ([*NEEDED, "--window=1"], "`window` must be"),
+        ([*NEEDED, "--seed=x"], "argument --seed: invalid int value: 'x'"),
+        ([*NEEDED, "--scope=all"], "argument --scope: invalid choice: 'all'"),
+        ([*NEEDED, "--eval_strategy=sometimes"], "sometimes"),
+        ([*NEEDED, "--rows=0"], "`rows` must be at least 1, got 0"),
+        ([*NEEDED, "--do_predict"], r"`do_predict` is not offered: all rows have labels\."),
+        ([*NEEDED, "--do_train=false", "--do_eval=false"], "Nothing to do"),
+        ([*NEEDED, "--sorted"], "`sorted` leaves nothing to evaluate"),
+    ],
+)
+def test_wrong_arguments_are_refused(argv: list[str], message: str):
+    with pytest.raises(ValueError, match=message):
+        parsed(*argv)
+
+
+def test_a_file_is_checked_as_flags_are(tmp_path: Path):
+    file = tmp_path / "arguments.json"
+    with pytest.raises(FileNotFoundError, match=r"arguments\.json"):
+        parsed(file)
+    for text, message in (
+        ("{", "can't be read"),
+        ('["seed"]', "must hold arguments by name, got a list"),
+        (json.dumps({"width": 8, "prune_ration": 1}), "Did you mean `--prune_ratio`"),
+        (json.dumps({"rows": 16}), "required: --width"),
+        (json.dumps({"width": 8, "seed": "x"}), "invalid int value"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            parsed(file)
+    (tmp_path / "arguments.yaml").write_text("seed: [1")
+    with pytest.raises(ValueError, match="can't be read"):
+        parsed(tmp_path / "arguments.yaml")
+
+
+def test_help_shows_every_argument_with_the_commands_defaults(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as exit:
+        parsed("--help")
+    assert exit.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: hf-worm small [ARGUMENTS.json")
+    assert "Learn an order.\n\nThe arguments can stand in a JSON or YAML file" in text
+    for group in (Model, Data, RunArguments, WormConfig):
+        assert all(f"--{field.name}" in text for field in dataclasses.fields(group))
+    words = " ".join(text.split())
+    assert "parameter names or patterns. (default: ['value'])" in words
+    assert all(f"\n{group}:\n" in text for group in ("model", "data", "run"))
