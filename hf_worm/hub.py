@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 from torch import nn
+from transformers import PreTrainedModel
 
 from hf_worm.layers import representative_layers
 from hf_worm.run import Progress
@@ -15,8 +16,9 @@ REPORT_NAME = "worm_report.json"
 TAGS = ("worm", "early-bird", "pruning")
 NOTE = (
     "The checkpoint is an ordinary dense one with zeros in it: it loads with plain `from_pretrained`, has the size of "
-    "the unpruned model and runs at its speed. Unstructured zeros save storage once compressed, and time on hardware "
-    "or kernels made for sparse matrices; they do not make a dense matrix product faster."
+    "the unpruned model and runs at its speed. Scattered zeros save storage once compressed, and time on hardware or "
+    "kernels made for sparse matrices; they do not make a dense matrix product faster. A silent channel saves both "
+    "once it is cut out of the network, which this does not do."
 )
 STAGES = {"before_draw": "before the draw", "drawn": "drawn", "retrained": "retrained"}
 
@@ -31,7 +33,8 @@ def build_report(ticket: Ticket, progress: Progress, model: nn.Module) -> dict[s
 
     Returns:
         `dict`: JSON-ready. `metrics` by stage; `search`, `draw`, `retrain`: epochs, steps and wall-clock seconds;
-        `account`: counts and shares in [0, 1] of what is pruned; `layers`: share pruned by layer; `config`.
+        `account`: counts and shares in [0, 1] of what is pruned; `layers`: share pruned by layer; `config`;
+        `loading`: what loads the checkpoint, see [`loading`].
     """
 
     def phase(name: str) -> dict[str, Any]:
@@ -57,6 +60,7 @@ def build_report(ticket: Ticket, progress: Progress, model: nn.Module) -> dict[s
     report["account"] = account(ticket, model)
     report["layers"] = {name: 1 - int(mask.count_nonzero()) / mask.numel() for name, mask in ticket.masks.items()}
     report["config"] = asdict(ticket.config)
+    report["loading"] = loading(model)
     return report
 
 
@@ -85,6 +89,24 @@ def model_name(model: nn.Module) -> str:
     return getattr(config, "_name_or_path", "") or type(model).__name__
 
 
+def loading(model: nn.Module) -> dict[str, Any]:
+    """The class whose `from_pretrained` loads a checkpoint of this model, and where it is imported from.
+
+    Args:
+        model (`nn.Module`): The model that was saved.
+
+    Returns:
+        `dict`: `module` and `class`; `trust_remote_code`, whether the checkpoint carries the model's code, in which
+        case the class is one of Transformers' Auto classes.
+    """
+    kind = type(model)
+    if isinstance(model, PreTrainedModel) and model._auto_class is not None:
+        return {"module": "transformers", "class": model._auto_class, "trust_remote_code": True}
+    top = kind.__module__.partition(".")[0]
+    module = top if top == "transformers" else kind.__module__
+    return {"module": module, "class": kind.__name__, "trust_remote_code": False}
+
+
 def extend_model_card(folder: str, repository: str | None, report: dict[str, Any]) -> None:
     """Add to the `README.md` in `folder` what the ticket prunes, how it was found, how to load the model, and tags."""
     path = Path(folder) / "README.md"
@@ -98,7 +120,8 @@ def extend_model_card(folder: str, repository: str | None, report: dict[str, Any
 
 def card_section(repository: str, report: dict[str, Any]) -> str:
     """The part of a model card that a run's report makes."""
-    search, account, config = report["search"], report["account"], report["config"]
+    search, account, config, loading = report["search"], report["account"], report["config"], report["loading"]
+    trust = ", trust_remote_code=True" if loading["trust_remote_code"] else ""
     method = "EB Train" if config["truncation"] == 1 else "WORM"
     how = (
         f"the masks had converged after {search['epochs']:.4g} epochs"
@@ -135,8 +158,8 @@ def card_section(repository: str, report: dict[str, Any]) -> str:
             _table(["layer", "pruned"], [[f"`{name}`", f"{share:.2%}"] for name, share in report["layers"].items()]),
             "### Loading",
             "```python\n"
-            f"from transformers import {report['architecture']}\n\n"
-            f'model = {report["architecture"]}.from_pretrained("{repository}")\n'
+            f"from {loading['module']} import {loading['class']}\n\n"
+            f'model = {loading["class"]}.from_pretrained("{repository}"{trust})\n'
             "```",
             "The masks, to train on with the zeros held:\n\n"
             "```python\n"

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import transformers.trainer
 from huggingface_hub import CommitInfo, ModelCard
-from training import QUERY_AND_KEY, accuracy, examples, pruned_are_zero, worm_trainer
-from transformers import BertForSequenceClassification
+from training import QUERY_AND_KEY, accuracy, examples, pruned_are_zero, same_weights, worm_trainer
+from transformers import BertForSequenceClassification, PreTrainedModel
 
-from hf_worm import Ticket, WormConfig
+from hf_worm import Ticket, TicketSearch, WormConfig
+from hf_worm.hub import build_report, extend_model_card, loading
+from hf_worm.models import CifarResNetConfig, CifarResNetForImageClassification
+from hf_worm.run import Progress
 
 FILES = {"config.json", "model.safetensors", "ticket.safetensors", "worm_config.json", "worm_history.json"}
 
@@ -145,3 +148,64 @@ def test_a_repository_is_read_as_a_folder_is(
     assert {name for _, name, _ in asked} == {"ticket.safetensors", "worm_config.json", "worm_history.json"}
     assert asked[0] == ("someone/judge", "ticket.safetensors", "v1")
     assert json.loads((tmp_path / "worm_config.json").read_text())["stopping_point"] == 0.5
+
+
+class JudgeOfItsOwn(BertForSequenceClassification):
+    """A model whose class is not transformers' own and whose checkpoints don't carry its code."""
+
+
+def report_of(model: PreTrainedModel, layers: list[str]) -> dict[str, Any]:
+    search = TicketSearch(model, WormConfig(layers=layers, window=2))
+    search.observe()
+    assert search.observe().converged
+    ticket = search.draw()
+    ticket.apply_(model)
+    return build_report(ticket, Progress(), model)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "lines"),
+    [
+        (
+            BertForSequenceClassification,
+            ["from transformers import BertForSequenceClassification", 'from_pretrained("{}")'],
+        ),
+        (JudgeOfItsOwn, ["from test_hub import JudgeOfItsOwn", 'from_pretrained("{}")']),
+        (
+            CifarResNetForImageClassification,
+            [
+                "from transformers import AutoModelForImageClassification",
+                'from_pretrained("{}", trust_remote_code=True)',
+            ],
+        ),
+    ],
+)
+def test_the_card_says_how_to_load_the_model(
+    architecture: type[PreTrainedModel], lines: list[str], bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    if issubclass(architecture, BertForSequenceClassification):
+        model, layers = architecture(bert.config), ["query"]
+    else:
+        model, layers = architecture(CifarResNetConfig(width=2, depths=[1])), ["batchnorm"]
+    report = json.loads(json.dumps(report_of(model, layers)))
+    model.save_pretrained(tmp_path)
+    (tmp_path / "README.md").write_text("# judge\n")
+    extend_model_card(str(tmp_path), str(tmp_path), report)
+    text = (tmp_path / "README.md").read_text()
+    snippet = text.partition("### Loading")[2].split("```python\n")[1].partition("```")[0]
+    assert lines[0] + "\n" in snippet and lines[1].format(tmp_path) + "\n" in snippet
+
+    namespace: dict[str, Any] = {}
+    exec(snippet, namespace)
+    assert type(namespace["model"]) is architecture
+    assert same_weights(namespace["model"].state_dict(), model.state_dict())
+
+
+def test_a_class_deep_in_a_package_is_imported_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CifarResNetForImageClassification, "_auto_class", None)
+    model = CifarResNetForImageClassification(CifarResNetConfig(width=2, depths=[1]))
+    assert loading(model) == {
+        "module": "hf_worm.models.resnet",
+        "class": "CifarResNetForImageClassification",
+        "trust_remote_code": False,
+    }
