@@ -45,6 +45,10 @@ class WormConfig:
             Optimizer steps from one sampling to the next; only with `sample_strategy="steps"`.
         retrain_epochs (`float`, *optional*, defaults to 1.0):
             Epochs of training with the ticket held, after the draw. 0: none.
+        truncate_from (`str`, *optional*, defaults to `"trigger"`):
+            `"trigger"`: truncation begins at the trigger point; `"start"`: with the first optimizer step (Table 1 of
+            the paper), until the first observation by the mask of the weights that the search began with. `margin`
+            then has nothing to decide.
 
     Raises:
         ValueError: A setting is outside its range, or contradicts another.
@@ -81,6 +85,9 @@ class WormConfig:
     retrain_epochs: float = field(
         default=1.0, metadata={"help": "Epochs of training after the draw, with the pruned weights held at 0."}
     )
+    truncate_from: Literal["trigger", "start"] = field(
+        default="trigger", metadata={"help": "Truncate from the trigger point on, or from the first step."}
+    )
 
     def __post_init__(self) -> None:
         for name in ("prune_ratio", "truncation", "stopping_point", "margin", "retrain_epochs"):
@@ -107,6 +114,7 @@ class WormConfig:
         for name, choices in (
             ("scope", ("layer", "global")),
             ("truncation_target", ("gradient", "update")),
+            ("truncate_from", ("trigger", "start")),
             ("sample_strategy", ("epoch", "steps")),
         ):
             if getattr(self, name) not in choices:

@@ -15,6 +15,7 @@ from hf_worm.config import replace_file
 
 STATE_NAME = "worm_state.safetensors"
 FORMAT = "hf_worm.state.v1"
+START = "start"  # beside the window's masks, which go by their place in it: those that a search began with
 
 
 @dataclass
@@ -61,8 +62,9 @@ class Progress:
 def save_state(folder: str | os.PathLike[str], progress: Progress, search_state: Mapping[str, Any]) -> None:
     """Write progress and the state of the search ([`TicketSearch.state_dict`]) into a checkpoint folder."""
     progress.tick()
-    masks = {f"{i}/{name}": mask for i, masks in enumerate(search_state["window"]) for name, mask in masks.items()}
-    rest = {key: value for key, value in search_state.items() if key != "window"}
+    groups = {START: search_state["start"], **{str(i): masks for i, masks in enumerate(search_state["window"])}}
+    masks = {f"{group}/{name}": mask for group, masks in groups.items() for name, mask in masks.items()}
+    rest = {key: value for key, value in search_state.items() if key not in ("window", "start")}
     metadata = {"format": FORMAT, "progress": json.dumps(asdict(progress)), "search": json.dumps(rest)}
     replace_file(Path(folder) / STATE_NAME, save(masks, metadata=metadata))
 
@@ -86,10 +88,12 @@ def load_state(folder: str | os.PathLike[str]) -> tuple[Progress, dict[str, Any]
             raise ValueError(f"its format is {metadata.get('format')!r}, this version of hf_worm reads {FORMAT!r}")
         progress = Progress(**json.loads(metadata["progress"]))
         rest = json.loads(metadata["search"])
-        window: dict[int, dict[str, Any]] = {}
+        groups: dict[str, dict[str, Any]] = {}
         for key, mask in masks.items():
-            index, _, name = key.partition("/")
-            window.setdefault(int(index), {})[name] = mask
+            group, _, name = key.partition("/")
+            groups.setdefault(group, {})[name] = mask
+        start = groups.pop(START, {})
+        window = [groups[index] for index in sorted(groups, key=int)]
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"Can't resume from {folder}: `{STATE_NAME}` is damaged ({error}).") from error
-    return progress, {**rest, "window": [window[index] for index in sorted(window)]}
+    return progress, {**rest, "window": window, "start": start}

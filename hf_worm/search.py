@@ -1,5 +1,6 @@
 """The search for an early-bird ticket: Algorithm 1 of arXiv:2406.11872, for any PyTorch loop."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -8,10 +9,11 @@ import torch
 from torch import nn
 
 from hf_worm.config import WormConfig
-from hf_worm.core.masks import NotFiniteError, count_kept, keep_masks, unpack
+from hf_worm.core.masks import NotFiniteError, count_kept, keep_masks, pack, unpack
 from hf_worm.core.truncation import Scaled, StepTruncation, scale_gradients, scale_tensor
 from hf_worm.core.window import MaskWindow, Observation
 from hf_worm.layers import RepresentativeLayer, representative_layers, require_trainable
+from hf_worm.layers.names import listed
 from hf_worm.ticket import Ticket, mismatch, read_observations, zero_units
 
 
@@ -45,6 +47,7 @@ class TicketSearch:
         require_trainable(self.layers)
         self.history: list[Observation] = []
         self._window = MaskWindow(config.window)
+        self._start: dict[str, torch.Tensor] = {}  # masks of the first step's weights, until there is an observation
         self._scales: list[torch.Tensor] | None = None  # one for each view; None: to be built for the newest mask
         self._step_truncation: StepTruncation | None = None
 
@@ -56,8 +59,7 @@ class TicketSearch:
         """
         if not self._window.masks:
             return {}
-        newest = self._window.masks[-1]
-        return {layer.name: unpack(newest[layer.name], layer.shape).to(layer.parameter.device) for layer in self.layers}
+        return self._unpacked(self._window.masks[-1])
 
     @property
     def sparsity(self) -> float:
@@ -69,8 +71,8 @@ class TicketSearch:
 
     @property
     def truncating(self) -> bool:
-        """Whether the trigger point has been reached."""
-        return bool(self.history) and self.history[-1].truncating
+        """Whether the trigger point has been reached, or need not be (`truncate_from="start"`)."""
+        return self.config.truncate_from == "start" or (bool(self.history) and self.history[-1].truncating)
 
     @property
     def converged(self) -> bool:
@@ -87,8 +89,7 @@ class TicketSearch:
             ValueError: A representative layer holds NaN or infinite weights.
         """
         config = self.config
-        masks = self._take_masks()
-        distances = self._window.push({layer.name: mask for layer, mask in zip(self.layers, masks, strict=True)})
+        distances = self._window.push(self._take_masks())
         largest = max(distances) if distances else None
         mean = sum(distances) / len(distances) if distances else None
         near = mean is not None and mean < config.stopping_point + config.margin
@@ -101,6 +102,7 @@ class TicketSearch:
             converged=self._window.full and largest is not None and largest < config.stopping_point,
         )
         self.history.append(seen)
+        self._start = {}
         self._scales = None
         return seen
 
@@ -108,7 +110,8 @@ class TicketSearch:
         """Multiply the gradients of the weights that the newest mask prunes by r: call it once per optimizer step.
 
         Does nothing before the trigger point, with r = 1, or where the optimizer's step is truncated instead
-        (`truncation_target="update"` and [`~TicketSearch.attach`]).
+        (`truncation_target="update"` and [`~TicketSearch.attach`]). With `truncate_from="start"`, the mask of the
+        weights at the first step serves until the first observation.
 
         Raises:
             RuntimeError: The target is `"update"` and no optimizer is attached.
@@ -144,6 +147,8 @@ class TicketSearch:
     def draw(self) -> Ticket:
         """Set the weights that the newest mask prunes to exactly 0, in place, and return the ticket.
 
+        Warns where the ticket leaves a layer nothing: with `scope="global"`, a high ratio or very small layers.
+
         Raises:
             RuntimeError: There is no mask yet: nothing was observed.
         """
@@ -152,6 +157,13 @@ class TicketSearch:
         masks = self.masks
         for layer in self.layers:
             zero_units(layer, ~masks[layer.name])
+        emptied = [name for name, mask in masks.items() if not mask.any()]
+        if emptied:
+            warnings.warn(
+                f"The ticket prunes all of {listed(emptied)}: nothing passes through such a layer. Prune less "
+                "(`prune_ratio`), or the same share of each layer (`scope='layer'`).",
+                stacklevel=2,
+            )
         on_cpu = {name: mask.cpu() for name, mask in masks.items()}
         return Ticket(on_cpu, self.config, list(self.history), self.converged)
 
@@ -159,10 +171,12 @@ class TicketSearch:
         """All that the search knows, for a checkpoint: tensors, numbers and strings only.
 
         `"window"`: the last masks, oldest first, each a `dict` of packed `uint8` tensors by parameter name;
-        `"shapes"`: the shapes of the masks; `"history"`: the observations; `"config"`: the settings.
+        `"start"`: the masks truncated by before the first observation, if there are any; `"shapes"`: the shapes of the
+        masks; `"history"`: the observations; `"config"`: the settings.
         """
         return {
             "window": [dict(mask) for mask in self._window.masks],
+            "start": dict(self._start),
             "shapes": {layer.name: list(layer.shape) for layer in self.layers},
             "history": [asdict(seen) for seen in self.history],
             "config": asdict(self.config),
@@ -176,7 +190,7 @@ class TicketSearch:
                 The state is of a model with other representative layers, of a search with other masks (`prune_ratio`,
                 `scope` or `window` differ), or incomplete.
         """
-        if missing := {"window", "shapes", "history", "config"} - set(state):
+        if missing := {"window", "start", "shapes", "history", "config"} - set(state):
             raise ValueError(f"The state of the search is incomplete: it lacks {sorted(missing)}.")
         here = {layer.name: tuple(layer.shape) for layer in self.layers}
         there = {name: tuple(shape) for name, shape in state["shapes"].items()}
@@ -186,6 +200,7 @@ class TicketSearch:
             history = read_observations(state["history"])
             settings = {name: state["config"][name] for name in ("prune_ratio", "scope", "window")}
             masks = [{name: mask[name].cpu() for name in here} for mask in state["window"]]
+            start = {name: state["start"][name].cpu() for name in here} if state["start"] else {}
         except (KeyError, TypeError) as error:
             raise ValueError(f"The state of the search is damaged: {error!r}.") from error
         for name, saved in settings.items():
@@ -200,17 +215,18 @@ class TicketSearch:
                 f"The state of the search is damaged: {len(history)} observations and a window of {self.config.window} "
                 f"need {min(len(history), self.config.window)} masks, got {len(masks)}."
             )
-        for mask in masks:
+        for mask in [*masks, start] if start else masks:
             for layer in self.layers:
                 unpack(mask[layer.name], layer.shape)  # raises where it is not a mask of that shape
         self.history = history
         self._window.masks.clear()
         self._window.masks.extend(masks)
+        self._start = start
         self._scales = None
 
-    def _take_masks(self) -> list[torch.Tensor]:
+    def _take_masks(self) -> dict[str, torch.Tensor]:
         try:
-            return keep_masks([layer.weight for layer in self.layers], self.config.prune_ratio, self.config.scope)
+            masks = keep_masks([layer.weight for layer in self.layers], self.config.prune_ratio, self.config.scope)
         except NotFiniteError as error:
             names = [layer.name for layer in self.layers if not layer.weight.isfinite().all()]
             raise ValueError(
@@ -218,6 +234,10 @@ class TicketSearch:
                 "no magnitude to rank, training has diverged. Lower the learning rate, clip the gradients, or train in "
                 "bf16 instead of fp16."
             ) from error
+        return {layer.name: mask for layer, mask in zip(self.layers, masks, strict=True)}
+
+    def _unpacked(self, packed: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {layer.name: unpack(packed[layer.name], layer.shape).to(layer.parameter.device) for layer in self.layers}
 
     def _current_scales(self) -> list[torch.Tensor]:
         """Factors for the views of all layers, by the newest mask; none while nothing is truncated.
@@ -225,7 +245,7 @@ class TicketSearch:
         Built at the first step after an observation: a search that has converged needs none.
         """
         if self._scales is None:
-            masks = self.masks if self.truncating and self.config.truncation != 1 else {}
+            masks = self._masks_to_truncate_by() if self.truncating and self.config.truncation != 1 else {}
             self._scales = [
                 scale_tensor(masks[layer.name], self.config.truncation, view.weight)
                 for layer in self.layers
@@ -233,6 +253,13 @@ class TicketSearch:
                 for view in layer.views
             ]
         return self._scales
+
+    def _masks_to_truncate_by(self) -> dict[str, torch.Tensor]:
+        if self.history:
+            return self.masks
+        if not self._start:
+            self._start = {name: pack(mask) for name, mask in self._take_masks().items()}
+        return self._unpacked(self._start)
 
     def _truncated_weights(self) -> Scaled:
         scales = self._current_scales() if self.config.truncation_target == "update" else []

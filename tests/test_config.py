@@ -24,6 +24,7 @@ OTHER: dict[str, Any] = {
     "sample_strategy": "steps",
     "sample_steps": 50,
     "retrain_epochs": 2.5,
+    "truncate_from": "start",
 }
 
 
@@ -46,6 +47,7 @@ def test_defaults_are_the_papers_for_transformers() -> None:
         "sample_strategy": "epoch",
         "sample_steps": None,
         "retrain_epochs": 1.0,
+        "truncate_from": "trigger",
     }
 
 
@@ -72,7 +74,11 @@ WRONG = [
     *((name, value, "must be at least 0") for name in ("margin", "retrain_epochs") for value in (-0.005, -1)),
     *(("window", value, "must be a whole number of at least 2") for value in (1, 0, -3, 3.0, "3", None, True)),
     *(("layers", value, "must be a list of strings") for value in ("query", None, 3, [1], ["query", None], {"query"})),
-    *((name, value, "must be one of") for name in ("scope", "truncation_target") for value in ("model", "", None, [])),
+    *(
+        (name, value, "must be one of")
+        for name in ("scope", "truncation_target", "truncate_from")
+        for value in ("model", "", None, [])
+    ),
     *(("sample_strategy", value, "must be one of") for value in ("no", "Epoch", None)),
 ]
 

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from torch import nn
 
 from .attention import FAMILIES, ROLES, fused_projections, in_attention
-from .names import Named, group, pattern
+from .names import Named, group, listed, pattern
 
 WORDS = (*ROLES, "batchnorm")
 LISTED = 5  # candidates, close matches or names in one message
@@ -68,9 +68,9 @@ def not_found(missing: Sequence[str], present: Sequence[str], model: nn.Module, 
     if present:
         message += f" Words that find something in this model: {_join([f'`{word}`' for word in present], 'and')}."
     if entries:
-        listed = "".join(f"\n  `{entry}`: {_describe(groups[entry])}" for entry in entries[:LISTED])
+        candidates = "".join(f"\n  `{entry}`: {_describe(groups[entry])}" for entry in entries[:LISTED])
         more = f"\n  and {len(entries) - LISTED} more" if len(entries) > LISTED else ""
-        message += f" Candidates:{listed}{more}"
+        message += f" Candidates:{candidates}{more}"
     return ValueError(message)
 
 
@@ -89,8 +89,7 @@ def frozen(names: Sequence[str], total: int) -> ValueError:
         names (`Sequence[str]`): Names of the frozen layers.
         total (`int`): How many layers are watched in all.
     """
-    listed = ", ".join(f"`{name}`" for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    message = f"{len(names)} of {total} representative layers are frozen (`requires_grad=False`): {listed}. "
+    message = f"{len(names)} of {total} representative layers are frozen (`requires_grad=False`): {listed(names)}. "
     if any(".base_layer." in name for name in names):
         message += (
             "The adapter around them trains and the base weight does not, so its mask never moves and there is nothing "

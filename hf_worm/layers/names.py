@@ -1,6 +1,6 @@
 """Parameter names as the user knows them, and the patterns that stand for many of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -44,6 +44,12 @@ def pattern(name: str) -> str:
 def matches(name: str, entry: str) -> bool:
     """Whether an entry of `layers`, a parameter's name or a shell-style pattern, means this name."""
     return name == entry or fnmatchcase(name, entry)
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first names, each in backticks, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(f"`{name}`" for name in names[:most]) + more
 
 
 def group(chosen: Named, named: Named) -> dict[str, list[nn.Parameter]]:
