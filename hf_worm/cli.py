@@ -11,12 +11,14 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from hf_worm import __version__
 from hf_worm.glue import command as glue
 from hf_worm.glue import demo
+from hf_worm.image import command as image
 from hf_worm.layers import representative_layers
 
 DESCRIPTION = """\
 Prune while you fine-tune: early-bird tickets and WORM gradient truncation.
 
   hf-worm glue     fine-tune, prune and retrain a model on a task of GLUE, or on your own sentences
+  hf-worm image    train, prune and retrain an image classifier
   hf-worm layers   show which layers of a model would be watched and pruned
   hf-worm demo     the whole method on a small pretrained BERT, offline, in a few minutes
 
@@ -32,10 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         `int`: The exit status: 0 for done, 2 for wrong arguments, 130 for interrupted.
     """
-    commands: dict[str, Callable[[Sequence[str]], int]] = {"glue": glue.main, "layers": show_layers, "demo": demo.main}
+    commands: dict[str, Callable[[Sequence[str]], int]] = {
+        "glue": glue.main,
+        "image": image.main,
+        "layers": show_layers,
+        "demo": demo.main,
+    }
     parser = ArgumentParser("hf-worm", description=DESCRIPTION, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument("command", choices=list(commands), metavar="{glue,layers,demo}")
+    parser.add_argument("command", choices=list(commands), metavar=f"{{{','.join(commands)}}}")
     argv = list(sys.argv[1:] if argv is None else argv)
     return commands[parser.parse_args(argv[:1]).command](argv[1:])
 
