@@ -9,7 +9,6 @@ import argparse
 import copy
 import json
 import os
-import platform
 import random
 import statistics
 import tempfile
@@ -21,7 +20,7 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
-import transformers
+from machine import machine
 from torch import nn
 from torch.nn.utils import prune
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
@@ -191,22 +190,6 @@ def steps(model: BertForSequenceClassification, blocks: int, batch: int, length:
         "step": ratio(times, "truncating", "plain"),
         "share": statistics.median(truncations) / statistics.median(times["plain"]),
     }
-
-
-def machine() -> dict[str, Any]:
-    model = next((line.partition(":")[2].strip() for line in _cpu_info() if line.startswith("model name")), "")
-    return {
-        "cpu": model or platform.processor(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _cpu_info() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def table(results: dict[str, Any]) -> str:

@@ -1,0 +1,25 @@
+"""What a measurement was made on."""
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+
+def machine() -> dict[str, Any]:
+    """Processor, threads and versions, as the results of a benchmark record them."""
+    model = next((line.partition(":")[2].strip() for line in _cpu_info() if line.startswith("model name")), "")
+    return {
+        "cpu": model or platform.processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_info() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
