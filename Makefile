@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench glue-sst2 glue-mrpc glue-rte clean
+.PHONY: help setup demo test check bench glue-sst2 glue-mrpc glue-rte cifar10 clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,12 +31,17 @@ check: setup ## Check style and types
 
 bench: setup ## Measure speed: ratios within one run, into benchmarks/results
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/data_pipeline.py
 
 glue-sst2: setup ## The paper's settings on SST-2: EB Train and WORM (MODEL=, DATASET=, SEEDS=, OUTPUT=)
 glue-mrpc: setup ## The same on MRPC
 glue-rte: setup ## The same on RTE
 glue-sst2 glue-mrpc glue-rte:
 	PYTHON=$(abspath $(BIN))/python sh glue_scripts/$(@:glue-%=%).sh
+
+cifar10: setup ## The paper's CNNs on CIFAR-10: EB Train and WORM (DATASET=, SEEDS=, OUTPUT=)
+	for model in resnet18 vgg11_bn; do HF_WORM=$(BIN)/hf-worm benchmarks/cnn.sh cifar10-$$model --model $$model \
+	    --dataset_name $(or $(DATASET),uoft-cs/cifar10) || exit 1; done
 
 clean: ## Remove .venv and what tools left behind
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

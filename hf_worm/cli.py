@@ -3,10 +3,17 @@
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+)
 
 from hf_worm import __version__
 from hf_worm.glue import command as glue
@@ -81,12 +88,16 @@ def show_layers(argv: Sequence[str]) -> int:
 
 
 def without_weights(config: PreTrainedConfig, trust_remote_code: bool = False) -> nn.Module:
-    """The model of a configuration on the `meta` device: a classifier, as `hf-worm glue` makes it, if there is one."""
+    """The model of a configuration on the `meta` device: a classifier, as the commands train it, if there is one.
+
+    Raises:
+        ValueError: No Auto class knows the architecture.
+    """
+    model: nn.Module
     with torch.device("meta"):
-        try:
-            model: nn.Module = AutoModelForSequenceClassification.from_config(  # type: ignore[no-untyped-call]
-                config, trust_remote_code=trust_remote_code
-            )
-        except ValueError:  # the architecture has no classifier of sequences
-            model = AutoModel.from_config(config, trust_remote_code=trust_remote_code)  # type: ignore[no-untyped-call]
-    return model
+        for auto in (AutoModelForSequenceClassification, AutoModelForImageClassification):
+            with suppress(ValueError):  # the architecture has no such head
+                model = auto.from_config(config, trust_remote_code=trust_remote_code)  # type: ignore[no-untyped-call]
+                return model
+        model = AutoModel.from_config(config, trust_remote_code=trust_remote_code)  # type: ignore[no-untyped-call]
+        return model

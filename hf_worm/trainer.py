@@ -1,9 +1,7 @@
 """`WormTrainer`: a `Trainer` that searches for a ticket while it trains, draws it, and retrains with it held."""
 
 import copy
-import json
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +12,9 @@ from transformers import Trainer
 from transformers.trainer_utils import TrainOutput, has_length, set_seed
 
 from hf_worm.callback import PhaseCallback, observation_line
-from hf_worm.config import WormConfig, replace_file
+from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
-from hf_worm.hub import REPORT_NAME, build_report, extend_model_card
-from hf_worm.phases import PhasedTrainerMixin
+from hf_worm.reporting import ReportingTrainerMixin
 from hf_worm.run import Progress, load_state
 from hf_worm.search import TicketSearch
 from hf_worm.ticket import Ticket
@@ -26,7 +23,7 @@ from hf_worm.ticket import Ticket
 SUPPORTED = {DistributedType.NO} | {kind for kind in DistributedType if kind.startswith("MULTI_")}
 
 
-class WormTrainerMixin(PhasedTrainerMixin):
+class WormTrainerMixin(ReportingTrainerMixin):
     """Gives any `Trainer` subclass the three phases search → draw → retrain: `class My(WormTrainerMixin, Theirs): ...`
 
     [`~WormTrainerMixin.train`] runs all three; [`~WormTrainerMixin.search_ticket`], [`~WormTrainerMixin.draw_ticket`]
@@ -50,8 +47,6 @@ class WormTrainerMixin(PhasedTrainerMixin):
     def __init__(self, *args: Any, worm_config: WormConfig | None = None, **kwargs: Any) -> None:
         self.worm_config = worm_config
         self.search: TicketSearch | None = None
-        self.ticket: Ticket | None = None
-        self._stage: str | None = None  # name of the evaluation around the draw that is running
         super().__init__(*args, **kwargs)
         if worm_config is not None:
             self._refuse_unsupported()
@@ -250,32 +245,6 @@ class WormTrainerMixin(PhasedTrainerMixin):
         if self.is_world_process_zero():
             tqdm.write(observation_line(seen, self._config, self.state.epoch or 0.0))
 
-    # Around the draw.
-
-    def _evaluate_stage(self, stage: str) -> None:
-        if self.eval_dataset is None:
-            return
-        in_train = self.is_in_train
-        self._stage, self.is_in_train = stage, True  # out of training, `fp16_full_eval` would cast the weights for good
-        try:
-            metrics = self.evaluate()
-        finally:
-            self._stage, self.is_in_train = None, in_train
-        self.progress.metrics[stage] = {
-            name.removeprefix("eval_"): value
-            for name, value in metrics.items()
-            if name.startswith("eval_") and not name.endswith(("_runtime", "_per_second", "_preparation_time"))
-        }
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The parent's; the evaluations around the draw go by names of their own, such as `eval_drawn_accuracy`.
-
-        The last one, after retraining, is the result of the run, and goes by the plain ones.
-        """
-        if self._stage in ("before_draw", "drawn"):
-            logs = {name.replace("eval_", f"eval_{self._stage}_", 1): value for name, value in logs.items()}
-        super().log(logs, start_time)
-
     # What is saved.
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -297,41 +266,6 @@ class WormTrainerMixin(PhasedTrainerMixin):
             self.ticket.save_pretrained(self._output_dir)  # the parent copies the weights alone
         super()._push_from_checkpoint(checkpoint_folder)
 
-    def create_model_card(
-        self,
-        language: str | None = None,
-        license: str | None = None,
-        tags: str | list[str] | None = None,
-        model_name: str | None = None,
-        finetuned_from: str | None = None,
-        tasks: str | list[str] | None = None,
-        dataset_tags: str | list[str] | None = None,
-        dataset: str | list[str] | None = None,
-        dataset_args: str | list[str] | None = None,
-    ) -> None:
-        """The parent's card, and what the ticket prunes, how it was found, what it cost, and how to load the model."""
-        super().create_model_card(
-            language=language,
-            license=license,
-            tags=tags,
-            model_name=model_name,
-            finetuned_from=finetuned_from,
-            tasks=tasks,
-            dataset_tags=dataset_tags,
-            dataset=dataset,
-            dataset_args=dataset_args,
-        )
-        if self.ticket is not None and self.is_world_process_zero():
-            extend_model_card(self._output_dir, self.hub_model_id or self.args.hub_model_id, self.report())
-
-    def report(self) -> dict[str, Any]:
-        """What the run did, as `worm_report.json` has it: metrics, phases, observations and the account of weights."""
-        return build_report(self._drawn, self.progress, self._trained_model)
-
-    def _write_report(self) -> None:
-        if self.is_world_process_zero():
-            replace_file(Path(self._output_dir) / REPORT_NAME, json.dumps(self.report(), indent=2) + "\n")
-
     # What must be there by now.
 
     @property
@@ -345,12 +279,6 @@ class WormTrainerMixin(PhasedTrainerMixin):
         if self.search is None:
             raise RuntimeError("This trainer has no `worm_config`: it can `train()`, as its parent class does.")
         return self.search
-
-    @property
-    def _drawn(self) -> Ticket:
-        if self.ticket is None:
-            raise RuntimeError("There is no ticket yet: call `search_ticket()` and `draw_ticket()` first.")
-        return self.ticket
 
 
 class WormTrainer(WormTrainerMixin, Trainer):

@@ -9,11 +9,12 @@ from training import QUERY_AND_KEY
 from transformers import BertForSequenceClassification, GPT2Config, ResNetConfig, T5Config
 
 from hf_worm import __version__, cli
+from hf_worm.models import CifarResNetConfig
 
 HF_WORM = Path(sys.executable).with_name("hf-worm")
 
 
-@pytest.mark.parametrize("command", [[], ["glue"], ["layers"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["glue"], ["image"], ["layers"], ["demo"]])
 def test_help_of_each_command(command: list[str]) -> None:
     done = subprocess.run([HF_WORM, *command, "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -57,7 +58,10 @@ def test_layers_by_pattern_and_of_a_model_without_a_classifier_of_sequences(
     assert "5 layers" in capsys.readouterr().out, "query of two self-attentions and a cross-attention, two wo"
     ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1]).save_pretrained(tmp_path / "resnet")
     assert cli.main(["layers", str(tmp_path / "resnet"), "--layers", "batchnorm"]) == 0
-    assert "`ResNetModel`" in capsys.readouterr().out
+    assert "`ResNetForImageClassification`" in capsys.readouterr().out
+    CifarResNetConfig().save_pretrained(tmp_path / "resnet18")
+    assert cli.main(["layers", str(tmp_path / "resnet18"), "--layers", "batchnorm"]) == 0
+    assert "20 layers, 9,600 weights: 0.1% of the 11,173,962 of `CifarResNet" in capsys.readouterr().out
 
 
 def test_layers_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
