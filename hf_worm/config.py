@@ -134,7 +134,11 @@ class WormConfig:
 
     @classmethod
     def cnn(cls, **changes: Any) -> "WormConfig":
-        """The paper's settings for CNNs: BatchNorm channels, s = 0.1, δ = 0.05, l = 5."""
+        """The paper's settings for CNNs: BatchNorm channels, s = 0.1, δ = 0.05, l = 5.
+
+        `WormConfig.cnn(truncation=1.0, scope="global")` is EB Train as it was published, with one threshold over the
+        scales of all BatchNorms.
+        """
         return cls(**{"layers": ["batchnorm"], "stopping_point": 0.1, "margin": 0.05, "window": 5, **changes})
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:

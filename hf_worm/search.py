@@ -201,7 +201,7 @@ class TicketSearch:
             settings = {name: state["config"][name] for name in ("prune_ratio", "scope", "window")}
             masks = [{name: mask[name].cpu() for name in here} for mask in state["window"]]
             start = {name: state["start"][name].cpu() for name in here} if state["start"] else {}
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"The state of the search is damaged: {error!r}.") from error
         for name, saved in settings.items():
             now = getattr(self.config, name)

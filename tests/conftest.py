@@ -8,11 +8,13 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 import copy
 import random
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 from torch import nn
+from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForSequenceClassification
 
 torch.set_num_threads(1)  # the tensors are tiny, and threads only get in each other's way
@@ -25,6 +27,12 @@ def _seed() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the data sets that the tests make out of the user's cache."""
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +71,29 @@ class Attention(nn.Module):
 def model() -> nn.Sequential:
     """A classifier in plain PyTorch, `(batch, 4, 8)` to `(batch, 2)`: two attentions with query, key and value."""
     return nn.Sequential(Attention(8), Attention(8), nn.Flatten(), nn.Linear(32, 2))
+
+
+class SmallCNN(nn.Module):
+    """A convolution and a residual block of two, each with its BatchNorm: `(batch, 1, 8, 8)` to two labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution1 = nn.Conv2d(1, 16, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(16)
+        self.convolution2 = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(16)
+        self.convolution3 = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.norm3 = nn.BatchNorm2d(16)
+        self.classifier = nn.Linear(16, 2)
+
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        x = self.norm1(self.convolution1(pixel_values)).relu()
+        x = (x + self.norm3(self.convolution3(self.norm2(self.convolution2(x)).relu()))).relu()
+        logits = self.classifier(x.mean((2, 3)))
+        return {"logits": logits} if labels is None else {"loss": cross_entropy(logits, labels), "logits": logits}
+
+
+@pytest.fixture
+def cnn() -> SmallCNN:
+    """An image classifier in plain PyTorch with three BatchNorms, `norm1` to `norm3`, all γ 1 as they come."""
+    return SmallCNN()

@@ -1,4 +1,4 @@
-"""`WormTrainer` against a line-by-line transcription of the paper's Algorithm 1 in plain PyTorch."""
+"""`WormTrainer`, a plain loop with `TicketSearch`, and a line-by-line transcription of the paper's Algorithm 1."""
 
 import copy
 from pathlib import Path
@@ -7,12 +7,23 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from training import QUERY_AND_KEY, examples, same_weights, weights, without_dropout, worm_trainer
+from torch.utils.data import default_collate
+from training import BATCHNORMS, QUERY_AND_KEY, examples, images, same_weights, weights, without_dropout, worm_trainer
 from transformers import BertForSequenceClassification, get_scheduler
 
-from hf_worm import WormConfig
+from hf_worm import TicketSearch, WormConfig, WormTrainer
 
 BATCH = 8
+Rows = list[dict[str, Any]]
+Masks = dict[str, torch.Tensor]
+
+
+def watched_units(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """By the name of what is scored, what is truncated and drawn: a query or key alone, γ of a BatchNorm with its β."""
+    parameters = dict(model.named_parameters())
+    parts = {name: [name] for name in QUERY_AND_KEY}
+    parts |= {f"{norm}.weight": [f"{norm}.weight", f"{norm}.bias"] for norm in BATCHNORMS}
+    return {name: [parameters[part] for part in parts[name]] for name in parts if name in parameters}
 
 
 def naive_mask(weight: torch.Tensor, prune_ratio: float) -> torch.Tensor:
@@ -22,67 +33,184 @@ def naive_mask(weight: torch.Tensor, prune_ratio: float) -> torch.Tensor:
     return mask.view(weight.shape)
 
 
-def naive_masks(watched: dict[str, nn.Parameter], config: WormConfig) -> dict[str, torch.Tensor]:
+def naive_masks(watched: dict[str, list[nn.Parameter]], config: WormConfig) -> Masks:
+    scored = {name: parts[0].detach() for name, parts in watched.items()}
     if config.scope == "layer":
-        return {name: naive_mask(weight, config.prune_ratio) for name, weight in watched.items()}
-    together = naive_mask(torch.cat([weight.detach().flatten() for weight in watched.values()]), config.prune_ratio)
-    parts = together.split([weight.numel() for weight in watched.values()])
-    return {name: part.view(watched[name].shape) for name, part in zip(watched, parts, strict=True)}
+        return {name: naive_mask(weight, config.prune_ratio) for name, weight in scored.items()}
+    together = naive_mask(torch.cat([weight.flatten() for weight in scored.values()]), config.prune_ratio)
+    masks = together.split([weight.numel() for weight in scored.values()])
+    return {name: mask.view(scored[name].shape) for name, mask in zip(scored, masks, strict=True)}
 
 
-def naive_distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+def naive_distance(first: Masks, second: Masks) -> float:
     differing = sum(int((first[name] != second[name]).sum()) for name in first)
     return differing / sum(mask.numel() for mask in first.values())
+
+
+def batches_of(rows: Rows) -> list[dict[str, torch.Tensor]]:
+    return [default_collate(rows[i : i + BATCH]) for i in range(0, len(rows), BATCH)]
+
+
+def decay(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    return get_scheduler("linear", optimizer, num_warmup_steps=0, num_training_steps=steps)
 
 
 def algorithm_1(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    rows: Rows,
     config: WormConfig,
     epochs: int,
     max_grad_norm: float,
 ) -> dict[str, Any]:
-    rows = examples()
-    batches = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
-    schedule = get_scheduler("linear", optimizer, num_warmup_steps=0, num_training_steps=epochs * len(batches))
-    watched = {name: parameter for name, parameter in model.named_parameters() if name in QUERY_AND_KEY}
-    masks: list[dict[str, torch.Tensor]] = []
-    all_distances = []
-    trigger = None
+    batches = batches_of(rows)
+    schedule = decay(optimizer, epochs * len(batches))
+    watched = watched_units(model)
+    newest = naive_masks(watched, config)  # of the first weights: only for `truncate_from="start"`
+    truncating = config.truncate_from == "start"
+    converged = False
+    window: list[Masks] = []
+    all_distances, all_truncating = [], []
     model.train()
-    for epoch in range(epochs):
+    for _ in range(epochs):
         for batch in batches:
-            ids = torch.stack([row["input_ids"] for row in batch])
-            labels = torch.tensor([row["labels"] for row in batch])
-            model(input_ids=ids, labels=labels).loss.backward()
-            old = {name: weight.detach().clone() for name, weight in watched.items()}
-            if trigger is not None and config.truncation_target == "gradient":
-                for name, weight in watched.items():
-                    weight.grad[~masks[-1][name]] *= config.truncation
+            model(**batch)["loss"].backward()
+            old = {part: part.detach().clone() for parts in watched.values() for part in parts}
+            if truncating and config.truncation_target == "gradient":
+                for name, parts in watched.items():
+                    for part in parts:
+                        part.grad[~newest[name]] *= config.truncation
             if max_grad_norm:
                 nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
             optimizer.step()
-            if trigger is not None and config.truncation_target == "update":
-                for name, weight in watched.items():
-                    pruned = ~masks[-1][name]
-                    small = old[name] + config.truncation * (weight.data - old[name])
-                    weight.data[pruned] = small[pruned]
+            if truncating and config.truncation_target == "update":
+                for name, parts in watched.items():
+                    for part in parts:
+                        small = old[part].lerp(part.data, config.truncation)  # old + r · (new - old)
+                        part.data[~newest[name]] = small[~newest[name]]
             schedule.step()
             optimizer.zero_grad()
-        masks = [*masks, naive_masks(watched, config)][-config.window :]
-        distances = [naive_distance(older, masks[-1]) for older in masks[:-1]]
+        newest = naive_masks(watched, config)
+        window = [*window, newest][-config.window :]
+        distances = [naive_distance(older, newest) for older in window[:-1]]
+        if distances and sum(distances) / len(distances) < config.stopping_point + config.margin:
+            truncating = True
         all_distances.append(tuple(distances))
-        if distances and sum(distances) / len(distances) < config.stopping_point + config.margin and trigger is None:
-            trigger = epoch
-        if len(masks) == config.window and max(distances) < config.stopping_point:
+        all_truncating.append(truncating)
+        if len(window) == config.window and max(distances) < config.stopping_point:
+            converged = True
             break
-    return {"masks": masks[-1], "distances": all_distances, "trigger": trigger, "epochs": epoch + 1}
+    return {"masks": newest, "distances": all_distances, "truncating": all_truncating, "converged": converged}
+
+
+def draw_and_retrain(
+    model: nn.Module, optimizer: torch.optim.Optimizer, rows: Rows, masks: Masks, max_grad_norm: float
+) -> None:
+    """The lines after the algorithm's loop, with an epoch of retraining."""
+    batches = batches_of(rows)
+    schedule = decay(optimizer, len(batches))
+    watched = watched_units(model)
+    for batch in [None, *batches]:  # the draw, and a draw after every step
+        if batch is not None:
+            model(**batch)["loss"].backward()
+            nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+        for name, parts in watched.items():
+            for part in parts:
+                part.data[~masks[name]] = 0
+
+
+def plain_loop(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rows: Rows,
+    epochs: int,
+    max_grad_norm: float,
+    search: TicketSearch | None = None,
+) -> None:
+    """As a user writes it; without a search it is the loop of the retraining."""
+    batches = batches_of(rows)
+    schedule = decay(optimizer, epochs * len(batches))
+    if search is not None:
+        search.attach(optimizer)
+    model.train()
+    for _ in range(epochs):
+        for batch in batches:
+            model(**batch)["loss"].backward()
+            if search is not None:
+                search.truncate_gradients()
+            if max_grad_norm:
+                nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+        if search is not None and search.observe().converged:
+            break
 
 
 def make_optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer:
-    if name == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
-    return torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.01)
+    transformer = isinstance(model, BertForSequenceClassification)
+    if name == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=2e-3 if transformer else 0.01, weight_decay=0.01)
+    watched = [part for parts in watched_units(model).values() for part in parts]
+    others = [parameter for parameter in model.parameters() if all(parameter is not part for part in watched)]
+    rates = (1.0, 1e-3) if transformer else (0.05, 0.05)  # SGD moves BERT's queries and keys at a rate of their own
+    groups = [{"params": parameters, "lr": rate} for parameters, rate in zip((watched, others), rates, strict=True)]
+    return torch.optim.SGD(groups, momentum=0.9, weight_decay=5e-4)
+
+
+def awake(bert: BertForSequenceClassification) -> BertForSequenceClassification:
+    """Without dropout, and with the weights around queries and keys so large that these have gradients to move by."""
+    for name, module in bert.named_modules():
+        if isinstance(module, nn.Linear) and f"{name}.weight" not in QUERY_AND_KEY:
+            module.weight.data.mul_(10)
+    return without_dropout(bert)
+
+
+def rows_for(model: nn.Module) -> Rows:
+    return examples() if isinstance(model, BertForSequenceClassification) else images()
+
+
+def sequential_trainer(
+    model: nn.Module, folder: Path, config: WormConfig, optimizer: str, epochs: int, max_grad_norm: float
+) -> WormTrainer:
+    return worm_trainer(
+        model,
+        folder,
+        config,
+        train_dataset=rows_for(model),
+        optimizers=(make_optimizer(optimizer, model), None),
+        num_train_epochs=epochs,
+        max_grad_norm=max_grad_norm,
+        train_sampling_strategy="sequential",
+    )
+
+
+def check_three_ways(
+    model: nn.Module, folder: Path, config: WormConfig, optimizer: str, epochs: int, max_grad_norm: float
+) -> None:
+    by_the_paper, by_hand = copy.deepcopy(model), copy.deepcopy(model)
+    rows = rows_for(model)
+    plain = make_optimizer(optimizer, by_the_paper)
+    expected = algorithm_1(by_the_paper, plain, rows, config, epochs, max_grad_norm)
+    search = TicketSearch(by_hand, config)
+    plain_loop(by_hand, make_optimizer(optimizer, by_hand), rows, epochs, max_grad_norm, search)
+    trainer = sequential_trainer(model, folder, config, optimizer, epochs, max_grad_norm)
+    trainer.search_ticket()
+
+    assert any(max(distances, default=0) > 0 for distances in expected["distances"]), "no mask moved"
+    assert any(expected["truncating"][:-1]), "no step was truncated: the settings show nothing"
+    for found in (search, trainer.search):
+        assert [seen.distances for seen in found.history] == expected["distances"]
+        assert [seen.truncating for seen in found.history] == expected["truncating"]
+        assert [seen.converged for seen in found.history[:-1]] == [False] * (len(expected["distances"]) - 1)
+        assert found.converged == expected["converged"]
+        assert found.masks.keys() == expected["masks"].keys()
+        assert all(torch.equal(mask, expected["masks"][name]) for name, mask in found.masks.items())
+    assert same_weights(weights(model), weights(by_hand))
+    assert same_weights(weights(model), weights(by_the_paper))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -93,39 +221,64 @@ def make_optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer:
         {"truncation": 1.0},
         {"truncation": 0.003, "scope": "global", "prune_ratio": 0.8},
         {"truncation": 0.003, "truncation_target": "update"},
+        {"truncation": 0.003, "truncate_from": "start"},
     ],
-    ids=["worm", "eb-train", "global", "update"],
+    ids=["worm", "eb-train", "global", "update", "start"],
 )
-@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0], ids=["unclipped", "clipped"])
-def test_trainer_equals_the_transcription_bit_for_bit(
+@pytest.mark.parametrize("max_grad_norm", [0.0, 3.0], ids=["unclipped", "clipped"])
+def test_bert_goes_the_same_three_ways_bit_for_bit(
     bert: BertForSequenceClassification, tmp_path: Path, optimizer: str, changes: dict[str, Any], max_grad_norm: float
 ) -> None:
-    config = WormConfig(stopping_point=0.04, margin=0.06, retrain_epochs=0, **changes)
-    without_dropout(bert)
-    twin = copy.deepcopy(bert)
-    plain = make_optimizer(optimizer, twin)
-    expected = algorithm_1(twin, plain, config, epochs=6, max_grad_norm=max_grad_norm)
+    config = WormConfig(stopping_point=0.04, margin=0.02, **changes)
+    check_three_ways(awake(bert), tmp_path, config, optimizer, epochs=6, max_grad_norm=max_grad_norm)
 
-    hooked = make_optimizer(optimizer, bert)
-    trainer = worm_trainer(
-        bert,
-        tmp_path,
-        config,
-        optimizers=(hooked, None),
-        num_train_epochs=6,
-        max_grad_norm=max_grad_norm,
-        train_sampling_strategy="sequential",
-    )
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"truncation": 1.0, "scope": "global"},
+        {"scope": "global", "prune_ratio": 0.7},
+        {"truncation_target": "update"},
+        {"truncate_from": "start"},
+        {"truncate_from": "start", "scope": "global", "truncation_target": "update"},
+    ],
+    ids=["worm", "eb-train", "global", "update", "start", "start-global-update"],
+)
+def test_a_cnn_goes_the_same_three_ways_bit_for_bit(
+    cnn: nn.Module, tmp_path: Path, optimizer: str, changes: dict[str, Any]
+) -> None:
+    check_three_ways(cnn, tmp_path, WormConfig.cnn(**changes), optimizer, epochs=9, max_grad_norm=1.0)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("kind", ["bert", "cnn"])
+def test_the_draw_and_the_retraining_go_the_same_three_ways_bit_for_bit(
+    bert: BertForSequenceClassification, cnn: nn.Module, tmp_path: Path, kind: str, optimizer: str
+) -> None:
+    model, preset = {"bert": (awake(bert), WormConfig), "cnn": (cnn, WormConfig.cnn)}[kind]
+    config = preset(stopping_point=0.9, window=3)  # a short search
+    by_the_paper, by_hand = copy.deepcopy(model), copy.deepcopy(model)
+    rows = rows_for(model)
+    searched = algorithm_1(by_the_paper, make_optimizer(optimizer, by_the_paper), rows, config, 4, 1.0)
+    draw_and_retrain(by_the_paper, make_optimizer(optimizer, by_the_paper), rows, searched["masks"], 1.0)
+
+    search = TicketSearch(by_hand, config)
+    plain_loop(by_hand, make_optimizer(optimizer, by_hand), rows, 4, 1.0, search)
+    ticket, fresh = search.draw(), make_optimizer(optimizer, by_hand)
+    drawn = weights(by_hand)
+    ticket.hold(by_hand, fresh)
+    plain_loop(by_hand, fresh, rows, 1, 1.0)
+
+    trainer = sequential_trainer(model, tmp_path, config, optimizer, 4, 1.0)
     trainer.search_ticket()
-
-    history = trainer.search.history
-    assert [seen.distances for seen in history] == expected["distances"]
-    assert len(history) == expected["epochs"]
-    assert expected["epochs"] > 1, "a search of one epoch would show nothing"
-    assert next(seen.index for seen in history if seen.truncating) == expected["trigger"]
-    assert expected["trigger"] + 1 < expected["epochs"], "nothing was truncated: the settings show nothing"
-    assert all(torch.equal(trainer.search.masks[name], expected["masks"][name]) for name in QUERY_AND_KEY)
-    if config.truncation_target == "gradient":
-        assert same_weights(weights(bert), weights(twin))
-    else:  # lerp and the formula round differently
-        torch.testing.assert_close(weights(bert), weights(twin), rtol=1e-5, atol=1e-7)
+    trainer.draw_ticket()
+    assert same_weights(weights(model), drawn)
+    trainer.retrain()
+    assert same_weights(weights(model), weights(by_hand))
+    assert same_weights(weights(model), weights(by_the_paper))
+    assert not same_weights(weights(model), drawn)
+    assert trainer.ticket.history == ticket.history and trainer.ticket.converged and ticket.converged
+    for name, mask in searched["masks"].items():
+        assert torch.equal(trainer.ticket.masks[name], mask) and torch.equal(ticket.masks[name], mask)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training import QUERY_AND_KEY, checkpoints, examples, report, same_weights, weights, worm_trainer
+from torch import nn
+from training import QUERY_AND_KEY, checkpoints, examples, images, report, same_weights, weights, worm_trainer
 from transformers import BertForSequenceClassification
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -34,22 +35,34 @@ def facts(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("config", "changes"),
+    ("kind", "config", "changes"),
     [
-        ({"retrain_epochs": 1.5}, {"save_steps": 4}),  # 8 steps an epoch: half of them are the last of an epoch
-        ({"sample_strategy": "steps", "sample_steps": 3, "retrain_epochs": 0.5}, {"save_steps": 1}),
-        ({"truncation_target": "update", "scope": "global"}, {"save_steps": 4, "num_train_epochs": 2.5}),
-        ({"window": 4, "stopping_point": 0.0}, {"save_steps": 7, "max_steps": 21, "gradient_accumulation_steps": 2}),
-        ({}, {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True}),
+        ("bert", {"retrain_epochs": 1.5}, {"save_steps": 4}),  # 8 steps an epoch: half of them are the last of an epoch
+        ("bert", {"sample_strategy": "steps", "sample_steps": 3, "retrain_epochs": 0.5}, {"save_steps": 1}),
+        ("bert", {"truncation_target": "update", "scope": "global"}, {"save_steps": 4, "num_train_epochs": 2.5}),
+        (
+            "bert",
+            {"window": 4, "stopping_point": 0.0},
+            {"save_steps": 7, "max_steps": 21, "gradient_accumulation_steps": 2},
+        ),
+        ("bert", {}, {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True}),
+        ("bert", {"truncate_from": "start", "margin": 0.0}, {"save_steps": 5}),  # the first one is of the first epoch
+        ("cnn", {"layers": ["batchnorm"], "truncate_from": "start"}, {"save_steps": 5}),
     ],
-    ids=["epochs", "steps", "update-global", "accumulated-not-converged", "best-model"],
+    ids=["epochs", "steps", "update-global", "accumulated-not-converged", "best-model", "from-the-start", "cnn"],
 )
 def test_resuming_from_any_checkpoint_of_either_phase_ends_the_same(
-    bert: BertForSequenceClassification, tmp_path: Path, config: dict[str, Any], changes: dict[str, Any]
+    bert: BertForSequenceClassification,
+    cnn: nn.Module,
+    tmp_path: Path,
+    kind: str,
+    config: dict[str, Any],
+    changes: dict[str, Any],
 ) -> None:
+    model, rows = {"bert": (bert, examples()), "cnn": (cnn, images())}[kind]
     settings = WormConfig(**{"stopping_point": 0.5, "margin": 0.3, **config})
-    changes = {"save_strategy": "steps", "logging_steps": 2, "eval_dataset": examples(), **changes}
-    whole = worm_trainer(copy.deepcopy(bert), tmp_path / "whole", settings, **changes)
+    changes = {"save_strategy": "steps", "logging_steps": 2, "train_dataset": rows, "eval_dataset": rows, **changes}
+    whole = worm_trainer(copy.deepcopy(model), tmp_path / "whole", settings, **changes)
     output = whole.train()
     expected = weights(whole.model)
     saved = checkpoints(tmp_path / "whole")
@@ -57,7 +70,7 @@ def test_resuming_from_any_checkpoint_of_either_phase_ends_the_same(
     steps = [int(folder.name.partition("-")[2]) for folder in saved]
     assert min(steps) <= searched < max(steps) <= output.global_step, "checkpoints of both phases are put to the test"
     for checkpoint in saved:
-        resumed = worm_trainer(copy.deepcopy(bert), tmp_path / "resumed", settings, **changes)
+        resumed = worm_trainer(copy.deepcopy(model), tmp_path / "resumed", settings, **changes)
         again = resumed.train(resume_from_checkpoint=str(checkpoint))
         assert same_weights(weights(resumed.model), expected), checkpoint.name
         assert resumed.search.history == whole.search.history, checkpoint.name

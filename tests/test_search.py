@@ -314,6 +314,116 @@ def test_a_step_is_one_fused_multiplication_after_the_first(model: nn.Module) ->
     assert names == ["_foreach_mul_"]
 
 
+# Truncation from the start.
+
+
+def naive_half(weight: torch.Tensor) -> torch.Tensor:
+    """The mask of the larger half, where no two magnitudes are the same."""
+    return weight.detach().abs() > weight.detach().abs().flatten().sort().values[weight.numel() // 2 - 1]
+
+
+def gradients_kept(model: nn.Module, search: TicketSearch) -> dict[str, torch.Tensor]:
+    """Where the gradients of queries and keys are not 0 once they are truncated (r = 0)."""
+    backward(model)
+    assert all((model.get_parameter(name).grad != 0).all() for name in NAMES)
+    search.truncate_gradients()
+    return {name: model.get_parameter(name).grad != 0 for name in NAMES}
+
+
+def from_start(model: nn.Module, **settings: Any) -> TicketSearch:
+    return TicketSearch(model, WormConfig(**{**NEVER, "truncation": 0.0, "truncate_from": "start", **settings}))
+
+
+def test_from_the_start_the_first_steps_mask_serves_until_the_first_observation(model: nn.Module) -> None:
+    search = from_start(model)
+    for name in NAMES:  # the weights that count are those of the first step, not of the search's construction
+        model.get_parameter(name).data.copy_(torch.randn(8, 8))
+    first = {name: naive_half(model.get_parameter(name)) for name in NAMES}
+    for _ in range(3):
+        kept = gradients_kept(model, search)
+        assert all(torch.equal(kept[name], first[name]) for name in NAMES)
+        for name in NAMES:
+            model.get_parameter(name).data.copy_(torch.randn(8, 8))
+        assert search.truncating and search.masks == {} and search.sparsity == 0.0 and search.history == []
+    search.observe()
+    kept = gradients_kept(model, search)
+    for name in NAMES:
+        assert torch.equal(kept[name], naive_half(model.get_parameter(name)))
+        assert not torch.equal(kept[name], first[name])
+
+
+def test_from_the_start_the_gradients_of_the_others_keep_every_bit(model: nn.Module) -> None:
+    search = from_start(model, truncation=0.25)
+    backward(model)
+    before = gradients_of(model)
+    search.truncate_gradients()
+    for name, parameter in model.named_parameters():
+        mask = naive_half(parameter) if name in NAMES else torch.ones_like(parameter, dtype=torch.bool)
+        assert torch.equal(parameter.grad, torch.where(mask, before[name], before[name] / 4))
+
+
+@pytest.mark.parametrize("start", [True, False])
+def test_from_the_start_every_observation_says_truncating_and_nothing_else_changes(start: bool) -> None:
+    history = walk([0, 4, 0, 4, 4, 4], **{"truncate_from": "start"} if start else {})
+    plain = walk([0, 4, 0, 4, 4, 4])
+    assert [seen.truncating for seen in history] == [start] * 4 + [start or seen.truncating for seen in plain[4:]]
+    assert [dataclasses.replace(seen, truncating=False) for seen in history] == [
+        dataclasses.replace(seen, truncating=False) for seen in plain
+    ]
+    assert plain[-1].converged
+
+
+@pytest.mark.parametrize("target", ["gradient", "update"])
+def test_from_the_start_with_r_1_nothing_is_touched_nor_even_ranked(model: nn.Module, target: str) -> None:
+    search = from_start(model, truncation=1.0, truncation_target=target)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    search.attach(optimizer)
+    backward(model)
+    before = gradients_of(model)
+    model.get_parameter(NAMES[0]).data.fill_(torch.nan)  # no mask can be made of these
+    search.truncate_gradients()
+    optimizer.step()
+    assert all(torch.equal(parameter.grad, before[name]) for name, parameter in model.named_parameters())
+    assert search.state_dict()["start"] == {}
+
+
+def test_from_the_start_the_updates_are_truncated_by_the_first_steps_mask(model: nn.Module) -> None:
+    search = from_start(model, truncation_target="update")
+    with pytest.raises(RuntimeError, match=re.escape("call `search.attach(optimizer)` first")):
+        search.truncate_gradients()
+    search = from_start(model, truncation_target="update")
+    optimizer = torch.optim.SGD(model.parameters(), lr=10.0)  # so large that the next mask would be another
+    search.attach(optimizer)
+    first = {name: naive_half(model.get_parameter(name)) for name in NAMES}
+    for _ in range(2):
+        before = weights_of(model)
+        backward(model)
+        search.truncate_gradients()
+        optimizer.step()
+        for name, parameter in model.named_parameters():
+            mask = first.get(name, torch.ones_like(parameter, dtype=torch.bool))
+            assert torch.equal(parameter[~mask], before[name][~mask])
+            assert (parameter[mask] != before[name][mask]).any()
+    assert any(not torch.equal(first[name], naive_half(model.get_parameter(name))) for name in NAMES)
+
+
+def test_from_the_start_the_channels_that_tie_first_are_truncated_with_their_shift() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    search = from_start(model, layers=["batchnorm"], window=5)
+    model(torch.randn(16, 6)).square().sum().backward()
+    search.truncate_gradients()
+    for parameter in (model[1].weight, model[1].bias):
+        assert (parameter.grad != 0).tolist() == [False] * 4 + [True] * 4
+
+
+def test_from_the_start_weights_that_are_not_finite_are_named(model: nn.Module) -> None:
+    search = from_start(model)
+    backward(model)
+    model.get_parameter(NAMES[1]).data[0, 0] = torch.inf
+    with pytest.raises(ValueError, match=r"`0\.key\.weight` holds NaN or infinite weights"):
+        search.truncate_gradients()
+
+
 def batchnorm_model() -> nn.Sequential:
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
     nn.init.normal_(model[1].weight)
@@ -511,8 +621,8 @@ def through_torch_save(state: dict[str, Any]) -> dict[str, Any]:
 
 def through_json(state: dict[str, Any]) -> dict[str, Any]:
     """All but the tensors as JSON, as a checkpoint folder has it."""
-    rest = {name: part for name, part in state.items() if name != "window"}
-    return {**json.loads(json.dumps(rest)), "window": state["window"]}
+    rest = {name: part for name, part in state.items() if name not in ("window", "start")}
+    return {**json.loads(json.dumps(rest)), "window": state["window"], "start": state["start"]}
 
 
 def train_epochs(
@@ -557,6 +667,57 @@ def test_a_search_goes_on_as_if_it_had_not_been_interrupted(
     assert all(torch.equal(mask, resumed.masks[name]) for name, mask in whole.masks.items())
     # The run that this compares with goes through all of it: before the trigger point and past it.
     assert {seen.truncating for seen in whole.history} == {False, True}
+
+
+def test_a_search_from_the_start_carries_its_first_mask_through_the_first_epoch(model: nn.Module) -> None:
+    search = from_start(model)
+    first = gradients_kept(model, search)
+    for name in NAMES:
+        model.get_parameter(name).data.copy_(torch.randn(8, 8))
+    for carry in (through_memory, through_torch_save, through_json):
+        resumed, fresh = from_start(model), from_start(model)
+        resumed.load_state_dict(carry(search.state_dict()))
+        kept, elsewhere = gradients_kept(model, resumed), gradients_kept(model, fresh)
+        for name in NAMES:
+            assert torch.equal(kept[name], first[name])
+            assert not torch.equal(elsewhere[name], first[name])  # without the state
+    assert resumed.history == [] and resumed.masks == {}
+    resumed.observe()
+    assert resumed.state_dict()["start"] == {}  # it has served
+
+
+def test_a_search_without_a_first_mask_takes_it_at_its_own_first_step(model: nn.Module) -> None:
+    search, other = from_start(model), from_start(model)
+    gradients_kept(model, other)
+    other.load_state_dict(search.state_dict())  # of before the first step
+    for name in NAMES:
+        model.get_parameter(name).data.copy_(torch.randn(8, 8))
+    kept = gradients_kept(model, other)
+    assert all(torch.equal(kept[name], naive_half(model.get_parameter(name))) for name in NAMES)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: state.pop("start"),
+        lambda state: state["start"].pop(NAMES[2]),
+        lambda state: state["start"].update({NAMES[0]: torch.zeros(7, dtype=torch.uint8)}),
+        lambda state: state["start"].update({NAMES[0]: torch.zeros(8)}),
+        lambda state: state.update(start=3),
+        lambda state: state["start"].update({NAMES[0]: [1, 2]}),
+    ],
+    ids=["none", "lacks a layer", "too short", "not packed", "no masks", "no tensor"],
+)
+def test_a_damaged_first_mask_is_refused(model: nn.Module, damage: Callable[[dict[str, Any]], Any]) -> None:
+    search = from_start(model)
+    first = gradients_kept(model, search)
+    state = copy.deepcopy(search.state_dict())
+    damage(state)
+    for name in NAMES:
+        model.get_parameter(name).data.copy_(torch.randn(8, 8))
+    refused(search, state)
+    kept = gradients_kept(model, search)
+    assert all(torch.equal(kept[name], first[name]) for name in NAMES)
 
 
 def test_going_on_without_the_state_is_not_the_same(model: nn.Module) -> None:

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainingArguments
 from hf_worm import Ticket, WormConfig, WormTrainer
 
 QUERY_AND_KEY = [f"bert.encoder.layer.{i}.attention.self.{role}.weight" for i in range(2) for role in ("query", "key")]
+BATCHNORMS = ["norm1", "norm2", "norm3"]  # of the `cnn` fixture
 
 
 def examples(count: int = 64, length: int = 12) -> list[dict[str, Any]]:
@@ -20,6 +21,17 @@ def examples(count: int = 64, length: int = 12) -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, 64, (count, length), generator=generator)
     return [{"input_ids": row, "labels": int(row[0] > row[-1])} for row in ids]
+
+
+def images(count: int = 64) -> list[dict[str, Any]]:
+    """Stripes in noise, whose label is whether they are upright."""
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(count, 1, 8, 8, generator=generator)
+    phases = torch.randint(0, 8, (count,), generator=generator)
+    stripes = ((torch.arange(8) + phases[:, None]) // 2 % 2 * 2 - 1).view(count, 1, 1, 8).expand(-1, -1, 8, -1)
+    upright = torch.randint(0, 2, (count,), generator=generator)
+    pixels = 2 * noise + torch.where(upright.view(-1, 1, 1, 1) == 1, stripes, stripes.transpose(2, 3))
+    return [{"pixel_values": image, "labels": int(label)} for image, label in zip(pixels, upright, strict=True)]
 
 
 def sum_over_items(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor) -> torch.Tensor:
@@ -56,15 +68,22 @@ def worm_trainer(model: nn.Module, folder: Path | str, config: WormConfig | None
     """A trainer whose ticket emerges as soon as the window is full; `changes` go to the `TrainingArguments`."""
     parts = {
         name: changes.pop(name)
-        for name in ("callbacks", "model_init", "optimizers", "compute_loss_func", "compute_metrics", "eval_dataset")
+        for name in (
+            "callbacks",
+            "model_init",
+            "optimizers",
+            "compute_loss_func",
+            "compute_metrics",
+            "train_dataset",
+            "eval_dataset",
+        )
         if name in changes
     }
     return WormTrainer(
         model=None if "model_init" in parts else model,
         args=arguments(folder, **changes),
-        train_dataset=examples(),
         worm_config=config if config is not None else WormConfig(stopping_point=0.5),
-        **parts,
+        **{"train_dataset": examples(), **parts},
     )
 
 

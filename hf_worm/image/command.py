@@ -22,8 +22,9 @@ retrain, save an ordinary checkpoint with zeros in it.
   hf-worm image --model vgg11_bn --dataset_name uoft-cs/cifar10
   hf-worm image --model google/vit-base-patch16-224 --dataset_name my_folder --layers query key
 
-The settings are the paper's for CNNs: SGD with a learning rate of 0.01 that stays, p 0.5, s 0.1, δ 0.05, l 5. EB Train
-as it was published, one threshold over all layers, is `--truncation 1 --scope global`."""
+The settings are the paper's for CNNs: SGD with a learning rate of 0.01 that stays, p 0.5, s 0.1, δ 0.05, l 5; it leaves
+momentum (0.9 here) and batch size (128) open. EB Train as it was published, with one threshold over all layers, is
+`--truncation 1 --scope global`."""
 
 PAPER = WormConfig.cnn()
 DEFAULTS: dict[str, Any] = {

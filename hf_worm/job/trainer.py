@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset
 from transformers import (
     BaseImageProcessor,
@@ -11,6 +12,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
+    TrainingArguments,
 )
 
 from hf_worm.job.arguments import Arguments
@@ -56,6 +58,7 @@ def make_trainer(
         data_collator=data_collator,
         compute_metrics=compute_metrics,
         callbacks=callbacks,
+        optimizer_cls_and_kwargs=_optimizer(arguments.training),
         worm_config=arguments.worm if arguments.training.do_train else None,
     )
     # The loss of these heads is a mean over rows. transformers (5.23 at least) takes it for one that is divided by the
@@ -65,3 +68,20 @@ def make_trainer(
         # Training would say so too, but later; what is loaded here is loaded anew there.
         trainer.search.load_state_dict(load_state(checkpoint)[1])
     return trainer
+
+
+def _optimizer(training: TrainingArguments) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
+    """SGD with its `optim_args`, which transformers 5.0 passes over; `None`: as the parent makes it."""
+    if training.optim != "sgd" or not training.optim_args:
+        return None
+    try:
+        kind, settings = WormTrainer.get_optimizer_cls_and_kwargs(training)
+        given = dict(pair.split("=", 1) for pair in training.optim_args.replace(" ", "").split(","))
+        settings |= {name: float(given[name]) for name in ("momentum", "dampening") if name in given}
+    except ValueError as error:
+        raise ValueError(
+            f"`optim_args` must be settings of SGD such as momentum=0.9,nesterov=true, got {training.optim_args!r}."
+        ) from error
+    if "nesterov" in given:
+        settings["nesterov"] = given["nesterov"].lower() in ("true", "1", "yes")
+    return kind, settings

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import datasets
 import pytest
 import torch
 from small_data import BAD, GOOD, THINGS, judgements, write_csv
@@ -15,12 +14,6 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY = (*SPECIAL, *GOOD, *BAD, *THINGS, "the", "was")
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep the data sets that the tests make out of the user's cache."""
-    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="session")

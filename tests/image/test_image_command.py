@@ -196,6 +196,7 @@ def test_workers_give_the_batches_that_the_process_itself_gives(flags: Flags, ou
         ({"config_name": "somewhere"}, "has a configuration of its own"),
         ({"prune_ratio": 1}, "`prune_ratio` must be in [0, 1)"),
         ({"do_predict": True}, "`do_predict` is not offered"),
+        ({"optim_args": "momentum"}, "`optim_args` must be settings of SGD such as momentum=0.9"),
         ({"widht": 4}, "unknown argument `--widht`"),
     ],
 )

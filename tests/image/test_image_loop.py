@@ -57,16 +57,14 @@ def test_the_loop_equals_the_trainer_bit_for_bit(
             tmp_path,
             num_train_epochs=12,
             per_device_train_batch_size=32,
-            learning_rate=0.03,
             lr_scheduler_type="constant",
-            optim="sgd",
-            optim_args="momentum=0.9",
             max_grad_norm=0.0,
             train_sampling_strategy="sequential",
         ),
         train_dataset=dataset,
         data_collator=default_data_collator,
         callbacks=[EpochCallback(dataset)],
+        optimizers=(SGD(twin.parameters(), 0.03, 0.9), None),
         worm_config=config,
     )
     trainer.search_ticket()

@@ -55,6 +55,32 @@ def test_an_only_validation_split_goes_without_a_name(bert: BertForSequenceClass
         assert made(bert, arguments, eval_dataset=given).eval_dataset == taken
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("momentum=0.9, nesterov=true", {"momentum": 0.9, "nesterov": True, "dampening": 0}),
+        ("momentum=0.5,dampening=0.25", {"momentum": 0.5, "nesterov": False, "dampening": 0.25}),
+        ("", {"momentum": 0, "nesterov": False, "dampening": 0}),
+    ],
+)
+def test_sgd_has_the_momentum_that_it_is_given_in_both_phases(
+    bert: BertForSequenceClassification, tmp_path: Path, given: str, expected: dict[str, Any]
+):
+    class Optimizers(TrainerCallback):
+        def __init__(self) -> None:
+            self.seen: list[dict[str, Any]] = []
+
+        def on_train_begin(self, *args: Any, optimizer: Any, **kwargs: Any) -> None:
+            self.seen.append(
+                {name: optimizer.param_groups[0][name] for name in expected} | {"lr": optimizer.defaults["lr"]}
+            )
+
+    optimizers = Optimizers()
+    flags = ("--optim=sgd", f"--optim_args={given}", "--learning_rate=0.25", "--num_train_epochs=1", "--use_cpu")
+    made(bert, parsed(f"--output_dir={tmp_path}", *flags, "--save_strategy=no"), callbacks=[optimizers]).train()
+    assert optimizers.seen == [{**expected, "lr": 0.25}] * 2
+
+
 def test_accumulated_batches_give_the_loss_and_the_gradients_of_one(tmp_path: Path):
     logs = []
     for size, accumulated in ((8, 1), (4, 2)):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -21,6 +22,7 @@ from transformers import (
     pipeline,
 )
 
+from hf_worm.image.model import new_processor
 from hf_worm.models import (
     CifarResNetConfig,
     CifarResNetForImageClassification,
@@ -210,13 +212,8 @@ def test_a_trainer_trains_and_evaluates_them(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_pipeline_classifies_with_them(kind: str) -> None:
-    images = pytest.importorskip("PIL.Image")
-    from transformers import ViTImageProcessorPil
-
     model = build(kind, id2label={0: "cat", 1: "dog"}, label2id=None)
-    classify = pipeline(
-        "image-classification", model=model, image_processor=ViTImageProcessorPil(size={"height": 32, "width": 32})
-    )
-    found = classify(images.new("RGB", (40, 50)))
+    classify = pipeline("image-classification", model=model, image_processor=new_processor(32, [0.5] * 3, [0.5] * 3))
+    found = classify(Image.new("RGB", (40, 50)))
     assert {label["label"] for label in found} == {"cat", "dog"}
     assert sum(label["score"] for label in found) == pytest.approx(1)
