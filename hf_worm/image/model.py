@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -47,7 +48,12 @@ def load_config(arguments: ModelArguments) -> PreTrainedConfig:
     if arguments.model in NEW_MODELS:
         config = NEW_MODELS[arguments.model].config()
     else:
-        config = AutoConfig.from_pretrained(arguments.config_name or arguments.model, **hub_options(arguments))
+        name = arguments.config_name or arguments.model
+        try:
+            config = AutoConfig.from_pretrained(name, **hub_options(arguments))
+        except OSError as error:
+            close = get_close_matches(name, NEW_MODELS, n=1)
+            raise OSError(f"There is no model {name}. Did you mean `{close[0]}`?" if close else str(error)) from error
     if arguments.config_overrides:
         try:
             config.update_from_string(arguments.config_overrides)

@@ -185,6 +185,7 @@ def test_workers_give_the_batches_that_the_process_itself_gives(flags: Flags, ou
     ("changes", "message"),
     [
         ({"model": "./nowhere"}, "nowhere"),
+        ({"model": "resnet-18"}, "There is no model resnet-18. Did you mean `resnet18`?"),
         ({"dataset_name": "./nowhere"}, "`dataset_name` ./nowhere is a folder that does not exist"),
         ({"config_overrides": "widht=4"}, "`config_overrides` 'widht=4' won't do"),
         ({"config_overrides": "width=0"}, "`width` must be a whole number of at least 1"),
