@@ -38,6 +38,7 @@ def gather(runs: Path) -> Runs:
             continue  # still running
         for phase in ("search", "draw", "retrain"):
             del report[phase]["seconds"]  # runs side by side, or paused, say nothing of what a method costs
+        del report["account"]["note"]
         kept = {name: value for name, value in {**report, "seed": int(seed)}.items() if name in KEPT}
         found.setdefault((path.parent.parent.name, method), []).append(kept)
     return found
