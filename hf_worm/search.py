@@ -10,11 +10,13 @@ from torch import nn
 
 from hf_worm.config import WormConfig
 from hf_worm.core.masks import NotFiniteError, count_kept, keep_masks, pack, unpack
+from hf_worm.core.sharding import full
 from hf_worm.core.truncation import Scaled, StepTruncation, scale_gradients, scale_tensor
 from hf_worm.core.window import MaskWindow, Observation
 from hf_worm.layers import RepresentativeLayer, representative_layers, require_trainable
+from hf_worm.layers.layer import reshard
 from hf_worm.layers.names import listed
-from hf_worm.ticket import Ticket, mismatch, read_observations, zero_units
+from hf_worm.ticket import Ticket, mismatch, read_observations
 
 
 class TicketSearch:
@@ -33,15 +35,21 @@ class TicketSearch:
                 break
         ticket = search.draw()
 
+    Under FSDP2 (`fully_shard(model)`, and the search made after it) every process runs this same loop: each finds the
+    same masks, those of the model in one piece, and works on its own shards.
+
     Args:
         model (`nn.Module`): The model that is being trained.
         config (`WormConfig`): The settings.
 
     Raises:
-        ValueError: The model lacks a layer that `config.layers` names, or one of them is frozen.
+        ValueError:
+            The model lacks a layer that `config.layers` names, one of them is frozen, or the model is under FSDP1.
     """
 
     def __init__(self, model: nn.Module, config: WormConfig) -> None:
+        reshard(model)
+        self._model = model
         self.config = config
         self.layers: list[RepresentativeLayer] = representative_layers(model, config.layers)
         require_trainable(self.layers)
@@ -59,7 +67,8 @@ class TicketSearch:
         """
         if not self._window.masks:
             return {}
-        return self._unpacked(self._window.masks[-1])
+        masks = self._unpacked(self._window.masks[-1])
+        return {layer.name: masks[layer.name].to(layer.parameter.device) for layer in self.layers}
 
     @property
     def sparsity(self) -> float:
@@ -87,6 +96,7 @@ class TicketSearch:
 
         Raises:
             ValueError: A representative layer holds NaN or infinite weights.
+            RuntimeError: A representative layer is no longer in the model: the search was made before `fully_shard`.
         """
         config = self.config
         distances = self._window.push(self._take_masks())
@@ -125,7 +135,7 @@ class TicketSearch:
                     "`truncation_target='update'` scales the optimizer's step: call `search.attach(optimizer)` first."
                 )
             return
-        gradients = [view.gradient for layer in self.layers for view in layer.views]
+        gradients = [view.local_gradient for layer in self.layers for view in layer.views]
         pairs = [(gradient, scale) for gradient, scale in zip(gradients, scales, strict=True) if gradient is not None]
         if pairs:
             scale_gradients(*zip(*pairs, strict=True))
@@ -150,13 +160,17 @@ class TicketSearch:
         Warns where the ticket leaves a layer nothing: with `scope="global"`, a high ratio or very small layers.
 
         Raises:
-            RuntimeError: There is no mask yet: nothing was observed.
+            RuntimeError:
+                There is no mask yet: nothing was observed. Or a representative layer is no longer in the model.
         """
         if not self.history:
             raise RuntimeError("There is no mask to draw yet: call `observe()` at least once.")
-        masks = self.masks
+        self._require_layers()
+        reshard(self._model)
+        masks = self._unpacked(self._window.masks[-1])
         for layer in self.layers:
-            zero_units(layer, ~masks[layer.name])
+            for view in layer.views:
+                view.local_weight.masked_fill_(~view.local_mask(masks[layer.name]), 0)
         emptied = [name for name, mask in masks.items() if not mask.any()]
         if emptied:
             warnings.warn(
@@ -164,8 +178,7 @@ class TicketSearch:
                 "(`prune_ratio`), or the same share of each layer (`scope='layer'`).",
                 stacklevel=2,
             )
-        on_cpu = {name: mask.cpu() for name, mask in masks.items()}
-        return Ticket(on_cpu, self.config, list(self.history), self.converged)
+        return Ticket(masks, self.config, list(self.history), self.converged)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the search knows, for a checkpoint: tensors, numbers and strings only.
@@ -193,7 +206,10 @@ class TicketSearch:
         if missing := {"window", "start", "shapes", "history", "config"} - set(state):
             raise ValueError(f"The state of the search is incomplete: it lacks {sorted(missing)}.")
         here = {layer.name: tuple(layer.shape) for layer in self.layers}
-        there = {name: tuple(shape) for name, shape in state["shapes"].items()}
+        try:
+            there = {name: tuple(shape) for name, shape in state["shapes"].items()}
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"The state of the search is damaged: {error!r}.") from error
         if here != there:
             raise ValueError(mismatch("this model", here, "the saved search", there))
         try:
@@ -225,10 +241,11 @@ class TicketSearch:
         self._scales = None
 
     def _take_masks(self) -> dict[str, torch.Tensor]:
+        self._require_layers()
         try:
             masks = keep_masks([layer.weight for layer in self.layers], self.config.prune_ratio, self.config.scope)
         except NotFiniteError as error:
-            names = [layer.name for layer in self.layers if not layer.weight.isfinite().all()]
+            names = [layer.name for layer in self.layers if not full(layer.weight).isfinite().all()]
             raise ValueError(
                 f"`{names[0]}` holds NaN or infinite weights ({len(names)} of {len(self.layers)} layers do): they have "
                 "no magnitude to rank, training has diverged. Lower the learning rate, clip the gradients, or train in "
@@ -236,8 +253,22 @@ class TicketSearch:
             ) from error
         return {layer.name: mask for layer, mask in zip(self.layers, masks, strict=True)}
 
+    def _require_layers(self) -> None:
+        """Raise where layers were replaced since: their old weights don't train, so their masks would never move."""
+        present = set(self._model.parameters())
+        gone = [
+            layer.name
+            for layer in self.layers
+            if any(not view.sharded and view.parameter not in present for view in layer.views)
+        ]
+        if gone:
+            raise RuntimeError(
+                f"{listed(gone)}: no longer a parameter of the model. `fully_shard`, for one, puts new parameters in "
+                "the place of the old. Make the search after it, as the optimizer is."
+            )
+
     def _unpacked(self, packed: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {layer.name: unpack(packed[layer.name], layer.shape).to(layer.parameter.device) for layer in self.layers}
+        return {layer.name: unpack(packed[layer.name], layer.shape) for layer in self.layers}
 
     def _current_scales(self) -> list[torch.Tensor]:
         """Factors for the views of all layers, by the newest mask; none while nothing is truncated.
@@ -247,7 +278,7 @@ class TicketSearch:
         if self._scales is None:
             masks = self._masks_to_truncate_by() if self.truncating and self.config.truncation != 1 else {}
             self._scales = [
-                scale_tensor(masks[layer.name], self.config.truncation, view.weight)
+                scale_tensor(view.local_mask(masks[layer.name]), self.config.truncation, view.local_weight)
                 for layer in self.layers
                 if layer.name in masks
                 for view in layer.views
@@ -256,11 +287,11 @@ class TicketSearch:
 
     def _masks_to_truncate_by(self) -> dict[str, torch.Tensor]:
         if self.history:
-            return self.masks
+            return self._unpacked(self._window.masks[-1])
         if not self._start:
             self._start = {name: pack(mask) for name, mask in self._take_masks().items()}
         return self._unpacked(self._start)
 
     def _truncated_weights(self) -> Scaled:
         scales = self._current_scales() if self.config.truncation_target == "update" else []
-        return [view.weight for layer in self.layers for view in layer.views] if scales else [], scales
+        return [view.local_weight for layer in self.layers for view in layer.views] if scales else [], scales

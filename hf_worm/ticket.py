@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from hf_worm.config import WormConfig, find_file, read_json, replace_file
+from hf_worm.config import WormConfig, find_file, parse_json, read_json, replace_file
 from hf_worm.core.masks import pack, unpack
 from hf_worm.core.window import Observation
-from hf_worm.layers import RepresentativeLayer, representative_layers
+from hf_worm.layers import RepresentativeLayer, View, representative_layers
+from hf_worm.layers.layer import reshard
 
 TICKET_NAME = "ticket.safetensors"
 HISTORY_NAME = "worm_history.json"
@@ -57,40 +58,40 @@ class Ticket:
         Raises:
             ValueError: The model's representative layers are not those of the ticket.
         """
-        self._zeroing(model)()
+        _zero(self._pruned(model))
         return model
 
-    def hold(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.utils.hooks.RemovableHandle:
+    def hold(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> "Held":
         """Apply the ticket now and again after every step of `optimizer`.
 
-        Pruned weights stay exactly 0, whatever momentum and weight decay do.
+        Pruned weights stay exactly 0, whatever momentum and weight decay do. Their gradients are set to 0 before each
+        step: what an optimizer gathers of them would reach the model where it keeps weights of its own (schedule-free
+        ones), and enter statistics that kept weights share with pruned ones (Adafactor's rows and columns).
 
         Args:
             model (`nn.Module`): The model, as for [`~Ticket.apply_`].
             optimizer (`torch.optim.Optimizer`): The optimizer that trains it.
 
         Returns:
-            A handle whose `.remove()` ends it.
+            `Held`: A handle whose `.remove()` ends it.
 
         Raises:
             ValueError: The model's representative layers are not those of the ticket.
         """
-        zero = self._zeroing(model)
-        zero()
-        return optimizer.register_step_post_hook(lambda *_: zero())
+        pruned = self._pruned(model)
+        _zero(pruned)
+        return Held(
+            optimizer.register_step_pre_hook(lambda *_: _zero_gradients(pruned)),
+            optimizer.register_step_post_hook(lambda *_: _zero(pruned)),
+        )
 
-    def _zeroing(self, model: nn.Module) -> Callable[[], None]:
+    def _pruned(self, model: nn.Module) -> "Pruned":
+        reshard(model)
         layers = representative_layers(model, self.config.layers)
         found, wanted = ({n: tuple(s) for n, s in shapes} for shapes in (_shapes(layers), _mask_shapes(self.masks)))
         if found != wanted:
             raise ValueError(mismatch(f"`{type(model).__name__}`", found, "the ticket", wanted))
-        pruned = [~self.masks[layer.name].to(layer.parameter.device) for layer in layers]
-
-        def zero() -> None:
-            for layer, mask in zip(layers, pruned, strict=True):
-                zero_units(layer, mask)
-
-        return zero
+        return [(view, ~view.local_mask(self.masks[layer.name])) for layer in layers for view in layer.views]
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Write `ticket.safetensors` (one bit per unit), `worm_config.json` and `worm_history.json`.
@@ -128,32 +129,73 @@ class Ticket:
         history = read_json(path)
         try:
             observations = read_observations(history["observations"])
-            converged = bool(history["converged"])
+            converged = history["converged"]
+            if not isinstance(converged, bool):
+                raise TypeError(f"`converged` must be true or false, got {converged!r}")
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} is not the history of a search: {error!r}.") from error
         return cls(masks, config, observations, converged)
 
 
-def zero_units(layer: RepresentativeLayer, pruned: torch.Tensor) -> None:
-    """Set every part of the units marked in `pruned` (`bool`, the layer's shape) to exactly 0."""
-    for view in layer.views:
-        weight = view.weight
-        weight.masked_fill_(pruned.view(*pruned.shape, *[1] * (weight.dim() - pruned.dim())), 0)
+class Held:
+    """A ticket that is held, until it is removed.
+
+    Args:
+        hooks: The hooks on the optimizer's step.
+    """
+
+    def __init__(self, *hooks: torch.utils.hooks.RemovableHandle) -> None:
+        self._hooks = hooks
+
+    def remove(self) -> None:
+        """Hold it no longer: the next step may move what it prunes."""
+        for hook in self._hooks:
+            hook.remove()
+
+
+Pruned = list[tuple[View, torch.Tensor]]  # parts of parameters, each with a `bool` of what is pruned of it
+
+
+def _zero(pruned: Pruned) -> None:
+    for view, mask in pruned:
+        view.local_weight.masked_fill_(mask, 0)
+
+
+def _zero_gradients(pruned: Pruned) -> None:
+    for view, mask in pruned:
+        gradient = view.local_gradient
+        if gradient is not None:
+            gradient.masked_fill_(mask, 0)
 
 
 def read_observations(records: Iterable[dict[str, Any]]) -> list[Observation]:
     """Observations from the dictionaries that `dataclasses.asdict` made of them.
 
     Raises:
-        TypeError: A record lacks a field or has one too many.
+        TypeError: A record lacks a field, has one too many, or a value that no observation has.
     """
+    if not isinstance(records, list):
+        raise TypeError(f"the observations must be a list, got {records!r}")
     names = {known.name for known in fields(Observation)}
     observations = []
     for record in records:
         if not isinstance(record, dict) or set(record) != names:
             raise TypeError(f"an observation needs {sorted(names)}, got {record!r}")
+        if not _is_observed(**record):
+            raise TypeError(f"an observation holds distances in [0, 1] and true or false, got {record!r}")
         observations.append(Observation(**{**record, "distances": tuple(record["distances"])}))
     return observations
+
+
+def _is_observed(
+    index: Any, distances: Any, max_distance: Any, mean_distance: Any, truncating: Any, converged: Any
+) -> bool:
+    if not isinstance(distances, (list, tuple)) or type(index) is not int or index < 0:
+        return False
+    numbers = [*distances, *(value for value in (max_distance, mean_distance) if value is not None)]
+    if not all(type(value) in (int, float) and 0 <= value <= 1 for value in numbers):
+        return False
+    return isinstance(truncating, bool) and isinstance(converged, bool)
 
 
 def mismatch(first: str, shapes: dict[str, tuple[int, ...]], second: str, others: dict[str, tuple[int, ...]]) -> str:
@@ -187,9 +229,11 @@ def _read_masks(path: Path) -> dict[str, torch.Tensor]:
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is not a ticket: its format is {metadata.get('format')!r}, not {FORMAT!r}.")
     try:
-        shapes = json.loads(metadata["shapes"])
+        shapes = parse_json(metadata["shapes"])
         if not packed or not isinstance(shapes, dict) or shapes.keys() != packed.keys():
             raise ValueError("its shapes do not name its masks")
+        if any(not isinstance(shape, list) or 0 in shape for shape in shapes.values()):
+            raise ValueError(f"a shape is a list of numbers of at least 1, got {list(shapes.values())}")
         return {name: unpack(packed[name], shape) for name, shape in shapes.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}.") from error

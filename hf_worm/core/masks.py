@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from .sharding import full, is_sharded
 
 # Read as an integer and without their sign, the bits of a float have its magnitude's order: selection on integers is
 # exact for every float type (bfloat16, which NumPy lacks, included), and fast.
@@ -35,7 +37,8 @@ def keep_mask(weights: torch.Tensor, prune_ratio: float) -> torch.Tensor:
         prune_ratio (`float`): p, in [0, 1).
 
     Returns:
-        `torch.Tensor`: `bool` of the shape of `weights`, on their device, `True` = keep.
+        `torch.Tensor`: `bool` of the shape of `weights`, on their device (where they are sharded: whole, on the CPU),
+        `True` = keep.
 
     Raises:
         NotFiniteError: A weight is NaN or infinite.
@@ -44,13 +47,17 @@ def keep_mask(weights: torch.Tensor, prune_ratio: float) -> torch.Tensor:
 
 
 def keep_masks(weights: Sequence[torch.Tensor], prune_ratio: float, scope: str) -> list[torch.Tensor]:
-    """One [`keep_mask`] for each tensor of weights (`scope="layer"`), or one over all of them together (`"global"`)."""
+    """One [`keep_mask`] for each tensor of weights (`scope="layer"`), or one over all of them together (`"global"`).
+
+    Sharded tensors are gathered one at a time, by all processes in the same order.
+    """
     if scope == "global":
-        together = keep_mask(torch.cat([layer.detach().flatten() for layer in weights]), prune_ratio)
+        together = keep_mask(_in_one(weights), prune_ratio)
         parts = torch.split(together, [layer.numel() for layer in weights])
         return [part.view(layer.shape) for part, layer in zip(parts, weights, strict=True)]
-    on_cpu = all(layer.device.type == "cpu" for layer in weights)
-    workers = min(torch.get_num_threads(), len(weights)) if on_cpu else 1
+    if any(layer.device.type != "cpu" or is_sharded(layer) for layer in weights):
+        return _keep_in_turn(weights, prune_ratio)
+    workers = min(torch.get_num_threads(), len(weights))
     masks = list(weights)
     with ThreadPoolExecutor(workers) as pool:  # NumPy works outside the interpreter's lock
         shares = pool.map(
@@ -61,20 +68,35 @@ def keep_masks(weights: Sequence[torch.Tensor], prune_ratio: float, scope: str) 
     return masks
 
 
+def _in_one(weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    """All weights in one flat tensor."""
+    sizes = [layer.numel() for layer in weights]
+    dtype = reduce(torch.promote_types, [layer.dtype for layer in weights])
+    together = torch.empty(sum(sizes), dtype=dtype, device=weights[0].device)
+    for part, layer in zip(torch.split(together, sizes), weights, strict=True):
+        part.view(layer.shape).copy_(full(layer).detach())
+    return together
+
+
 def _keep_in_turn(weights: Sequence[torch.Tensor], prune_ratio: float) -> list[torch.Tensor]:
     buffers: dict[torch.dtype, npt.NDArray[Any]] = {}
     masks = []
     for layer in weights:
-        flat = layer.detach().flatten()
-        bits = flat.view(_BITS[flat.element_size()])
-        infinity = int(torch.tensor(torch.inf, dtype=flat.dtype).view(bits.dtype))
-        pruned = round(prune_ratio * flat.numel())
-        if flat.device.type == "cpu":
-            keep = _select_on_cpu(bits, pruned, infinity, buffers)
-        else:
-            keep = _select(bits, pruned, infinity)
-        masks.append(keep.view(layer.shape))
+        mask = _keep(full(layer), prune_ratio, buffers)
+        masks.append(mask.cpu() if is_sharded(layer) else mask)  # no device holds all of all layers, not even of masks
     return masks
+
+
+def _keep(weights: torch.Tensor, prune_ratio: float, buffers: dict[torch.dtype, npt.NDArray[Any]]) -> torch.Tensor:
+    flat = weights.detach().flatten()
+    bits = flat.view(_BITS[flat.element_size()])
+    infinity = int(torch.tensor(torch.inf, dtype=flat.dtype).view(bits.dtype))
+    pruned = round(prune_ratio * flat.numel())
+    if flat.device.type == "cpu":
+        keep = _select_on_cpu(bits, pruned, infinity, buffers)
+    else:
+        keep = _select(bits, pruned, infinity)
+    return keep.view(weights.shape)
 
 
 def _select_on_cpu(
@@ -124,8 +146,10 @@ def unpack(packed: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     Raises:
         ValueError: `packed` is not what [`pack`] makes of a mask of that shape.
     """
+    if not all(type(size) is int and size >= 0 for size in shape):  # before `prod`, which also multiplies texts
+        raise ValueError(f"A shape is whole numbers of at least 0, got {tuple(shape)}.")
     units = math.prod(shape)
-    if any(size < 0 for size in shape) or packed.dtype != torch.uint8 or packed.shape != ((units + 7) // 8,):
+    if packed.dtype != torch.uint8 or packed.shape != ((units + 7) // 8,):
         raise ValueError(
             f"A packed mask of shape {tuple(shape)} is `uint8` of shape ({(units + 7) // 8},), "
             f"got {packed.dtype} of shape {tuple(packed.shape)}."

@@ -1,10 +1,17 @@
 """A representative layer: units that are scored, and the parts of parameters that a unit owns."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+
+from hf_worm.core.sharding import is_sharded, local, shard_like
+
+_DISTRIBUTED = torch.distributed.is_available()  # some builds of torch have no `torch.distributed`
+if _DISTRIBUTED or TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -20,11 +27,16 @@ class View:
         parameter (`nn.Parameter`): The parameter.
         part (`Callable[[torch.Tensor], torch.Tensor]`, *optional*, defaults to the whole):
             Takes a tensor of the parameter's shape (the parameter, its gradient) and returns a view of it whose leading
-            dimensions are the layer's units; whatever dimensions follow belong to the unit.
+            dimensions are the layer's units; whatever dimensions follow belong to the unit. Of a sharded parameter only
+            the whole can be had.
     """
 
     parameter: nn.Parameter
     part: Callable[[torch.Tensor], torch.Tensor] = whole
+    sharded: bool = field(init=False, repr=False, compare=False)  # asked once, and not at every step
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sharded", is_sharded(self.parameter))
 
     @property
     def weight(self) -> torch.Tensor:
@@ -35,6 +47,32 @@ class View:
     def gradient(self) -> torch.Tensor | None:
         """The part of the parameter's gradient; `None` where there is none."""
         return None if self.parameter.grad is None else self.part(self.parameter.grad)
+
+    @property
+    def local_weight(self) -> torch.Tensor:
+        """What this process holds of `weight`: a plain tensor, all of it unless the parameter is sharded."""
+        return local(self.parameter).data if self.sharded else self.part(self.parameter.data)
+
+    @property
+    def local_gradient(self) -> torch.Tensor | None:
+        """What this process holds of `gradient`."""
+        gradient = self.parameter.grad
+        if gradient is None:
+            return None
+        return local(gradient) if self.sharded else self.part(gradient)
+
+    def local_mask(self, mask: torch.Tensor) -> torch.Tensor:
+        """What this process holds of a mask of the layer's units.
+
+        Args:
+            mask (`torch.Tensor`): `bool`, one entry for each unit.
+
+        Returns:
+            `torch.Tensor`: On the parameter's device, of a shape that broadcasts to that of `local_weight`.
+        """
+        weight = self.weight
+        mask = mask.view(*mask.shape, *[1] * (weight.dim() - mask.dim()))
+        return shard_like(mask, weight).to(weight.device)
 
 
 @dataclass(frozen=True)
@@ -47,10 +85,22 @@ class RepresentativeLayer:
     Args:
         name (`str`): Name of the scored parameter, as in `model.named_parameters()`.
         views (`tuple[View, ...]`): The parts of parameters that the units own; the first is scored.
+
+    Raises:
+        ValueError: A view is a part of a sharded parameter.
     """
 
     name: str
     views: tuple[View, ...]
+
+    def __post_init__(self) -> None:
+        for view in self.views:
+            if view.sharded and view.part is not whole:
+                raise ValueError(
+                    f"`{self.name}` has units that own a part of a parameter of shape {tuple(view.parameter.shape)} "
+                    "that `fully_shard` has spread over processes: no process holds that part. Watch the whole "
+                    "parameter by its name, or keep it in one piece: `fully_shard(..., ignored_params={...})`."
+                )
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -66,3 +116,24 @@ class RepresentativeLayer:
     def weight(self) -> torch.Tensor:
         """What is scored by its absolute value (L1 magnitude), one weight for each unit, of shape `self.shape`."""
         return self.views[0].weight
+
+
+def reshard(model: nn.Module) -> None:
+    """Have `model.parameters()` be the shards that train, where the model is under FSDP2's `fully_shard`.
+
+    A forward pass without a backward, as in evaluation, leaves gathered copies in their place: what is written to
+    them is lost, and what is written to the shards does not show in them. Nothing is communicated.
+
+    Raises:
+        ValueError: The model is under FSDP1, whose flattened parameters have no shape to make a mask of.
+    """
+    if not _DISTRIBUTED:
+        return
+    for path, module in model.named_modules():
+        if isinstance(module, FullyShardedDataParallel):
+            raise ValueError(
+                f"{f'`{path}`' if path else 'The model'} is under `FullyShardedDataParallel` (FSDP1), which flattens "
+                "its parameters: no layer is left to watch. Use FSDP2: `torch.distributed.fsdp.fully_shard(model)`."
+            )
+        if isinstance(module, FSDPModule):
+            module.reshard()
