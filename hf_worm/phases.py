@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
+from hf_worm.checkpoint import require_whole
 from hf_worm.run import Progress, load_state, save_state
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class PhasedTrainerMixin(_Trainer):
                 output = TrainOutput(self.state.global_step, 0.0, {})
             else:
                 output = super().train(resume_from_checkpoint=checkpoint, **options)
+                self._put_weights_in_place()
         finally:
             self._phase = None
             self._release_optimizer()
@@ -119,6 +121,11 @@ class PhasedTrainerMixin(_Trainer):
             self._handle.remove()
             self._handle = None
 
+    def _put_weights_in_place(self) -> None:
+        """Have an optimizer that trains on other weights than those that are its result (schedule-free) swap them."""
+        if isinstance(self.optimizer, AcceleratedOptimizer):
+            self.optimizer.eval()
+
     @property
     def _torch_optimizer(self) -> torch.optim.Optimizer | None:
         """The optimizer itself, whose step can be hooked, out of Accelerate's wrapper."""
@@ -139,12 +146,14 @@ class PhasedTrainerMixin(_Trainer):
         if not resume_from_checkpoint:
             return None
         if isinstance(resume_from_checkpoint, str):
+            require_whole(resume_from_checkpoint)
             return resume_from_checkpoint
         last: str | None = None
         if os.path.isdir(self._output_dir):
             last = get_last_checkpoint(self._output_dir)  # type: ignore[no-untyped-call]
         if last is None:
             raise ValueError(f"There is no checkpoint in {self._output_dir} to resume from.")
+        require_whole(last)
         return last
 
     # Counting.

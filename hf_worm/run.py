@@ -11,10 +11,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from hf_worm.config import replace_file
+from hf_worm.config import parse_json, replace_file
 
 STATE_NAME = "worm_state.safetensors"
 FORMAT = "hf_worm.state.v1"
+PHASES = ("search", "draw", "retrain")
 START = "start"  # beside the window's masks, which go by their place in it: those that a search began with
 
 
@@ -39,6 +40,12 @@ class Progress:
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.phase not in PHASES or type(self.observed_step) is not int:
+            raise ValueError(f"`phase` must be one of {PHASES}, got {self.phase!r} after {self.observed_step!r} steps")
+        for name, kind in (("steps", int), ("epochs", (int, float)), ("seconds", (int, float)), ("metrics", dict)):
+            values = getattr(self, name)
+            if not isinstance(values, dict) or not all(isinstance(value, kind) for value in values.values()):
+                raise ValueError(f"`{name}` must hold a value for each phase or stage, got {values!r}")
         self._since = time.perf_counter()
 
     def enter(self, phase: str) -> None:
@@ -86,8 +93,10 @@ def load_state(folder: str | os.PathLike[str]) -> tuple[Progress, dict[str, Any]
             masks = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         if metadata.get("format") != FORMAT:
             raise ValueError(f"its format is {metadata.get('format')!r}, this version of hf_worm reads {FORMAT!r}")
-        progress = Progress(**json.loads(metadata["progress"]))
-        rest = json.loads(metadata["search"])
+        progress = Progress(**parse_json(metadata["progress"]))
+        rest = parse_json(metadata["search"])
+        if not isinstance(rest, dict):
+            raise TypeError(f"the search must be an object, got a {type(rest).__name__}")
         groups: dict[str, dict[str, Any]] = {}
         for key, mask in masks.items():
             group, _, name = key.partition("/")

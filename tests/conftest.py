@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import settings
 from torch import nn
-from torch.nn.functional import cross_entropy
+from training import SmallCNN
 from transformers import BertConfig, BertForSequenceClassification
 
 torch.set_num_threads(1)  # the tensors are tiny, and threads only get in each other's way
@@ -71,26 +71,6 @@ class Attention(nn.Module):
 def model() -> nn.Sequential:
     """A classifier in plain PyTorch, `(batch, 4, 8)` to `(batch, 2)`: two attentions with query, key and value."""
     return nn.Sequential(Attention(8), Attention(8), nn.Flatten(), nn.Linear(32, 2))
-
-
-class SmallCNN(nn.Module):
-    """A convolution and a residual block of two, each with its BatchNorm: `(batch, 1, 8, 8)` to two labels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolution1 = nn.Conv2d(1, 16, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(16)
-        self.convolution2 = nn.Conv2d(16, 16, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(16)
-        self.convolution3 = nn.Conv2d(16, 16, 3, padding=1, bias=False)
-        self.norm3 = nn.BatchNorm2d(16)
-        self.classifier = nn.Linear(16, 2)
-
-    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        x = self.norm1(self.convolution1(pixel_values)).relu()
-        x = (x + self.norm3(self.convolution3(self.norm2(self.convolution2(x)).relu()))).relu()
-        logits = self.classifier(x.mean((2, 3)))
-        return {"logits": logits} if labels is None else {"loss": cross_entropy(logits, labels), "logits": logits}
 
 
 @pytest.fixture

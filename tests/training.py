@@ -34,6 +34,30 @@ def images(count: int = 64) -> list[dict[str, Any]]:
     return [{"pixel_values": image, "labels": int(label)} for image, label in zip(pixels, upright, strict=True)]
 
 
+class SmallCNN(nn.Module):
+    """A convolution and a residual block of two, each with its BatchNorm: `(batch, 1, 8, 8)` to two labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution1 = nn.Conv2d(1, 16, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(16)
+        self.convolution2 = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(16)
+        self.convolution3 = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.norm3 = nn.BatchNorm2d(16)
+        self.classifier = nn.Linear(16, 2)
+
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        x = self.norm1(self.convolution1(pixel_values)).relu()
+        x = (x + self.norm3(self.convolution3(self.norm2(self.convolution2(x)).relu()))).relu()
+        logits = self.classifier(x.mean((2, 3)))
+        return (
+            {"logits": logits}
+            if labels is None
+            else {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+        )
+
+
 def sum_over_items(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor) -> torch.Tensor:
     """The mean loss of a step, whatever its batch is split into; BERT's own loss is the mean of each part."""
     return nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch

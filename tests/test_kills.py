@@ -1,0 +1,26 @@
+"""A run that is killed at any moment and resumed ends as the one that was not."""
+
+from pathlib import Path
+
+import pytest
+from killing import Killer, Scenario
+
+SCENARIOS = (
+    Scenario("bert", "gradient", "epoch"),
+    Scenario("cnn", "update", "steps"),
+)
+
+
+@pytest.fixture(scope="module")
+def killer() -> Killer:
+    return Killer(seed=0)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+def test_killed_and_resumed_equals_uninterrupted(killer: Killer, tmp_path: Path, scenario: Scenario) -> None:
+    expected, seconds = killer.uninterrupted(tmp_path / "whole", scenario)
+    before = killer.tally.kills
+    assert killer.killed(tmp_path / "killed", scenario, 3, seconds) == expected
+    assert killer.tally.kills > before, "nothing was killed"
+    other, _ = killer.uninterrupted(tmp_path / "other", Scenario(scenario.model, "gradient", "steps", save_steps=7))
+    assert other["model.safetensors"] != expected["model.safetensors"], "it could have failed"
