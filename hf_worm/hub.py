@@ -1,5 +1,6 @@
 """What a run leaves for people to read: its report, and its part of the model card."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,10 @@ def account(ticket: Ticket, model: nn.Module) -> dict[str, Any]:
 
 def model_name(model: nn.Module) -> str:
     """What the model was loaded from, or its class where it was made from a configuration."""
-    config = getattr(model, "config", None)
-    return getattr(config, "_name_or_path", "") or type(model).__name__
+    name: str = getattr(getattr(model, "config", None), "_name_or_path", "")
+    if os.path.isdir(name):
+        name = Path(name).resolve().name  # a card is for others to read: the path is of no use to them
+    return name or type(model).__name__
 
 
 def loading(model: nn.Module) -> dict[str, Any]:

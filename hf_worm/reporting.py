@@ -1,13 +1,45 @@
 """What a run says of itself: the evaluations around the draw, its report, its model card."""
 
 import json
+import shutil
+import warnings
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_worm.config import replace_file
 from hf_worm.hub import REPORT_NAME, build_report, extend_model_card
 from hf_worm.phases import PhasedTrainerMixin
 from hf_worm.ticket import Ticket
+
+
+class StageNames(TrainerCallback):
+    """Logs an evaluation around the draw under names of its own, such as `eval_drawn_accuracy`.
+
+    It has to be the first callback: then it follows all that the parents' `log` add to the metrics under plain names,
+    and comes before all that read them.
+
+    Args:
+        prefix (`str`): Stands for `"eval_"` in the names.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        for entry in (kwargs["logs"], state.log_history[-1]):
+            _rename(entry, "eval_", self.prefix)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        _rename(kwargs["metrics"], self.prefix, "eval_")  # the Trainer logs the very metrics that it returns
+
+
+def _rename(metrics: dict[str, float], old: str, new: str) -> None:
+    renamed = {new + name.removeprefix(old) if name.startswith(old) else name: metrics[name] for name in metrics}
+    metrics.clear()
+    metrics.update(renamed)
 
 
 class ReportingTrainerMixin(PhasedTrainerMixin):
@@ -19,59 +51,67 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.ticket: Ticket | None = None
-        self._stage: str | None = None  # name of the evaluation around the draw that is running
         super().__init__(*args, **kwargs)
 
     def _evaluate_stage(self, stage: str) -> None:
-        if self.eval_dataset is None:
+        # The trainers of sentence-transformers evaluate by an `evaluator` as well, with or without a data set.
+        if self.eval_dataset is None and getattr(self, "evaluator", None) is None:
             return
-        in_train = self.is_in_train
-        self._stage, self.is_in_train = stage, True  # out of training, `fp16_full_eval` would cast the weights for good
+        # After the retraining it is the result of the run, and goes by the plain names.
+        names = StageNames("eval_" if stage == "retrained" else f"eval_{stage}_")
+        self.callback_handler.callbacks.insert(0, names)
+        in_train, self.is_in_train = self.is_in_train, True  # or `fp16_full_eval` would cast the weights for good
         try:
             metrics = self.evaluate()
         finally:
-            self._stage, self.is_in_train = None, in_train
+            self.remove_callback(names)
+            self.is_in_train = in_train
         self.progress.metrics[stage] = {
             name.removeprefix("eval_"): value
             for name, value in metrics.items()
             if name.startswith("eval_") and not name.endswith(("_runtime", "_per_second", "_preparation_time"))
         }
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The parent's; the evaluations around the draw go by names of their own, such as `eval_drawn_accuracy`.
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The parent's card, and what the ticket prunes, how it was found, what it cost, and how to load the model.
 
-        The last one, after retraining, is the result of the run, and goes by the plain ones.
+        Args:
+            args, kwargs: As the parent's own: TRL's trainers take other arguments than the `Trainer`.
         """
-        if self._stage in ("before_draw", "drawn"):
-            logs = {name.replace("eval_", f"eval_{self._stage}_", 1): value for name, value in logs.items()}
-        super().log(logs, start_time)
-
-    def create_model_card(
-        self,
-        language: str | None = None,
-        license: str | None = None,
-        tags: str | list[str] | None = None,
-        model_name: str | None = None,
-        finetuned_from: str | None = None,
-        tasks: str | list[str] | None = None,
-        dataset_tags: str | list[str] | None = None,
-        dataset: str | list[str] | None = None,
-        dataset_args: str | list[str] | None = None,
-    ) -> None:
-        """The parent's card, and what the ticket prunes, how it was found, what it cost, and how to load the model."""
-        super().create_model_card(
-            language=language,
-            license=license,
-            tags=tags,
-            model_name=model_name,
-            finetuned_from=finetuned_from,
-            tasks=tasks,
-            dataset_tags=dataset_tags,
-            dataset=dataset,
-            dataset_args=dataset_args,
-        )
+        super().create_model_card(*args, **kwargs)
         if self.ticket is not None and self.is_world_process_zero():
             extend_model_card(self._output_dir, self.hub_model_id or self.args.hub_model_id, self.report())
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """The parent's; the model is saved whatever the Hub answers.
+
+        Args:
+            args, kwargs: As the parent's own.
+        """
+        if self.hub_model_id is None:  # then the parent asks for the repository first
+            self.save_model(_internal_call=True)
+        return super().push_to_hub(*args, **kwargs)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.is_world_process_zero():
+            for code in Path(checkpoint_folder).glob("*.py"):  # of a model that carries it; the parent leaves it behind
+                shutil.copy(code, self._output_dir)
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def _finish_current_push(self) -> None:
+        """The parent's, which waits and doesn't look; a push of a checkpoint that failed is told."""
+        super()._finish_current_push()
+        push = self.push_in_progress if self.hub_model_id is not None else None
+        if push is None:
+            return
+        for error in filter(None, [job.exception() for job in push.jobs]):
+            cause = error if isinstance(error, HfHubHTTPError) or error.__cause__ is None else error.__cause__
+            warnings.warn(
+                f"A push to `{self.hub_model_id}` while training failed. `trainer.push_to_hub()` pushes all that is in "
+                f"{self._output_dir}. {type(cause).__name__}: {str(cause).strip()}",
+                stacklevel=2,
+            )
+        push.jobs = []  # told once
 
     def report(self) -> dict[str, Any]:
         """What the run did, as `worm_report.json` has it: metrics, phases, observations and the account of weights."""

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType
 from torch import nn
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import Trainer
-from transformers.trainer_utils import TrainOutput, has_length, set_seed
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length, set_seed
+from transformers.training_args import OptimizerNames
 
 from hf_worm.callback import PhaseCallback, observation_line
 from hf_worm.config import WormConfig
@@ -21,6 +23,19 @@ from hf_worm.ticket import Ticket
 
 # How training may be distributed: every process holds all of every weight, and of its averaged gradient.
 SUPPORTED = {DistributedType.NO} | {kind for kind in DistributedType if kind.startswith("MULTI_")}
+
+# Optimizers that update each weight inside the backward pass, as soon as its gradient is there, and drop the gradient:
+# none is left to truncate, and no step of the optimizer comes after which a ticket could be held.
+STEPPING_IN_BACKWARD = (
+    "lomo",
+    "adalomo",
+    "galore_adamw_layerwise",
+    "galore_adamw_8bit_layerwise",
+    "galore_adafactor_layerwise",
+    "apollo_adamw_layerwise",
+)
+# Optimizers whose step is the sign of a mean of gradients: the step stays as large, however small the gradients become.
+STEPPING_BY_SIGN = ("lion_32bit", "lion_8bit", "paged_lion_32bit", "paged_lion_8bit")
 
 
 class WormTrainerMixin(ReportingTrainerMixin):
@@ -40,8 +55,9 @@ class WormTrainerMixin(ReportingTrainerMixin):
 
     Raises:
         ValueError:
-            A layer that the configuration names is missing or frozen, or training is distributed in a way that is not
-            supported (DeepSpeed, FSDP, Megatron-LM, XLA, `nn.DataParallel`).
+            A layer that the configuration names is missing or frozen, training is distributed in a way that is not
+            supported (DeepSpeed, FSDP, Megatron-LM, XLA, `nn.DataParallel`), the optimizer steps in the backward pass
+            (LOMO, layer-wise GaLore and APOLLO), or by the sign of gradients that are to be truncated (Lion).
     """
 
     def __init__(self, *args: Any, worm_config: WormConfig | None = None, **kwargs: Any) -> None:
@@ -49,11 +65,11 @@ class WormTrainerMixin(ReportingTrainerMixin):
         self.search: TicketSearch | None = None
         super().__init__(*args, **kwargs)
         if worm_config is not None:
-            self._refuse_unsupported()
+            self._refuse_unsupported(worm_config)
             self.search = TicketSearch(self._trained_model, worm_config)
             self.add_callback(PhaseCallback(self, worm_config))
 
-    def _refuse_unsupported(self) -> None:
+    def _refuse_unsupported(self, config: WormConfig) -> None:
         kind = self.accelerator.distributed_type
         if kind not in SUPPORTED:
             raise ValueError(
@@ -65,6 +81,20 @@ class WormTrainerMixin(ReportingTrainerMixin):
                 f"`{type(self).__name__}` does not support `nn.DataParallel`, the choice of the Trainer for "
                 f"{self.args.n_gpu} GPUs in one process. Launch a process for each GPU with `torchrun`, or show it one "
                 "GPU (`CUDA_VISIBLE_DEVICES`)."
+            )
+        name = OptimizerNames(self.args.optim).value
+        if name in STEPPING_IN_BACKWARD:
+            ordinary = name.removesuffix("_layerwise") if "layerwise" in name else "adamw_torch"
+            raise ValueError(
+                f"`{type(self).__name__}` does not support `optim={name!r}`: it updates each weight inside the "
+                "backward pass, so there is no gradient to truncate and no step after which pruned weights could be "
+                f"set to 0. Use an optimizer with a step of its own, for example `optim={ordinary!r}`."
+            )
+        if name in STEPPING_BY_SIGN and config.truncation != 1 and config.truncation_target == "gradient":
+            raise ValueError(
+                f"`optim={name!r}` steps by the sign of the gradients, whatever their size: truncating them changes "
+                "nothing. Truncate the step instead, `WormConfig(truncation_target='update')`, or do not truncate: "
+                "`WormConfig.eb_train()`."
             )
 
     # The three phases.
@@ -167,6 +197,7 @@ class WormTrainerMixin(ReportingTrainerMixin):
             output = self._train_phase("retrain", checkpoint, options)
         finally:
             self.args, self.model_init = args, model_init
+        self._drawn.apply_(self._trained_model)  # whatever callbacks did to the weights at the end of training
         self._evaluate_stage("retrained")
         self._write_report()
         return output
@@ -245,7 +276,20 @@ class WormTrainerMixin(ReportingTrainerMixin):
         if self.is_world_process_zero():
             tqdm.write(observation_line(seen, self._config, self.state.epoch or 0.0))
 
-    # What is saved.
+    # What is evaluated, and what is saved.
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The parent's, on the weights that would be saved."""
+        if self.ticket is not None:
+            self.ticket.apply_(self._trained_model)
+        return super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.ticket is not None:
@@ -259,6 +303,7 @@ class WormTrainerMixin(ReportingTrainerMixin):
 
     def _load_best_model(self) -> None:
         if not self.searching:  # the ticket is found on the weights at convergence, and drawn from them
+            self._put_weights_in_place()  # now, or they would be put in place of the best
             super()._load_best_model()
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:

@@ -1,22 +1,18 @@
-"""The model card, and what goes to the Hub beside the weights."""
+"""The model card; what goes to the Hub beside it, tests/test_hub_server.py tests with the Hub's own client."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-import transformers.trainer
-from huggingface_hub import CommitInfo, ModelCard
-from training import QUERY_AND_KEY, accuracy, examples, pruned_are_zero, same_weights, worm_trainer
+from huggingface_hub import ModelCard
+from training import QUERY_AND_KEY, accuracy, examples, same_weights, worm_trainer
 from transformers import BertForSequenceClassification, PreTrainedModel
 
-from hf_worm import Ticket, TicketSearch, WormConfig
+from hf_worm import TicketSearch, WormConfig
 from hf_worm.hub import build_report, extend_model_card, loading
 from hf_worm.models import CifarResNetConfig, CifarResNetForImageClassification
 from hf_worm.run import Progress
-
-FILES = {"config.json", "model.safetensors", "ticket.safetensors", "worm_config.json", "worm_history.json"}
 
 
 @pytest.fixture
@@ -68,86 +64,6 @@ def test_without_a_ticket_the_card_is_the_parents(bert: BertForSequenceClassific
     trainer.search_ticket()
     trainer.create_model_card()
     assert "## Pruning" not in (tmp_path / "README.md").read_text()
-
-
-class RecordingHub:
-    """Takes uploads into a folder instead of a repository."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.uploads: list[str] = []
-
-    def create_repo(self, name: str, **kwargs: Any) -> Any:
-        return type("Url", (), {"repo_id": f"someone/{name.rpartition('/')[2]}"})
-
-    def upload_folder(
-        self, *, folder_path: str, commit_message: str, ignore_patterns: Any = None, **kwargs: Any
-    ) -> Any:
-        self.uploads.append(commit_message)
-        target = self.folder / str(len(self.uploads))
-        shutil.copytree(folder_path, target, ignore=shutil.ignore_patterns(*(ignore_patterns or [])))
-        done = CommitInfo(
-            commit_url="https://huggingface.co/someone/judge/commit/0",
-            commit_message=commit_message,
-            commit_description="",
-            oid="0",
-        )
-        if not kwargs.get("run_as_future"):
-            return done
-        return type("Job", (), {"done": lambda self: True, "result": lambda self, *a: done})()
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecordingHub:
-    recording = RecordingHub(tmp_path / "hub")
-    monkeypatch.setattr(transformers.trainer, "hf_api", lambda: recording)
-    return recording
-
-
-def test_push_to_hub_takes_the_ticket_along(
-    bert: BertForSequenceClassification, tmp_path: Path, hub: RecordingHub
-) -> None:
-    trainer = worm_trainer(bert, tmp_path / "out", hub_model_id="someone/judge")
-    trainer.train()
-    trainer.push_to_hub()
-    pushed = hub.folder / "1"
-    assert {*FILES, "README.md", "worm_report.json"} <= {path.name for path in pushed.iterdir()}
-    assert pruned_are_zero(pushed, Ticket.from_pretrained(pushed))
-    assert 'Ticket.from_pretrained("someone/judge")' in (pushed / "README.md").read_text()
-
-
-def test_every_save_takes_the_ticket_along_once_there_is_one(
-    bert: BertForSequenceClassification, tmp_path: Path, hub: RecordingHub
-) -> None:
-    trainer = worm_trainer(
-        bert, tmp_path / "out", push_to_hub=True, hub_strategy="every_save", save_strategy="epoch", hub_always_push=True
-    )
-    trainer.train()
-    folders = [hub.folder / str(i + 1) for i in range(len(hub.uploads))]
-    assert [(folder / "ticket.safetensors").exists() for folder in folders] == [False, False, False, True]
-    assert pruned_are_zero(folders[-1], trainer.ticket)
-    assert hub.uploads[-1] == "Training in progress, epoch 4"
-
-
-def test_a_repository_is_read_as_a_folder_is(
-    bert: BertForSequenceClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer = worm_trainer(bert, tmp_path)
-    trainer.train()
-    trainer.save_model()
-    asked: list[tuple[str, str, Any]] = []
-
-    def download(repository: str, name: str, revision: str | None = None) -> str:
-        asked.append((repository, name, revision))
-        return str(tmp_path / name)
-
-    monkeypatch.setattr("hf_worm.config.hf_hub_download", download)
-    ticket = Ticket.from_pretrained("someone/judge", revision="v1")
-    assert ticket.sparsity == 0.5
-    assert WormConfig.from_pretrained("someone/judge") == trainer.worm_config
-    assert {name for _, name, _ in asked} == {"ticket.safetensors", "worm_config.json", "worm_history.json"}
-    assert asked[0] == ("someone/judge", "ticket.safetensors", "v1")
-    assert json.loads((tmp_path / "worm_config.json").read_text())["stopping_point"] == 0.5
 
 
 class JudgeOfItsOwn(BertForSequenceClassification):
