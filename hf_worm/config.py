@@ -1,14 +1,19 @@
 """The numbers of a search, and their validation."""
 
 import json
-import math
 import os
+import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 
 CONFIG_NAME = "worm_config.json"
 
@@ -92,7 +97,8 @@ class WormConfig:
     def __post_init__(self) -> None:
         for name in ("prune_ratio", "truncation", "stopping_point", "margin", "retrain_epochs"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not abs(value) <= sys.float_info.max:  # nor is NaN, or a whole number too large for one
                 raise ValueError(f"`{name}` must be a finite number, got {value!r}.")
         if not 0 <= self.prune_ratio < 1:
             raise ValueError(f"`prune_ratio` must be in [0, 1), got {self.prune_ratio}.")
@@ -106,6 +112,10 @@ class WormConfig:
             raise ValueError(
                 f"`window` must be a whole number of at least 2, got {self.window!r}: a distance takes two masks."
             )
+        for name in ("window", "sample_steps"):
+            value = getattr(self, name)
+            if _is_count(value, sys.maxsize + 1):
+                raise ValueError(f"`{name}` must be at most {sys.maxsize}, got {value}.")
         if not isinstance(self.layers, (list, tuple)) or not all(isinstance(layer, str) for layer in self.layers):
             raise ValueError(f"`layers` must be a list of strings such as ['query', 'key'], got {self.layers!r}.")
         if not self.layers:
@@ -154,7 +164,7 @@ class WormConfig:
             hub_options: Passed on to `hf_hub_download` (`revision`, `token`, `cache_dir`, ...).
 
         Raises:
-            FileNotFoundError: The folder has no `worm_config.json`.
+            FileNotFoundError: The folder or repository has no `worm_config.json`.
             ValueError: The file is not JSON, names an unknown setting or holds a wrong value.
         """
         path = find_file(dir_or_repo, CONFIG_NAME, **hub_options)
@@ -164,7 +174,10 @@ class WormConfig:
         unknown = sorted(set(settings) - {known.name for known in fields(cls)})
         if unknown:
             raise ValueError(f"{path} holds settings that this version of hf_worm does not know: {unknown}.")
-        return cls(**settings)
+        try:
+            return cls(**settings)
+        except ValueError as error:
+            raise ValueError(f"{path} won't do: {error}") from error
 
 
 def _is_count(value: object, least: int) -> bool:
@@ -175,7 +188,7 @@ def find_file(dir_or_repo: str | os.PathLike[str], name: str, **hub_options: Any
     """Path of the file `name` in a folder, or in a Hub repository (downloaded into the Hub's cache).
 
     Raises:
-        FileNotFoundError: `dir_or_repo` is a folder without that file, or neither a folder nor a repository's id.
+        FileNotFoundError: `dir_or_repo` is a folder or repository without that file, or neither of them.
     """
     folder = Path(dir_or_repo)
     if not folder.is_dir():
@@ -183,6 +196,17 @@ def find_file(dir_or_repo: str | os.PathLike[str], name: str, **hub_options: Any
             return Path(hf_hub_download(str(dir_or_repo), name, **hub_options))
         except HFValidationError as error:
             raise FileNotFoundError(f"{folder} is neither a folder nor the id of a Hub repository.") from error
+        except GatedRepoError:
+            raise
+        except RepositoryNotFoundError as error:
+            raise FileNotFoundError(
+                f"{folder} is neither a folder here nor a repository on the Hub that your token may read: {error}"
+            ) from error
+        except RemoteEntryNotFoundError as error:
+            raise FileNotFoundError(
+                f"The Hub repository {folder} holds no `{name}` at revision `{hub_options.get('revision') or 'main'}`: "
+                "it was not pushed by hf_worm, or pushed before the ticket was drawn."
+            ) from error
     if not (folder / name).is_file():
         raise FileNotFoundError(f"{folder} holds no `{name}`: it was not saved by hf_worm, or the file was removed.")
     return folder / name
@@ -191,9 +215,17 @@ def find_file(dir_or_repo: str | os.PathLike[str], name: str, **hub_options: Any
 def read_json(path: Path) -> Any:
     """The content of a JSON file; a `ValueError` that names the file where it is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{path} is damaged or not JSON: {error}.") from error
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text says; a `ValueError` at whatever is none, a number of many thousand digits included."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its brackets are nested too deep") from error
 
 
 def replace_file(path: Path, content: str | bytes) -> None:

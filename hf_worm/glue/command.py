@@ -44,6 +44,13 @@ def check(arguments: GlueArguments) -> None:
         raise ValueError("`train_file` needs `validation_file` beside it, or `--do_eval false`.")
 
 
+def inputs(arguments: GlueArguments) -> tuple[str | None, ...]:
+    """The folders and files that a run reads, where they are some."""
+    model, data = arguments.model, arguments.data
+    names = (model.model_name_or_path, model.config_name, model.tokenizer_name)
+    return *names, data.dataset_name, data.train_file, data.validation_file
+
+
 def card(arguments: GlueArguments, task: Task) -> dict[str, Any]:
     """What the model card says of the task and of the data."""
     content: dict[str, Any] = {"tasks": "text-classification"}
@@ -66,4 +73,5 @@ GLUE = Command(
     no_predict="the labels of GLUE's test sets are not public.",
     build=build_trainer,
     card=card,
+    inputs=inputs,
 )

@@ -14,6 +14,7 @@ from hf_worm.glue.sentences import write_sentences
 from hf_worm.ticket import Ticket
 
 PROGRAM = "hf-worm demo"
+MARK = "made_by_hf_worm_demo.txt"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,8 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = Path(options.output_dir)
     try:
         model = model_folder()
+        _refuse_foreign(folder)
         files = write_sentences(folder / "data", options.seed)
-    except (ImportError, OSError) as error:
+    except (ImportError, ValueError, OSError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
     # Threads of one operation wait for the slowest: where anything else runs, all the cores can take longer than half.
@@ -62,6 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"accuracy {accuracy:.4f}."
     )
     return 0
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder that holds something, unless it is an earlier demo's."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "data" / MARK).is_file():
+        raise ValueError(f"{folder} is not empty, nor of an earlier demo. Pass another `--output_dir`.")
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    (folder / "data" / MARK).write_text(f"Made by `{PROGRAM}`, which writes over this folder when it runs again.\n")
 
 
 def model_folder() -> Path:

@@ -1,5 +1,10 @@
 """Loads the tokenizer and the model for a task."""
 
+from collections.abc import Iterable
+from typing import cast
+
+from datasets import Dataset
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -10,7 +15,7 @@ from transformers import (
 )
 
 from hf_worm.glue.arguments import ModelArguments
-from hf_worm.job.model import hub_options, load_weights, set_classes
+from hf_worm.job.model import errors_named, hub_options, load_weights, set_classes
 from hf_worm.job.task import Task
 
 
@@ -22,10 +27,10 @@ def load_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
         OSError: It isn't there.
     """
     name = arguments.tokenizer_name or arguments.model_name_or_path
-    try:
+    with errors_named(f"the tokenizer of {name}"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, **hub_options(arguments))
-    except ImportError as error:
-        raise ValueError(f"Can't load the tokenizer of {name}: {error}") from error
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # what transformers makes of no files at all
+        raise ValueError(f"The tokenizer of {name} knows no word: its files are missing or empty.")
     if tokenizer.pad_token is None:
         raise ValueError(f"The tokenizer of {name} has no padding token: sentences of unequal length need one.")
     return tokenizer
@@ -34,8 +39,31 @@ def load_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
 def load_config(arguments: ModelArguments, task: Task) -> tuple[PreTrainedConfig, tuple[int, ...]]:
     """The model's configuration made for the task, and the model's id of each class ([`set_classes`])."""
     name = arguments.config_name or arguments.model_name_or_path
-    config: PreTrainedConfig = AutoConfig.from_pretrained(name, **hub_options(arguments))
+    with errors_named(name):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(name, **hub_options(arguments))
     return config, set_classes(config, task)
+
+
+def refuse_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, splits: Iterable[Dataset]) -> None:
+    """Refuse a tokenizer whose tokens the model does not know: training would end in an `IndexError`.
+
+    Args:
+        model (`PreTrainedModel`): The model.
+        tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
+        splits (`Iterable[Dataset]`): What it made: tokens that do not occur do no harm.
+
+    Raises:
+        ValueError: One of them occurs.
+    """
+    known = cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]
+    if max(tokenizer.get_vocab().values()) < known:
+        return
+    largest = max(max(ids) for split in splits for ids in split["input_ids"])
+    if largest >= known:
+        raise ValueError(
+            f"The tokenizer makes the token {largest}, the model knows {known} tokens, from 0: they do not belong "
+            "together. Pass the model's own tokenizer as `--tokenizer_name`."
+        )
 
 
 def load_model(arguments: ModelArguments, config: PreTrainedConfig) -> PreTrainedModel:

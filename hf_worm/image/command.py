@@ -67,6 +67,16 @@ def _check(arguments: ImageArguments) -> None:
         )
 
 
+def _inputs(arguments: ImageArguments) -> tuple[str | None, ...]:
+    """The folders and files that a run reads, where they are some: not those that happen to be called `resnet18`."""
+    model, data = arguments.model, arguments.data
+    return (
+        None if model.model in NEW_MODELS else model.model,
+        model.config_name,
+        None if data.dataset_name == DIGITS else data.dataset_name,
+    )
+
+
 def _card(arguments: ImageArguments, task: Task) -> dict[str, Any]:
     name = arguments.data.dataset_name
     card: dict[str, Any] = {"tasks": "image-classification", "dataset": task.name}
@@ -85,5 +95,6 @@ IMAGE = Command(
     check=_check,
     build=build_trainer,
     card=_card,
+    inputs=_inputs,
     no_predict="pass the split as `--validation_split_name` with `--do_train false`.",
 )

@@ -8,7 +8,7 @@ import psutil
 import torch
 from datasets import ClassLabel, Dataset, Image
 from PIL import Image as Pillow
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import ImageOps
 
 from hf_worm.image.arguments import DataArguments
 from hf_worm.image.digits import NAME as DIGITS
@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 IMAGE = "image"
 VALIDATION = "validation"
 MODES = {1: "L", 3: "RGB"}
+# What Pillow raises at damaged images, and at some made to fill the memory.
+UNREADABLE = (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError)
 
 
 def load_images(
@@ -64,7 +66,7 @@ def own_size(images: Dataset, split: str) -> int | None:
         try:
             with Pillow.open(source) as image:
                 sizes.add(image.size)
-        except (UnidentifiedImageError, FileNotFoundError) as error:
+        except UNREADABLE as error:
             raise ValueError(f"The image of row {row} of the {split} split can't be read: {error}") from error
     width, height = sizes.pop()
     return width if not sizes and width == height else None
@@ -87,22 +89,36 @@ def decode(images: Dataset, split: str, channels: int, size: int) -> torch.Tenso
     """
     if channels not in MODES:
         raise ValueError(f"The model takes images of {channels} channels: 1 (grey) or 3 (colours) can be given.")
-    needed, free = len(images) * channels * size**2, psutil.virtual_memory().available
-    if needed > free:
-        raise ValueError(
-            f"The {split} split takes {needed / 2**30:.1f} GiB at {size} × {size} pixels, more than the "
-            f"{free / 2**30:.1f} GiB of memory that are free. Pass a smaller `--image_size` or fewer samples."
-        )
+    refuse_size(f"The {split} split", len(images) * channels * size**2, size)
     pixels = torch.empty(len(images), size, size, channels, dtype=torch.uint8)
     for row in range(len(images)):
         try:
             image = images[row][IMAGE].convert(MODES[channels])
-        except OSError as error:
+        except UNREADABLE as error:
             raise ValueError(f"The image of row {row + 1} of the {split} split is damaged: {error}") from error
         if image.size != (size, size):
             image = ImageOps.fit(image, (size, size), Pillow.Resampling.BILINEAR)
         pixels[row] = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(size, size, channels)
     return pixels.permute(0, 3, 1, 2).contiguous()
+
+
+def refuse_size(what: str, needed: int, size: int) -> None:
+    """Refuse images that don't fit into memory.
+
+    Args:
+        what (`str`): Which ones, for the message.
+        needed (`int`): The bytes that they take.
+        size (`int`): Their edge in pixels.
+
+    Raises:
+        ValueError: They don't fit.
+    """
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise ValueError(
+            f"{what} takes {needed / 2**30:.1f} GiB at {size} × {size} pixels, more than the "
+            f"{free / 2**30:.1f} GiB of memory that are free. Pass a smaller `--image_size` or fewer samples."
+        )
 
 
 def mean_and_std(images: torch.Tensor) -> tuple[list[float], list[float]]:

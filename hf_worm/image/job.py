@@ -4,7 +4,7 @@ from transformers import default_data_collator, set_seed
 
 from hf_worm.image.arguments import DataArguments, ModelArguments
 from hf_worm.image.augmentation import PadCropFlip
-from hf_worm.image.data import VALIDATION, decode, label_tensor, load_images, mean_and_std, own_size
+from hf_worm.image.data import VALIDATION, decode, label_tensor, load_images, mean_and_std, own_size, refuse_size
 from hf_worm.image.dataset import EpochCallback, ImageDataset
 from hf_worm.image.digits import NAME as DIGITS
 from hf_worm.image.model import (
@@ -14,6 +14,7 @@ from hf_worm.image.model import (
     new_processor,
     normalization,
     refuse_images,
+    refuse_single_image,
     size_of_images,
 )
 from hf_worm.job.arguments import Arguments
@@ -55,6 +56,9 @@ def build_trainer(arguments: ImageArguments, checkpoint: str | None = None) -> t
     own = own_size(splits[TRAIN], TRAIN)
     size = size_of_images(arguments.model, config, processor, own)
     stored = size if own is None else min(own, size)  # smaller images are enlarged batch by batch
+    if data.crop_padding is not None and data.crop_padding > stored:
+        raise ValueError(f"`crop_padding` must be at most {stored}, the edge of the images, got {data.crop_padding}.")
+    refuse_size("A batch", 4 * training.train_batch_size * channels * size**2, size)
     images = {name: decode(split, name, channels, stored) for name, split in splits.items()}
     if processor is None:
         mean, std = mean_and_std(images[TRAIN])
@@ -81,7 +85,10 @@ def build_trainer(arguments: ImageArguments, checkpoint: str | None = None) -> t
     }
     set_seed(training.seed)  # the weights are made at random, or the head is
     model = load_model(arguments.model, config)
-    refuse_images(model, datasets[TRAIN][0]["pixel_values"][None])
+    first = datasets[TRAIN][0]["pixel_values"][None]
+    refuse_images(model, first)
+    if training.do_train and not training.dataloader_drop_last and len(images[TRAIN]) % training.train_batch_size == 1:
+        refuse_single_image(model, first)
     trainer = make_trainer(
         arguments,
         checkpoint,

@@ -1,5 +1,6 @@
 """The model of a run, and what it takes its images to be."""
 
+import copy
 import json
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -17,7 +18,7 @@ from transformers import (
 )
 
 from hf_worm.image.arguments import ModelArguments
-from hf_worm.job.model import hub_options, load_weights
+from hf_worm.job.model import errors_named, hub_options, load_weights
 from hf_worm.models import CifarResNetConfig, VggBnConfig
 from hf_worm.models.vgg import SMALLEST_IMAGE
 
@@ -50,7 +51,8 @@ def load_config(arguments: ModelArguments) -> PreTrainedConfig:
     else:
         name = arguments.config_name or arguments.model
         try:
-            config = AutoConfig.from_pretrained(name, **hub_options(arguments))
+            with errors_named(name):
+                config = AutoConfig.from_pretrained(name, **hub_options(arguments))
         except OSError as error:
             close = get_close_matches(name, NEW_MODELS, n=1)
             raise OSError(f"There is no model {name}. Did you mean `{close[0]}`?" if close else str(error)) from error
@@ -70,9 +72,10 @@ def load_model(arguments: ModelArguments, config: PreTrainedConfig) -> PreTraine
         OSError: The weights aren't there.
     """
     if is_new(arguments):
-        model: PreTrainedModel = AutoModelForImageClassification.from_config(  # type: ignore[no-untyped-call]
-            config, trust_remote_code=arguments.trust_remote_code
-        )
+        with errors_named(arguments.model):
+            model: PreTrainedModel = AutoModelForImageClassification.from_config(  # type: ignore[no-untyped-call]
+                config, trust_remote_code=arguments.trust_remote_code
+            )
         return model
     return load_weights(AutoModelForImageClassification, arguments.model, config, arguments)
 
@@ -102,6 +105,26 @@ def refuse_images(model: PreTrainedModel, pixel_values: torch.Tensor) -> None:
         ) from error
 
 
+def refuse_single_image(model: PreTrainedModel, pixel_values: torch.Tensor) -> None:
+    """Try the single image that the last batch of every epoch would hold: a BatchNorm may have nothing to average.
+
+    Args:
+        model (`PreTrainedModel`): The model; it is not changed.
+        pixel_values (`torch.Tensor`): A batch of one.
+
+    Raises:
+        ValueError: The model can't be trained on it.
+    """
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model).train()(pixel_values=pixel_values)
+    except ValueError as error:
+        raise ValueError(
+            f"The last batch of an epoch would hold one image, which this model can't be trained on ({error}): pass "
+            "`--dataloader_drop_last`, or another `--per_device_train_batch_size` or `--max_train_samples`."
+        ) from error
+
+
 def load_processor(arguments: ModelArguments) -> BaseImageProcessor | None:
     """The image processor of a pretrained model; `None` for new weights, whose images are normalized by the data.
 
@@ -110,9 +133,10 @@ def load_processor(arguments: ModelArguments) -> BaseImageProcessor | None:
     """
     if is_new(arguments):
         return None
-    processor: BaseImageProcessor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-        arguments.model, **hub_options(arguments)
-    )
+    with errors_named(f"the image processor of {arguments.model}"):
+        processor: BaseImageProcessor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+            arguments.model, **hub_options(arguments)
+        )
     return processor
 
 

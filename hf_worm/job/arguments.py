@@ -1,5 +1,6 @@
 """The arguments that every command has beside `TrainingArguments` and `WormConfig`."""
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, TypeVar
 
@@ -79,3 +80,19 @@ def check_counts(arguments: object, *names: str) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}.")
+
+
+def check_numbers(arguments: object, *names: str) -> None:
+    """Refuse a number below 0, NaN and infinity.
+
+    Args:
+        arguments (`object`): A group of arguments.
+        names (`str`): Those of its fields that are such numbers.
+
+    Raises:
+        ValueError: One of them is below 0 or not finite.
+    """
+    for name in names:
+        value = getattr(arguments, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"`{name}` must be a finite number of at least 0, got {value}.")

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ class Command(CommandLine[M, D]):
     Args:
         build (`Callable`): The trainer and the task, from the arguments and the checkpoint to resume from, if any.
         card (`Callable`): What `create_model_card` is given, from the arguments and the task.
+        inputs (`Callable`, *optional*): The folders and files that a run reads, from the arguments; `None` among them.
     """
 
     build: Callable[[Arguments[M, D], str | None], tuple[WormTrainer, Task]]
     card: Callable[[Arguments[M, D], Task], dict[str, Any]]
+    inputs: Callable[[Arguments[M, D]], Iterable[str | None]] = lambda arguments: ()
 
 
 def main(command: Command[M, D], argv: Sequence[str] | None = None) -> int:
@@ -45,9 +47,12 @@ def main(command: Command[M, D], argv: Sequence[str] | None = None) -> int:
     try:
         try:
             arguments = parse(command, sys.argv[1:] if argv is None else argv)
-            checkpoint = find_checkpoint(arguments.training, arguments.run.overwrite_output_dir)
+            overwrite = arguments.run.overwrite_output_dir
+            checkpoint = find_checkpoint(arguments.training, overwrite, command.inputs(arguments))
             trainer, task = command.build(arguments, checkpoint)
-        except (ValueError, OSError) as error:
+            if arguments.training.do_train:
+                _refuse_unknown_metric(trainer, task)
+        except (ValueError, OSError, ImportError) as error:  # the last: a setting needs a library that is not there
             print(f"{command.program}: error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2
         folder = str(arguments.training.output_dir)
@@ -101,6 +106,17 @@ def run(
     else:
         trainer.create_model_card(**card)
     _print(trainer, table)
+
+
+def _refuse_unknown_metric(trainer: WormTrainer, task: Task) -> None:
+    """Refuse a `metric_for_best_model` that there won't be: the Trainer says so after the first epoch."""
+    wanted, splits = trainer.args.metric_for_best_model, trainer.eval_dataset
+    if not trainer.args.load_best_model_at_end or wanted is None:
+        return
+    prefixes = [f"{name}_" for name in splits] if isinstance(splits, dict) else [""]
+    known = [prefix + metric for prefix in prefixes for metric in (*task.metrics, "loss")]
+    if wanted.removeprefix("eval_") not in known:
+        raise ValueError(f"`metric_for_best_model` must be one of {', '.join(known)}, got {wanted!r}.")
 
 
 def _of_task(metrics: Mapping[str, float], task: Task) -> dict[str, float]:

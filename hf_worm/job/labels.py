@@ -9,6 +9,7 @@ from datasets import ClassLabel, Dataset, Value
 from hf_worm.job.task import Task
 
 LABEL = "label"
+MANY_CLASSES = 1000  # class ids up to here may be missing from the data
 UNNAMED = "LABEL_"  # what transformers calls the classes of a model that has no names for them
 
 
@@ -30,7 +31,13 @@ def task_of(train: Dataset, name: str, columns: tuple[str, ...]) -> Task:
     elif _is(feature, "string") or _is(feature, "large_string"):
         labels = tuple(sorted(set(values)))
     elif _is(feature, "int") or _is(feature, "uint") or _is(feature, "bool"):
-        labels = tuple(f"{UNNAMED}{label}" for label in range(max(int(value) for value in values) + 1))
+        largest = max(int(value) for value in values)
+        if largest >= max(len(values), MANY_CLASSES):  # or a stray number would make a head of a billion classes
+            raise ValueError(
+                f"The largest label of the train split is {largest}, in {len(values)} rows: class ids count from 0. "
+                "Write numbers that are no classes with a decimal point, and names of classes as text."
+            )
+        labels = tuple(f"{UNNAMED}{label}" for label in range(largest + 1))
     else:
         raise ValueError(f"The column `{LABEL}` must hold class names, class ids or numbers, got {feature}.")
     if len(labels) < 2:

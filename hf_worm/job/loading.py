@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import datasets
+import yaml  # type: ignore[import-untyped]
 from datasets import Dataset, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetsError
 from datasets.fingerprint import Hasher
@@ -39,12 +40,17 @@ def load_folder_or_hub(
 
 @contextmanager
 def errors_named(source: str) -> Iterator[None]:
-    """Makes a `ValueError` that names the source of whatever `datasets` raises at data that it can't read."""
+    """Makes an error that names the source of whatever `datasets` raises at data that it can't read."""
     try:
         yield
-    except (ValueError, StopIteration, DatasetsError) as error:  # a damaged json file can end in a `StopIteration`
+    # A damaged json file can end in a `StopIteration`, a folder with a script in a `RuntimeError`.
+    except (ValueError, RuntimeError, StopIteration, DatasetsError, yaml.YAMLError) as error:
         reason = error.__cause__ or error  # the outer one may say no more than "an error occurred"
         raise ValueError(f"Can't load the data from {source}: {reason}") from error
+    except OSError as error:
+        if source in str(error):
+            raise
+        raise OSError(f"Can't load the data from {source}: {error}") from error
 
 
 def train_split(splits: dict[str, Dataset]) -> Dataset:

@@ -1,9 +1,10 @@
 """Makes a pretrained model fit a task."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
@@ -30,6 +31,22 @@ def hub_options(arguments: PretrainedArguments) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def errors_named(name: str) -> Iterator[None]:
+    """Makes a `ValueError` that names the model of whatever is raised at files of it that are damaged or contradictory.
+
+    Args:
+        name (`str`): A Hub id or a local folder.
+    """
+    try:
+        yield
+    except OSError:  # it isn't there: it names itself
+        raise
+    except Exception as error:  # a wrong value in a file surfaces as anything, and tokenizers raises no other class
+        kind = "" if isinstance(error, (ValueError, ImportError)) else f"{type(error).__name__}: "
+        raise ValueError(f"Can't load {name}: {kind}{error}") from error
+
+
 def set_classes(config: PreTrainedConfig, task: Task) -> tuple[int, ...]:
     """Make a configuration ask for the task's head, and name its classes.
 
@@ -53,7 +70,7 @@ def set_classes(config: PreTrainedConfig, task: Task) -> tuple[int, ...]:
     if set(known) == set(wanted):
         return tuple(known[label] for label in wanted)
     if len(names) != task.num_labels or not task.labels[0].startswith(UNNAMED):
-        if not names[0].startswith(UNNAMED):
+        if names and not names[0].startswith(UNNAMED):
             logger.warning("The model's classes were %s: they are %s now.", ", ".join(names), ", ".join(task.labels))
         config.id2label = dict(enumerate(task.labels))
         config.label2id = {label: index for index, label in enumerate(task.labels)}
@@ -75,20 +92,19 @@ def load_weights(
         ValueError: The weights don't fit the configuration, are damaged, or hold NaN.
         OSError: They aren't there.
     """
-    try:
-        model: PreTrainedModel = auto_class.from_pretrained(
-            name,
-            config=config,
-            ignore_mismatched_sizes=arguments.ignore_mismatched_sizes,
-            **hub_options(arguments),
-        )
-    except RuntimeError as error:
-        raise ValueError(
-            f"The weights of {name} don't fit a head for {config.num_labels} labels ({error}) Pass "
-            "`--ignore_mismatched_sizes` to begin with a new head."
-        ) from error
-    except (ImportError, SafetensorError) as error:
-        raise ValueError(f"Can't load {name}: {error}") from error
+    with errors_named(name):
+        try:
+            model: PreTrainedModel = auto_class.from_pretrained(
+                name,
+                config=config,
+                ignore_mismatched_sizes=arguments.ignore_mismatched_sizes,
+                **hub_options(arguments),
+            )
+        except RuntimeError as error:
+            raise ValueError(
+                f"The weights don't fit a head for {config.num_labels} labels ({error}) Pass "
+                "`--ignore_mismatched_sizes` to begin with a new head."
+            ) from error
     for part, weight in model.state_dict().items():  # the running statistics of a BatchNorm too
         if not weight.isfinite().all():
             raise ValueError(f"The weights of {name} are broken: `{part}` holds NaN or infinite values.")

@@ -14,8 +14,8 @@ import torch
 import yaml  # type: ignore[import-untyped]
 from transformers import HfArgumentParser, TrainingArguments
 
-from hf_worm.config import WormConfig
-from hf_worm.job.arguments import Arguments, D, M, RunArguments
+from hf_worm.config import WormConfig, parse_json
+from hf_worm.job.arguments import Arguments, D, M, RunArguments, check_counts, check_numbers
 
 # `TrainingArguments` has the first two off; a command whose job is to train and evaluate has them on. The last it has
 # on, and PyTorch warns at each phase where there is no accelerator to pin memory for.
@@ -103,18 +103,25 @@ def parse(command: CommandLine[M, D], argv: Sequence[str]) -> Arguments[M, D]:
         raise ValueError(f"`do_predict` is not offered: {command.no_predict}")
     if not (training.do_train or training.do_eval):
         raise ValueError("Nothing to do: `do_train` and `do_eval` are both false.")
+    _check_training(training)
     arguments = Arguments(model, data, run, training, None if run.dense else worm)
     command.check(arguments)
     return arguments
 
 
+def _check_training(training: TrainingArguments) -> None:
+    """Refuse here what would else end in an error within the training, or in a training that is none."""
+    check_counts(training, "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+    check_numbers(training, "learning_rate", "weight_decay", "num_train_epochs", "dataloader_num_workers")
+
+
 def _flags_of_file(path: Path) -> list[str]:
     """The flags that say what the file says, so that one parser checks and converts both."""
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         # Numbers and words stay as they are written: to YAML `no` would be false, and 2e-5 a string.
-        content = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=yaml.BaseLoader)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        content = parse_json(text) if path.suffix == ".json" else yaml.load(text, Loader=yaml.BaseLoader)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{path} can't be read: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold arguments by name, got a {type(content).__name__}.")

@@ -14,7 +14,9 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.training_args import OptimizerNames
 
+from hf_worm.checkpoint import require_whole
 from hf_worm.job.arguments import Arguments
 from hf_worm.run import load_state
 from hf_worm.trainer import WormTrainer
@@ -49,25 +51,48 @@ def make_trainer(
     """
     if isinstance(eval_dataset, dict):
         eval_dataset = eval_dataset.get("", eval_dataset) or None
-    trainer = WormTrainer(
-        model=model,
-        args=arguments.training,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        processing_class=processing_class,
-        data_collator=data_collator,
-        compute_metrics=compute_metrics,
-        callbacks=callbacks,
-        optimizer_cls_and_kwargs=_optimizer(arguments.training),
-        worm_config=arguments.worm if arguments.training.do_train else None,
-    )
+    optimizer = _optimizer(arguments.training)
+    try:
+        trainer = WormTrainer(
+            model=model,
+            args=arguments.training,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            data_collator=data_collator,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizer_cls_and_kwargs=optimizer,
+            worm_config=arguments.worm if arguments.training.do_train else None,
+        )
+    except RuntimeError as error:  # `report_to` names a library that is not installed, or the device is full
+        raise ValueError(str(error)) from error
+    if arguments.training.do_train:
+        _refuse_optimizer(arguments.training, model, optimizer)
     # The loss of these heads is a mean over rows. transformers (5.23 at least) takes it for one that is divided by the
     # size of the whole batch already, and would make it larger by the number of accumulated batches and of processes.
     trainer.model_accepts_loss_kwargs = False
     if checkpoint is not None and trainer.search is not None:
         # Training would say so too, but later; what is loaded here is loaded anew there.
+        require_whole(checkpoint)
         trainer.search.load_state_dict(load_state(checkpoint)[1])
     return trainer
+
+
+def _refuse_optimizer(
+    training: TrainingArguments,
+    model: PreTrainedModel,
+    given: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None,
+) -> None:
+    """Make the optimizer of one weight, where it is PyTorch's: it checks its settings."""
+    kind, settings = given or WormTrainer.get_optimizer_cls_and_kwargs(training, model)
+    if kind.__module__.startswith("torch."):
+        try:
+            kind([torch.zeros(1, requires_grad=True)], **settings)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"The optimizer `{OptimizerNames(training.optim).value}` can't be made: {error}."
+            ) from error
 
 
 def _optimizer(training: TrainingArguments) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
