@@ -190,7 +190,7 @@ def outcome(name: str, steps: int) -> dict[str, Any]:
         last = traceback.extract_tb(error.__traceback__)[-1]
         lines = str(error).strip().splitlines() or [""]
         found["message"] = f"{type(error).__name__}: {lines[0]}"
-        if last.name == "_refuse_unsupported":
+        if last.name == "refuse_unsupported":
             found["outcome"] = "refused"
         elif distribution is not None and " " not in found["package"]:
             found["outcome"] = "not installed"

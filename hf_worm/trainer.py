@@ -5,13 +5,11 @@ import warnings
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length, set_seed
-from transformers.training_args import OptimizerNames
 
 from hf_worm.callback import PhaseCallback, observation_line
 from hf_worm.config import WormConfig
@@ -19,23 +17,8 @@ from hf_worm.core.window import Observation
 from hf_worm.reporting import ReportingTrainerMixin
 from hf_worm.run import Progress, load_state
 from hf_worm.search import TicketSearch
+from hf_worm.supported import refuse_unsupported
 from hf_worm.ticket import Ticket
-
-# How training may be distributed: every process holds all of every weight, and of its averaged gradient.
-SUPPORTED = {DistributedType.NO} | {kind for kind in DistributedType if kind.startswith("MULTI_")}
-
-# Optimizers that update each weight inside the backward pass, as soon as its gradient is there, and drop the gradient:
-# none is left to truncate, and no step of the optimizer comes after which a ticket could be held.
-STEPPING_IN_BACKWARD = (
-    "lomo",
-    "adalomo",
-    "galore_adamw_layerwise",
-    "galore_adamw_8bit_layerwise",
-    "galore_adafactor_layerwise",
-    "apollo_adamw_layerwise",
-)
-# Optimizers whose step is the sign of a mean of gradients: the step stays as large, however small the gradients become.
-STEPPING_BY_SIGN = ("lion_32bit", "lion_8bit", "paged_lion_32bit", "paged_lion_8bit")
 
 
 class WormTrainerMixin(ReportingTrainerMixin):
@@ -65,37 +48,9 @@ class WormTrainerMixin(ReportingTrainerMixin):
         self.search: TicketSearch | None = None
         super().__init__(*args, **kwargs)
         if worm_config is not None:
-            self._refuse_unsupported(worm_config)
+            refuse_unsupported(self, worm_config)
             self.search = TicketSearch(self._trained_model, worm_config)
             self.add_callback(PhaseCallback(self, worm_config))
-
-    def _refuse_unsupported(self, config: WormConfig) -> None:
-        kind = self.accelerator.distributed_type
-        if kind not in SUPPORTED:
-            raise ValueError(
-                f"`{type(self).__name__}` does not support {kind.value} training: it needs whole weights and gradients "
-                "in every process. Use DistributedDataParallel: `torchrun` or `accelerate launch` without that plugin."
-            )
-        if self.args.n_gpu > 1:
-            raise ValueError(
-                f"`{type(self).__name__}` does not support `nn.DataParallel`, the choice of the Trainer for "
-                f"{self.args.n_gpu} GPUs in one process. Launch a process for each GPU with `torchrun`, or show it one "
-                "GPU (`CUDA_VISIBLE_DEVICES`)."
-            )
-        name = OptimizerNames(self.args.optim).value
-        if name in STEPPING_IN_BACKWARD:
-            ordinary = name.removesuffix("_layerwise") if "layerwise" in name else "adamw_torch"
-            raise ValueError(
-                f"`{type(self).__name__}` does not support `optim={name!r}`: it updates each weight inside the "
-                "backward pass, so there is no gradient to truncate and no step after which pruned weights could be "
-                f"set to 0. Use an optimizer with a step of its own, for example `optim={ordinary!r}`."
-            )
-        if name in STEPPING_BY_SIGN and config.truncation != 1 and config.truncation_target == "gradient":
-            raise ValueError(
-                f"`optim={name!r}` steps by the sign of the gradients, whatever their size: truncating them changes "
-                "nothing. Truncate the step instead, `WormConfig(truncation_target='update')`, or do not truncate: "
-                "`WormConfig.eb_train()`."
-            )
 
     # The three phases.
 

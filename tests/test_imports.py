@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "hf_worm"
-TRAINER_ROOM = {"trainer", "reporting", "callback", "phases", "checkpoint", "run", "hub"}
+TRAINER_ROOM = {"trainer", "reporting", "callback", "phases", "checkpoint", "run", "hub", "supported"}
 
 # Which rooms of the package each room may import.
 MAY_IMPORT: dict[str, set[str]] = {"config": set(), "core": {"core"}, "layers": {"layers", "core", "config"}}

@@ -14,7 +14,7 @@ from transformers import BertForSequenceClassification, TrainerCallback
 from transformers.training_args import OptimizerNames
 
 from hf_worm import Ticket, WormConfig, WormTrainer
-from hf_worm.trainer import STEPPING_BY_SIGN, STEPPING_IN_BACKWARD
+from hf_worm.supported import STEPPING_BY_SIGN, STEPPING_IN_BACKWARD
 
 SHORT = {"stopping_point": 1.0, "sample_strategy": "steps", "sample_steps": 2, "truncate_from": "start"}
 DRAWN_AT = 6  # optimizer steps: the third observation
@@ -415,7 +415,7 @@ def test_no_gradients_are_truncated_of_which_only_the_sign_counts(
 def test_without_a_config_they_are_the_parents_business(bert: BertForSequenceClassification, tmp_path: Path) -> None:
     trainer = worm_trainer(bert, tmp_path, optim="sgd")
     trainer.args.optim = OptimizerNames.LOMO
-    WormTrainer(model=bert, args=trainer.args, train_dataset=examples())
+    assert WormTrainer(model=bert, args=trainer.args, train_dataset=examples()).search is None
 
 
 # By hand, without the Trainer.
