@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The tests' tensors are tiny: a process for each core, of one thread, beats threads.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench glue-sst2 glue-mrpc glue-rte cifar10 clean
@@ -22,7 +24,7 @@ demo: setup ## Run the whole method offline on a small pretrained BERT (a few mi
 	HF_HUB_OFFLINE=1 $(BIN)/hf-worm demo
 
 test: setup ## Run the tests, offline
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
 check: setup ## Check style and types
 	$(BIN)/ruff check .

@@ -14,11 +14,18 @@ from hf_worm.models import CifarResNetConfig
 HF_WORM = Path(sys.executable).with_name("hf-worm")
 
 
-@pytest.mark.parametrize("command", [[], ["glue"], ["image"], ["layers"], ["demo"]])
-def test_help_of_each_command(command: list[str]) -> None:
-    done = subprocess.run([HF_WORM, *command, "--help"], capture_output=True, text=True, check=False)
+def test_the_installed_command() -> None:
+    done = subprocess.run([HF_WORM, "glue", "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(" ".join(["usage: hf-worm", *command]))
+    assert done.stdout.startswith("usage: hf-worm glue")
+
+
+@pytest.mark.parametrize("command", [[], ["glue"], ["image"], ["layers"], ["demo"]])
+def test_help_of_each_command(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command, "--help"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith(" ".join(["usage: hf-worm", *command]))
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

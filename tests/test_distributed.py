@@ -11,22 +11,32 @@ import torch
 from safetensors.torch import load_file
 
 SCRIPT = Path(__file__).with_name("train_in_ddp.py")
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
+ACCELERATE = (  # `--multi_gpu` is what starts several processes, with GPUs or without; `--cpu` starts one
+    *("accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1", "--main_process_port=0"),
+    *("--mixed_precision=no", "--dynamo_backend=no"),
+)
 
 
-def launch(folder: Path, processes: int, *flags: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+def launch(folder: Path, launcher: tuple[str, ...], *flags: str) -> dict[str, Any]:
+    """Train in two processes that `launcher` starts, or in one without a launcher; batches of 8 over all processes."""
+    processes = 2 if launcher else 1
+    module = ("-m", *launcher) if launcher else ()
     done = subprocess.run(
-        [*command, str(SCRIPT), str(folder), str(8 // processes), *flags], capture_output=True, text=True, check=False
+        [sys.executable, *module, str(SCRIPT), str(folder), str(8 // processes), *flags],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(processes)]
     return {"ranks": ranks, "out": done.stdout, "weights": load_file(folder / "model.safetensors")}
 
 
-@pytest.mark.parametrize("target", ["gradient", "update"])
-def test_two_ranks_equal_one_process(tmp_path: Path, target: str) -> None:
-    one = launch(tmp_path / "one", 1, target)
-    two = launch(tmp_path / "two", 2, target)
+@pytest.mark.parametrize(("target", "launcher"), [("gradient", TORCHRUN), ("update", ACCELERATE)])
+def test_two_ranks_equal_one_process(tmp_path: Path, target: str, launcher: tuple[str, ...]) -> None:
+    one = launch(tmp_path / "one", (), target)
+    two = launch(tmp_path / "two", launcher, target)
     first, second = two["ranks"]
     assert first == second, "the ranks found different masks, weights or histories"
     assert first["history"] == one["ranks"][0]["history"]
@@ -37,7 +47,7 @@ def test_two_ranks_equal_one_process(tmp_path: Path, target: str) -> None:
 
 
 def test_a_checkpoint_of_two_ranks_resumes_on_two_ranks(tmp_path: Path) -> None:
-    whole = launch(tmp_path / "whole", 2, "gradient")
-    again = launch(tmp_path / "whole", 2, "gradient", str(tmp_path / "whole" / "checkpoint-8"))
+    whole = launch(tmp_path / "whole", ACCELERATE, "gradient")
+    again = launch(tmp_path / "whole", TORCHRUN, "gradient", str(tmp_path / "whole" / "checkpoint-8"))
     assert again["ranks"] == whole["ranks"]
     assert all(torch.equal(again["weights"][name], weight) for name, weight in whole["weights"].items())
