@@ -190,7 +190,7 @@ def outcome(name: str, steps: int) -> dict[str, Any]:
         last = traceback.extract_tb(error.__traceback__)[-1]
         lines = str(error).strip().splitlines() or [""]
         found["message"] = f"{type(error).__name__}: {lines[0]}"
-        if last.name == "refuse_unsupported":
+        if Path(last.filename).name == "supported.py":
             found["outcome"] = "refused"
         elif distribution is not None and " " not in found["package"]:
             found["outcome"] = "not installed"
@@ -238,26 +238,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     parser.add_argument("--steps", type=int, default=1000, help="optimizer steps of each retraining")
-    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help="some optimizers; written nowhere")
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help="anew; keep the others'")
     options = parser.parse_args()
     torch.set_num_threads(1)
     disable_progress_bar()
     warnings.simplefilter("ignore")  # of packages older than this PyTorch
-    found = []
+    path = options.out / "zeros.json"
+    known = json.loads(path.read_text())["optimizers"] if options.only and path.exists() else []
+    found = {result["optimizer"]: result for result in known}
     for name in options.only or names:
-        found.append(outcome(name, options.steps))
-        told = {key: value for key, value in found[-1].items() if key != "optimizer"}
+        found[name] = outcome(name, options.steps)
+        told = {key: value for key, value in found[name].items() if key != "optimizer"}
         print(name, json.dumps(told), file=sys.stderr, flush=True)
     results = {
         "command": f"python benchmarks/zeros.py --steps {options.steps}",
         "machine": machine(),
         "steps": options.steps,
-        "optimizers": found,
+        "optimizers": [found[name] for name in names if name in found],
     }
-    if not options.only:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "zeros.json").write_text(json.dumps(results, indent=2) + "\n")
-        (options.out / "zeros.md").write_text(table(results))
+    options.out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=2) + "\n")
+    path.with_suffix(".md").write_text(table(results))
     print(table(results))
 
 

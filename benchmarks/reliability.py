@@ -1,0 +1,141 @@
+"""Counts what was tried to break runs: the suite on each set of versions, and the results of the longer benchmarks.
+
+    python benchmarks/reliability.py [--python .venv/bin/python .venv-oldest/bin/python] [--out benchmarks/results]
+
+Runs the suite once with each Python given, and reads kills.json, fuzz.json and zeros.json, which `benchmarks/kills.py`,
+`fuzz.py` and `zeros.py` wrote. Writes reliability.md and reliability.json; ends with 1 where a test fails.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).parent.parent
+DISTRIBUTIONS = ("torch", "transformers", "accelerate", "datasets", "huggingface_hub", "numpy")
+TESTED = {
+    "trainers/test_sft": "under TRL's `SFTTrainer`",
+    "trainers/test_sentence_transformers": "under `SentenceTransformerTrainer`",
+    "trainers/test_seq2seq": "under `Seq2SeqTrainer`",
+    "trainers/test_run_glue_script": "in a script of run_glue.py's kind",
+    "trainers/test_peft": "PEFT (LoRA) models",
+    "test_distributed": "two processes, by torchrun and accelerate",
+    "test_fsdp": "FSDP2, `TicketSearch`",
+    "test_precision": "precision, compilers, checkpointing",
+    "test_hub_server": "the real Hub client on a local Hub",
+}
+
+
+def versions(python: str) -> dict[str, str]:
+    program = f"""if True:
+        import json, platform
+        from importlib.metadata import version
+        found = {{name: version(name) for name in {DISTRIBUTIONS}}}
+        print(json.dumps({{"python": platform.python_version(), **found}}))
+    """
+    return json.loads(subprocess.run([python, "-c", program], capture_output=True, text=True, check=True).stdout)
+
+
+def suite(python: str) -> dict[str, Any]:
+    """The outcome of every test, counted by module and in all."""
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        subprocess.run(
+            [
+                *(python, "-m", "pytest", "-q", "--numprocesses", "logical", "--maxprocesses", "4"),
+                *("--dist", "loadfile", f"--junit-xml={report}"),
+            ],
+            cwd=ROOT,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+        cases = list(ElementTree.parse(report).iter("testcase"))
+    modules: dict[str, Counter[str]] = {}
+    for case in cases:
+        found = {child.tag for child in case}
+        outcome = "failed" if found & {"failure", "error"} else "skipped" if "skipped" in found else "passed"
+        module = case.attrib["classname"].rpartition(".")[2]
+        modules.setdefault(module, Counter())[outcome] += 1
+    total = sum(modules.values(), Counter())
+    return {
+        "versions": versions(python),
+        "total": dict(total),
+        "modules": {module: dict(counts) for module, counts in sorted(modules.items())},
+        "minutes": (time.perf_counter() - begun) / 60,
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    suites, kills, fuzz, zeros = (results[name] for name in ("suites", "kills", "fuzz", "zeros"))
+    newest = suites[0]["modules"]
+    equal = sum(not run["differing"] for run in kills["runs"])
+    killed = sum(run["kills"] for run in kills["runs"])
+    failed = sum(reader["failed"] for reader in fuzz["readers"].values())
+    outcomes = Counter(found["outcome"] for found in zeros["optimizers"])
+    ran = [found for found in zeros["optimizers"] if "looked" in found]
+    looked, broken = (sum(sum(found[what].values()) for found in ran) for what in ("looked", "broken"))
+    told = ", ".join(f"{number} {outcome}" for outcome, number in outcomes.items())
+    rows = [
+        (
+            "kills by SIGKILL, resumed",
+            f"{killed} in {len(kills['runs'])} runs, {kills['tally']['while_saving']} while a checkpoint was written: "
+            f"{equal} runs equal to the uninterrupted one to the last bit",
+            f"`{kills['command']}`, [kills](kills.md)",
+        ),
+        (
+            "damaged files read",
+            f"{fuzz['cases']:,}: {failed} gave anything but a clear error or a valid object",
+            f"`{fuzz['command']}`, [fuzz](fuzz.md)",
+        ),
+        (
+            "optimizers of `OptimizerNames`",
+            f"{len(zeros['optimizers'])}: {told}; {looked:,} looks, {broken} of which found a pruned weight not 0",
+            f"`{zeros['command']}`, [zeros](zeros.md)",
+        ),
+        ("wrong inputs, each with its error", count(newest["test_bad_input"]), "`pytest tests/test_bad_input.py`"),
+        *((label, count(newest[Path(path).name]), f"`pytest tests/{path}.py`") for path, label in TESTED.items()),
+    ]
+    lines = ["# Reliability", "", f"`{results['command']}`", "", "| what | result | command |", "| --- | --- | --- |"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines += ["", "## The suite by versions", "", "| Python | " + " | ".join(DISTRIBUTIONS) + " | tests |"]
+    lines += ["| " + " | ".join(["---"] * (len(DISTRIBUTIONS) + 2)) + " |"]
+    for found in suites:
+        told = [found["versions"][name] for name in ("python", *DISTRIBUTIONS)]
+        lines.append("| " + " | ".join([*told, count(found["total"])]) + " |")
+    lines += ["", "Skipped: tests that need CUDA, and those of packages that don't come with that set of versions.", ""]
+    return "\n".join(lines)
+
+
+def count(outcomes: dict[str, int]) -> str:
+    return ", ".join(f"{outcomes[name]:,} {name}" for name in ("passed", "failed", "skipped") if outcomes.get(name))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--python", nargs="+", default=[sys.executable], help="each of an environment to run the suite in"
+    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
+    options = parser.parse_args()
+    results = {
+        "command": " ".join(["python benchmarks/reliability.py --python", *options.python]),
+        **{name: json.loads((options.out / f"{name}.json").read_text()) for name in ("kills", "fuzz", "zeros")},
+        "suites": [suite(python) for python in options.python],
+    }
+    (options.out / "reliability.md").write_text(table(results))
+    kept = {name: results[name] for name in ("command", "suites")}
+    (options.out / "reliability.json").write_text(json.dumps(kept, indent=2) + "\n")
+    print(table(results))
+    return 1 if any(found["total"].get("failed") for found in results["suites"]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
