@@ -22,6 +22,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from pages import write as write_page
 from protocol import PARTS, SCALES, Scale, Setting, settings_of
 
 Records = dict[Setting, dict[str, Any]]
@@ -118,7 +119,8 @@ def main() -> None:
     settings = [setting for part in parts or PARTS for setting in settings_of(part, scale, options.seeds)]
     settings.sort(key=lambda setting: setting.seed)  # one seed of all, then the next
     records = load(path) if options.pages else complete(settings, scale, options.data, path, options.workers)
-    print(f"{len(records)} runs in {path}")
+    command = f"python benchmarks/reproduce.py --scale {options.scale}"
+    print(f"{len(records)} runs in {path}; the page is {write_page(options.scale, records, options.out, command)}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from hf_worm import __version__
 from hf_worm.glue import command as glue
 from hf_worm.glue import demo
 from hf_worm.image import command as image
+from hf_worm.job.model import errors_named
 from hf_worm.layers import representative_layers
 
 DESCRIPTION = """\
@@ -69,11 +70,12 @@ def show_layers(argv: Sequence[str]) -> int:
     parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own code, if it has any")
     options = parser.parse_args(argv)
     try:
-        config = AutoConfig.from_pretrained(options.model, trust_remote_code=options.trust_remote_code)
-        model = without_weights(config, options.trust_remote_code)
+        with errors_named(options.model):
+            config = AutoConfig.from_pretrained(options.model, trust_remote_code=options.trust_remote_code)
+            model = without_weights(config, options.trust_remote_code)
         layers = representative_layers(model, options.layers)
     except (ValueError, OSError) as error:
-        print(f"hf-worm layers: error: {error}", file=sys.stderr)
+        print(f"hf-worm layers: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     watched = sum(view.weight.numel() for layer in layers for view in layer.views)
     whole = sum(parameter.numel() for parameter in model.parameters())

@@ -1,6 +1,7 @@
 """What a run leaves for people to read: its report, and its part of the model card."""
 
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,20 @@ from huggingface_hub import ModelCard
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_worm.config import CONFIG_NAME
 from hf_worm.layers import representative_layers
 from hf_worm.run import Progress
-from hf_worm.ticket import Ticket
+from hf_worm.ticket import HISTORY_NAME, TICKET_NAME, Ticket
 
 REPORT_NAME = "worm_report.json"
+RESULTS = (TICKET_NAME, CONFIG_NAME, HISTORY_NAME, REPORT_NAME)
+EARLIER = "_earlier_run"  # the Trainer pushes nothing whose name begins so
 TAGS = ("worm", "early-bird", "pruning")
 NOTE = (
-    "The checkpoint is an ordinary dense one with zeros in it: it loads with plain `from_pretrained`, has the size of "
-    "the unpruned model and runs at its speed. Scattered zeros save storage once compressed, and time on hardware or "
-    "kernels made for sparse matrices; they do not make a dense matrix product faster. A silent channel saves both "
-    "once it is cut out of the network, which this does not do."
+    "The checkpoint is an ordinary dense one with zeros in it: it loads like the unpruned model's, has its size and "
+    "runs at its speed. Scattered zeros save storage once compressed, and time on hardware or kernels made for sparse "
+    "matrices; they do not make a dense matrix product faster. A silent channel saves both once it is cut out of the "
+    "network, which this does not do."
 )
 STAGES = {"before_draw": "before the draw", "drawn": "drawn", "retrained": "retrained"}
 
@@ -93,21 +97,48 @@ def model_name(model: nn.Module) -> str:
 
 
 def loading(model: nn.Module) -> dict[str, Any]:
-    """The class whose `from_pretrained` loads a checkpoint of this model, and where it is imported from.
+    """What loads a checkpoint of this model, as the model's class tells it.
 
     Args:
         model (`nn.Module`): The model that was saved.
 
     Returns:
-        `dict`: `module` and `class`; `trust_remote_code`, whether the checkpoint carries the model's code, in which
-        case the class is one of Transformers' Auto classes.
+        `dict`: `module` and `class`, to be imported; `call`, which takes the checkpoint's name: the class, or its
+        `from_pretrained`, or `None` where the checkpoint is the weights of a plain `nn.Module`; `options`, what it
+        takes beside the name. Where the checkpoint carries the model's code, or needs its base model (PEFT), the class
+        is an Auto class.
     """
     kind = type(model)
+    module, name = kind.__module__, kind.__name__
+    options: dict[str, Any] = {}
+    package = module.partition(".")[0]
+    exports = sys.modules.get(package)
     if isinstance(model, PreTrainedModel) and model._auto_class is not None:
-        return {"module": "transformers", "class": model._auto_class, "trust_remote_code": True}
-    top = kind.__module__.partition(".")[0]
-    module = top if top == "transformers" else kind.__module__
-    return {"module": module, "class": kind.__name__, "trust_remote_code": False}
+        module, name, options = "transformers", model._auto_class, {"trust_remote_code": True}
+    elif hasattr(exports, f"Auto{name}"):
+        module, name = package, f"Auto{name}"
+        classes = getattr(getattr(model, "config", None), "num_labels", 2)
+        options = {} if classes == 2 else {"num_labels": classes}  # or the base model gets a head for two
+    elif getattr(exports, name, None) is kind:
+        module = package
+    call = None
+    if hasattr(kind, "from_pretrained"):
+        call = f"{name}.from_pretrained"
+    elif hasattr(kind, "save_pretrained"):
+        call = name
+    return {"module": module, "class": name, "call": call, "options": options}
+
+
+def set_aside(folder: str) -> None:
+    """Move what an earlier run left of a ticket to `_earlier_run` in `folder`, where its weights are written over.
+
+    It would be taken for the ticket of the weights that a search saves there, and pushed with them.
+    """
+    for name in RESULTS:
+        path = Path(folder) / name
+        if path.is_file():
+            (path.parent / EARLIER).mkdir(exist_ok=True)
+            os.replace(path, path.parent / EARLIER / name)
 
 
 def extend_model_card(folder: str, repository: str | None, report: dict[str, Any]) -> None:
@@ -123,8 +154,7 @@ def extend_model_card(folder: str, repository: str | None, report: dict[str, Any
 
 def card_section(repository: str, report: dict[str, Any]) -> str:
     """The part of a model card that a run's report makes."""
-    search, account, config, loading = report["search"], report["account"], report["config"], report["loading"]
-    trust = ", trust_remote_code=True" if loading["trust_remote_code"] else ""
+    search, account, config = report["search"], report["account"], report["config"]
     method = "EB Train" if config["truncation"] == 1 else "WORM"
     how = (
         f"the masks had converged after {search['epochs']:.4g} epochs"
@@ -160,10 +190,7 @@ def card_section(repository: str, report: dict[str, Any]) -> str:
             "### Sparsity by layer",
             _table(["layer", "pruned"], [[f"`{name}`", f"{share:.2%}"] for name, share in report["layers"].items()]),
             "### Loading",
-            "```python\n"
-            f"from {loading['module']} import {loading['class']}\n\n"
-            f'model = {loading["class"]}.from_pretrained("{repository}"{trust})\n'
-            "```",
+            _loading_code(repository, report["loading"]),
             "The masks, to train on with the zeros held:\n\n"
             "```python\n"
             "from hf_worm import Ticket\n\n"
@@ -184,6 +211,18 @@ def card_section(repository: str, report: dict[str, Any]) -> str:
             "}\n"
             "```\n",
         ]
+    )
+
+
+def _loading_code(repository: str, loading: dict[str, Any]) -> str:
+    if loading["call"] is None:
+        return f"`model.safetensors` holds the weights alone, for a `{loading['class']}` that is made as for training."
+    options = "".join(f", {name}={value!r}" for name, value in loading["options"].items())
+    return (
+        "```python\n"
+        f"from {loading['module']} import {loading['class']}\n\n"
+        f'model = {loading["call"]}("{repository}"{options})\n'
+        "```"
     )
 
 

@@ -163,6 +163,9 @@ class PhasedTrainerMixin(_Trainer):
         with self._counting_the_run():
             super().log(logs, start_time)
 
+    def _report_to_hp_search(self, trial: Any, step: int, metrics: dict[str, float]) -> None:
+        super()._report_to_hp_search(trial, step + self._steps_before, metrics)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._saving_checkpoint = self._phase is not None
         try:
@@ -172,10 +175,11 @@ class PhasedTrainerMixin(_Trainer):
             self._saving_checkpoint = False
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        # Here and not after `_save_checkpoint`: what the parent writes last, its own state, marks a whole checkpoint.
-        super()._save(output_dir, state_dict)
+        # First of all files, and so a mark of what a killed run leaves; the parent's state, which is the last, marks a
+        # whole checkpoint.
         if self._saving_checkpoint and self.args.should_save:
             save_state(output_dir if output_dir is not None else self._output_dir, self.progress, self._phase_state())
+        super()._save(output_dir, state_dict)
 
     def _load_callback_state(self) -> None:
         # The one method that the parent calls between reading a checkpoint's `TrainerState` and using it.

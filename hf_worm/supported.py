@@ -1,5 +1,6 @@
 """Ways to train that a `WormTrainer` refuses, each with what to do instead."""
 
+import torch
 from accelerate.utils import DistributedType
 from transformers import Trainer
 from transformers.training_args import OptimizerNames
@@ -9,18 +10,13 @@ from hf_worm.config import WormConfig
 # How training may be distributed: every process holds all of every weight, and of its averaged gradient.
 SUPPORTED = {DistributedType.NO} | {kind for kind in DistributedType if kind.startswith("MULTI_")}
 
-# Optimizers that update each weight inside the backward pass, as soon as its gradient is there, and drop the gradient:
-# none is left to truncate, and no step of the optimizer comes after which a ticket could be held.
-STEPPING_IN_BACKWARD = (
-    "lomo",
-    "adalomo",
-    "galore_adamw_layerwise",
-    "galore_adamw_8bit_layerwise",
-    "galore_adafactor_layerwise",
-    "apollo_adamw_layerwise",
-)
-# Optimizers whose step is the sign of a mean of gradients: the step stays as large, however small the gradients become.
-STEPPING_BY_SIGN = ("lion_32bit", "lion_8bit", "paged_lion_32bit", "paged_lion_8bit")
+# Parts of the names of optimizers that update each weight inside the backward pass, as soon as its gradient is there,
+# and drop the gradient: none is left to truncate, and no step of the optimizer comes after which a ticket could be
+# held.
+STEPPING_IN_BACKWARD = ("lomo", "layerwise")
+# Of those whose step hardly becomes smaller with a gradient: it is the sign of a mean of gradients, or that mean made
+# orthogonal (Muon).
+STEPPING_BY_SIGN = ("lion", "rprop", "signsgd", "signum", "muon")
 
 
 def refuse_unsupported(trainer: Trainer, config: WormConfig) -> None:
@@ -31,8 +27,7 @@ def refuse_unsupported(trainer: Trainer, config: WormConfig) -> None:
         config (`WormConfig`): The settings of the search.
 
     Raises:
-        ValueError: Weights or gradients are spread over processes, the optimizer steps in the backward pass (LOMO,
-            layer-wise GaLore and APOLLO), or by the sign of gradients that are to be truncated (Lion).
+        ValueError: Weights or gradients are spread over processes, or [`refuse_optimizer`] refuses `args.optim`.
     """
     kind = trainer.accelerator.distributed_type
     if kind not in SUPPORTED:
@@ -46,17 +41,39 @@ def refuse_unsupported(trainer: Trainer, config: WormConfig) -> None:
             f"{trainer.args.n_gpu} GPUs in one process. Launch a process for each GPU with `torchrun`, or show it one "
             "GPU (`CUDA_VISIBLE_DEVICES`)."
         )
-    name = OptimizerNames(trainer.args.optim).value
-    if name in STEPPING_IN_BACKWARD:
-        ordinary = name.removesuffix("_layerwise") if "layerwise" in name else "adamw_torch"
+    refuse_optimizer(trainer, OptimizerNames(trainer.args.optim).value, config)
+
+
+def refuse_optimizer(trainer: Trainer, optimizer: str | torch.optim.Optimizer, config: WormConfig) -> None:
+    """Refuse an optimizer by its name, or by the names of its class and of those that it is derived from.
+
+    Args:
+        trainer (`Trainer`): Whose optimizer it is.
+        optimizer (`str` or `torch.optim.Optimizer`): A value of `args.optim`, or the optimizer itself.
+        config (`WormConfig`): The settings of the search.
+
+    Raises:
+        ValueError: It steps in the backward pass (LOMO, layer-wise GaLore and APOLLO), or regardless of the size of
+            gradients that are to be truncated (Lion, Rprop, signSGD, Muon).
+    """
+    if isinstance(optimizer, str):
+        names, label = [optimizer], f"optim={optimizer!r}"
+    else:
+        names, label = [kind.__name__.lower() for kind in type(optimizer).__mro__], type(optimizer).__name__
+    if _any_part(STEPPING_IN_BACKWARD, names):
+        ordinary = names[0].removesuffix("_layerwise") if names[0].endswith("_layerwise") else "adamw_torch"
         raise ValueError(
-            f"`{type(trainer).__name__}` does not support `optim={name!r}`: it updates each weight inside the "
+            f"`{type(trainer).__name__}` does not support `{label}`: it updates each weight inside the "
             "backward pass, so there is no gradient to truncate and no step after which pruned weights could be "
             f"set to 0. Use an optimizer with a step of its own, for example `optim={ordinary!r}`."
         )
-    if name in STEPPING_BY_SIGN and config.truncation != 1 and config.truncation_target == "gradient":
+    if _any_part(STEPPING_BY_SIGN, names) and config.truncation != 1 and config.truncation_target == "gradient":
         raise ValueError(
-            f"`optim={name!r}` steps by the sign of the gradients, whatever their size: truncating them changes "
-            "nothing. Truncate the step instead, `WormConfig(truncation_target='update')`, or do not truncate: "
-            "`WormConfig.eb_train()`."
+            f"`{label}` steps by the sign or the direction of the gradients, whatever their size: truncating them does "
+            "little or nothing. Truncate the step instead, `WormConfig(truncation_target='update')`, or do not "
+            "truncate: `WormConfig.eb_train()`."
         )
+
+
+def _any_part(parts: tuple[str, ...], names: list[str]) -> bool:
+    return any(part in name for part in parts for name in names)

@@ -102,7 +102,7 @@ class Ticket:
         folder = Path(save_directory)
         shapes = json.dumps({name: list(mask.shape) for name, mask in self.masks.items()})
         packed = {name: pack(mask) for name, mask in self.masks.items()}
-        replace_file(folder / TICKET_NAME, save(packed, metadata={"format": FORMAT, "shapes": shapes}))
+        replace_file(folder / TICKET_NAME, _sorted_header(save(packed, metadata={"format": FORMAT, "shapes": shapes})))
         self.config.save_pretrained(folder)
         history = {
             "converged": self.converged,
@@ -217,6 +217,16 @@ def _shapes(layers: Iterable[RepresentativeLayer]) -> Iterator[tuple[str, torch.
 
 def _mask_shapes(masks: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Size]]:
     return ((name, mask.shape) for name, mask in masks.items())
+
+
+def _sorted_header(file: bytes) -> bytes:
+    """A safetensors file with its header in order: as it is saved, the metadata comes in another order each time.
+
+    The file begins with the header's length in 8 bytes; the header is compact JSON, filled up with spaces.
+    """
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.dumps(json.loads(file[8:end]), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return file[:8] + header.encode().ljust(end - 8) + file[end:]
 
 
 def _read_masks(path: Path) -> dict[str, torch.Tensor]:

@@ -9,15 +9,16 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length, set_seed
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy, TrainOutput, has_length, set_seed
 
 from hf_worm.callback import PhaseCallback, observation_line
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
+from hf_worm.hub import set_aside
 from hf_worm.reporting import ReportingTrainerMixin
 from hf_worm.run import Progress, load_state
 from hf_worm.search import TicketSearch
-from hf_worm.supported import refuse_unsupported
+from hf_worm.supported import refuse_optimizer, refuse_unsupported
 from hf_worm.ticket import Ticket
 
 
@@ -40,7 +41,8 @@ class WormTrainerMixin(ReportingTrainerMixin):
         ValueError:
             A layer that the configuration names is missing or frozen, training is distributed in a way that is not
             supported (DeepSpeed, FSDP, Megatron-LM, XLA, `nn.DataParallel`), the optimizer steps in the backward pass
-            (LOMO, layer-wise GaLore and APOLLO), or by the sign of gradients that are to be truncated (Lion).
+            (LOMO, layer-wise GaLore and APOLLO), or regardless of the size of gradients that are to be truncated (Lion,
+            Rprop, signSGD, Muon). An optimizer that `args.optim` does not name is refused when training begins.
     """
 
     def __init__(self, *args: Any, worm_config: WormConfig | None = None, **kwargs: Any) -> None:
@@ -89,6 +91,9 @@ class WormTrainerMixin(ReportingTrainerMixin):
         self.draw_ticket()
         if self.worm_config.retrain_epochs > 0:
             output = self.retrain(**options)
+        if trial is not None:
+            # What a hyperparameter search was told last may be of the unpruned model; now it evaluates the result.
+            self.objective: float | None = None
         return output
 
     def search_ticket(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
@@ -164,9 +169,12 @@ class WormTrainerMixin(ReportingTrainerMixin):
         if self._checkpoint_state is not None:
             self._search.load_state_dict(self._checkpoint_state[1])
         optimizer = self._torch_optimizer
-        if optimizer is not None and self.searching:
+        if optimizer is None:
+            return
+        refuse_optimizer(self, optimizer, self._config)  # one that `args.optim` does not name
+        if self.searching:
             self._handle = self._search.attach(optimizer)
-        elif optimizer is not None:
+        else:
             self._handle = self._drawn.hold(self._trained_model, optimizer)
 
     # The search.
@@ -250,8 +258,14 @@ class WormTrainerMixin(ReportingTrainerMixin):
         if self.ticket is not None:
             self.ticket.apply_(self._trained_model)  # whatever callbacks did to the weights since the last step
         super()._save(output_dir, state_dict)
-        if self.ticket is not None and self.args.should_save:
-            self.ticket.save_pretrained(output_dir if output_dir is not None else self._output_dir)
+        if self.args.should_save:
+            self._save_ticket(output_dir if output_dir is not None else self._output_dir)
+
+    def _save_ticket(self, folder: str) -> None:
+        if self.ticket is not None:
+            self.ticket.save_pretrained(folder)
+        elif self.searching:
+            set_aside(folder)
 
     def _phase_state(self) -> dict[str, Any]:
         return self._search.state_dict()
@@ -262,9 +276,15 @@ class WormTrainerMixin(ReportingTrainerMixin):
             super()._load_best_model()
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self.ticket is not None and self.is_world_process_zero():
-            self.ticket.save_pretrained(self._output_dir)  # the parent copies the weights alone
+        if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
+            self._save_ticket(self._output_dir)  # the parent copies the weights alone
         super()._push_from_checkpoint(checkpoint_folder)
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        epochs, steps = self.args.num_train_epochs, self.args.max_steps
+        super()._hp_search_setup(trial)
+        if self._phase == "retrain":  # a trial's number of epochs or steps is the search's
+            self.args.num_train_epochs, self.args.max_steps = epochs, steps
 
     # What must be there by now.
 

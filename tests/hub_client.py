@@ -6,6 +6,7 @@ loads a checkpoint without it is part of the tests. The answer to a line is the 
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ EVERY_SAVE = {
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "bert": EVERY_SAVE,
+    "again": EVERY_SAVE,
     "flaky": {},
     "refused": {"hub_token": "hf_of_nobody"},
     "forbidden": {**EVERY_SAVE, "hub_token": READER},
@@ -67,6 +69,12 @@ def resume(folder: Path) -> None:
     from training import checkpoints
 
     push(folder, "forbidden", str(checkpoints(folder / "forbidden")[0]), hub_token=None)
+
+
+def again(folder: Path) -> None:
+    """Begin another run in the folder of one that is finished."""
+    shutil.copytree(folder / "bert", folder / "again")
+    push(folder, "again")
 
 
 def push_code(folder: Path) -> None:
@@ -143,7 +151,7 @@ def load(folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    others = {"cnn": push_code, "resume": resume, "load": load, "load_code": load_code}
+    others = {"again": again, "cnn": push_code, "resume": resume, "load": load, "load_code": load_code}
     for line in sys.stdin:
         children = {}
         for name in line.split():

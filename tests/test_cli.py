@@ -1,8 +1,10 @@
 """The `hf-worm` command, through `main()` and through the installed entry point."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from training import QUERY_AND_KEY
@@ -77,3 +79,28 @@ def test_layers_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "c_attn" in capsys.readouterr().err
     assert cli.main(["layers", str(tmp_path / "nowhere")]) == 2
     assert "hf-worm layers: error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"hidden_size": "16"},
+        {"hidden_size": -16},
+        {"hidden_act": "none"},
+        {"num_attention_heads": 0},
+        {"id2label": 3},
+        {"model_type": "layoutlmv2"},  # needs detectron2
+        {"model_type": "none"},
+        3,
+        [],
+    ],
+    ids=str,
+)
+def test_a_model_that_cannot_be_made_ends_with_a_line(
+    content: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bert = {"model_type": "bert", "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps({**bert, **content} if isinstance(content, dict) else content))
+    assert cli.main(["layers", str(tmp_path)]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"hf-worm layers: error: Can't load {tmp_path}: ") and line.count("\n") == 1

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
-from training import QUERY_AND_KEY, accuracy, examples, same_weights, worm_trainer
+from torch import nn
+from training import QUERY_AND_KEY, SmallCNN, accuracy, examples, loaded_by, same_weights, worm_trainer
 from transformers import BertForSequenceClassification, PreTrainedModel
 
 from hf_worm import TicketSearch, WormConfig
-from hf_worm.hub import build_report, extend_model_card, loading
+from hf_worm.hub import build_report, card_section, extend_model_card, loading
 from hf_worm.models import CifarResNetConfig, CifarResNetForImageClassification
 from hf_worm.run import Progress
 
@@ -70,7 +71,7 @@ class JudgeOfItsOwn(BertForSequenceClassification):
     """A model whose class is not transformers' own and whose checkpoints don't carry its code."""
 
 
-def report_of(model: PreTrainedModel, layers: list[str]) -> dict[str, Any]:
+def report_of(model: nn.Module, layers: list[str]) -> dict[str, Any]:
     search = TicketSearch(model, WormConfig(layers=layers, window=2))
     search.observe()
     assert search.observe().converged
@@ -108,13 +109,10 @@ def test_the_card_says_how_to_load_the_model(
     (tmp_path / "README.md").write_text("# judge\n")
     extend_model_card(str(tmp_path), str(tmp_path), report)
     text = (tmp_path / "README.md").read_text()
-    snippet = text.partition("### Loading")[2].split("```python\n")[1].partition("```")[0]
-    assert lines[0] + "\n" in snippet and lines[1].format(tmp_path) + "\n" in snippet
-
-    namespace: dict[str, Any] = {}
-    exec(snippet, namespace)
-    assert type(namespace["model"]) is architecture
-    assert same_weights(namespace["model"].state_dict(), model.state_dict())
+    assert lines[0] + "\n" in text and lines[1].format(tmp_path) + "\n" in text
+    loaded = loaded_by(text)
+    assert type(loaded) is architecture
+    assert same_weights(loaded.state_dict(), model.state_dict())
 
 
 def test_a_class_deep_in_a_package_is_imported_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,5 +121,13 @@ def test_a_class_deep_in_a_package_is_imported_from_there(monkeypatch: pytest.Mo
     assert loading(model) == {
         "module": "hf_worm.models.resnet",
         "class": "CifarResNetForImageClassification",
-        "trust_remote_code": False,
+        "call": "CifarResNetForImageClassification.from_pretrained",
+        "options": {},
     }
+
+
+def test_weights_alone_are_said_to_be_that(cnn: SmallCNN) -> None:
+    """The Trainer saves no more of a plain `nn.Module`: no call loads it."""
+    section = card_section("someone/cnn", report_of(cnn, ["batchnorm"]))
+    text = section.partition("### Loading")[2].partition("The masks")[0]
+    assert text.strip() == "`model.safetensors` holds the weights alone, for a `SmallCNN` that is made as for training."

@@ -206,6 +206,18 @@ def test_saved_and_read_again(model: nn.Module, tmp_path: Path) -> None:
         assert read.sparsity == ticket.sparsity
 
 
+def test_the_same_ticket_is_the_same_bytes(model: nn.Module, tmp_path: Path) -> None:
+    """safetensors orders the metadata by chance, anew for each file."""
+    masks = random_ticket(model, ".weight").masks
+    masks['größe/"\\\n\x1f'] = torch.tensor([True, False])
+    for number in range(8):
+        Ticket(masks, WormConfig()).save_pretrained(tmp_path / str(number))
+    contents = {(tmp_path / str(number) / "ticket.safetensors").read_bytes() for number in range(8)}
+    assert len(contents) == 1
+    read = Ticket.from_pretrained(tmp_path / "0").masks
+    assert read.keys() == masks.keys() and all(torch.equal(read[name], mask) for name, mask in masks.items())
+
+
 def test_masks_of_any_size_are_saved_in_one_bit_per_unit(tmp_path: Path) -> None:
     masks = {f"{shape}": torch.rand(shape) < 0.5 for shape in [(1,), (7,), (8,), (9, 3), (2, 3, 5)]}
     Ticket(masks, WormConfig()).save_pretrained(tmp_path)

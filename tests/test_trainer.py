@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 from training import (
     QUERY_AND_KEY,
     Gradients,
+    SequentialTrainer,
     accuracy,
     arguments,
     checkpoints,
@@ -26,6 +28,8 @@ from training import (
     worm_trainer,
 )
 from transformers import BertForSequenceClassification, EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers.hyperparameter_search import ALL_HYPERPARAMETER_SEARCH_BACKENDS
+from transformers.trainer_utils import HPSearchBackend
 
 from hf_worm import Ticket, WormConfig, WormTrainer, WormTrainerMixin
 
@@ -94,12 +98,12 @@ def test_accumulated_batches_are_truncated_once(bert: BertForSequenceClassificat
             copy.deepcopy(bert),
             tmp_path,
             WormConfig(stopping_point=0.0, margin=1.0),
+            SequentialTrainer,
             callbacks=[seen],
             per_device_train_batch_size=size,
             gradient_accumulation_steps=accumulated,
             compute_loss_func=sum_over_items,
             num_train_epochs=3,
-            train_sampling_strategy="sequential",
             max_grad_norm=0,
             optim="sgd",
         )
@@ -122,10 +126,10 @@ def test_update_target_scales_what_the_optimizer_does(bert: BertForSequenceClass
             model,
             tmp_path,
             WormConfig(stopping_point=0.0, margin=1.0, truncation_target=target),
+            SequentialTrainer,
             num_train_epochs=3,
             optim="sgd",
             max_grad_norm=0,
-            train_sampling_strategy="sequential",
         )
         trainer.search_ticket()
         found[target] = weights(model)
@@ -428,6 +432,73 @@ def test_a_stream_without_length_is_refused_before_training(
         trainer.train()
 
 
+class Trials:
+    """Optuna's place in `Trainer.hyperparameter_search`: it tries given settings, and keeps what comes of them."""
+
+    default_hp_space = None
+    settings = ({"num_train_epochs": 2, "learning_rate": 1e-3}, {"num_train_epochs": 3, "learning_rate": 2e-3})
+
+    def ensure_available(self) -> None:
+        """It is."""
+
+    def run(self, trainer: WormTrainer, n_trials: int, direction: str) -> list[tuple[float, dict[str, float]]]:
+        results = []
+        for number in range(n_trials):
+            trainer.objective = None
+            trainer.train(trial=SimpleNamespace(number=number, params=self.settings[number]))
+            if trainer.objective is None:
+                trainer.objective = trainer.compute_objective(trainer.evaluate())
+            results.append((trainer.objective, trainer.progress.epochs))
+        return results
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps at which trials tell of an evaluation; Optuna itself need not be there."""
+    steps = []
+
+    def tell(self: Trainer, trial: Any, step: int, metrics: dict[str, float]) -> None:
+        steps.append(step)
+        self.objective = self.compute_objective(metrics)
+
+    monkeypatch.setitem(ALL_HYPERPARAMETER_SEARCH_BACKENDS, HPSearchBackend.OPTUNA, Trials)
+    monkeypatch.setattr("transformers.integrations.hp_params", lambda trial: trial.params)
+    monkeypatch.setattr(Trainer, "_report_to_hp_search", tell)
+    return steps
+
+
+@pytest.mark.parametrize("retrain_epochs", [0, 1])
+def test_a_hyperparameter_search_compares_pruned_models(
+    bert: BertForSequenceClassification, tmp_path: Path, told: list[int], retrain_epochs: int
+) -> None:
+    config = WormConfig(**NEVER, layers=["*.dense.weight"], retrain_epochs=retrain_epochs)
+    trainer = worm_trainer(
+        bert, tmp_path, config, model_init=lambda: copy.deepcopy(bert), eval_dataset=examples(), eval_strategy="epoch"
+    )
+    with pytest.warns(UserWarning, match="not converged"):
+        results = trainer.hyperparameter_search(lambda trial: trial.params, n_trials=2, backend="optuna")
+    retrained = {"retrain": retrain_epochs} if retrain_epochs else {}
+    assert [epochs for _, epochs in results] == [{"search": 2, **retrained}, {"search": 3, **retrained}]
+    assert told == ([8, 16, 24, 8, 16, 24, 32] if retrain_epochs else [8, 16, 8, 16, 24])
+    measured = report(tmp_path)["metrics"]
+    result = measured["retrained" if retrain_epochs else "drawn"]["loss"]
+    assert results[-1][0] == result != measured["before_draw"]["loss"]
+
+
+def test_without_a_config_a_hyperparameter_search_is_the_parents(
+    bert: BertForSequenceClassification, tmp_path: Path, told: list[int]
+) -> None:
+    trainer = WormTrainer(
+        model_init=lambda: copy.deepcopy(bert),
+        args=arguments(tmp_path, eval_strategy="epoch"),
+        train_dataset=examples(),
+        eval_dataset=examples(),
+    )
+    results = trainer.hyperparameter_search(lambda trial: trial.params, n_trials=1, backend="optuna")
+    assert told == [8, 16]
+    assert results[0][0] == trainer.state.log_history[-2]["eval_loss"], "of the last epoch"
+
+
 # What it leaves.
 
 
@@ -475,6 +546,32 @@ with torch.no_grad():
     assert loaded.masks.keys() == trainer.ticket.masks.keys()
     assert all(torch.equal(mask, loaded.masks[name]) for name, mask in trainer.ticket.masks.items())
     assert json.loads((tmp_path / "worm_history.json").read_text())["converged"] is True
+
+
+def test_the_ticket_of_an_earlier_run_does_not_stay_with_unpruned_weights(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    """A run in the folder of another: what it writes over is moved aside, and what it doesn't stays."""
+    earlier = worm_trainer(copy.deepcopy(bert), tmp_path)
+    earlier.train()
+    earlier.save_model()
+    earlier.save_model(tmp_path / "checkpoint-8")
+    trainer = worm_trainer(bert, tmp_path, save_strategy="epoch")
+    trainer.search_ticket()
+    assert same_weights(Ticket.from_pretrained(tmp_path).masks, earlier.ticket.masks)
+    assert not (tmp_path / "checkpoint-8" / "ticket.safetensors").exists()
+    assert same_weights(Ticket.from_pretrained(tmp_path / "checkpoint-8" / "_earlier_run").masks, earlier.ticket.masks)
+    trainer.draw_ticket()
+    trainer.save_model()
+    assert same_weights(Ticket.from_pretrained(tmp_path).masks, trainer.ticket.masks)
+
+
+def test_a_trainer_that_does_not_train_leaves_the_ticket(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    earlier = worm_trainer(bert, tmp_path)
+    earlier.train()
+    earlier.save_model()
+    worm_trainer(bert, tmp_path).save_model()
+    assert pruned_are_zero(tmp_path, Ticket.from_pretrained(tmp_path))
 
 
 def test_a_restart_with_smaller_batches_starts_the_search_clean(

@@ -1,5 +1,6 @@
 """Once a ticket is drawn, no pruned weight differs from 0: after any step, before any forward pass, in any save."""
 
+import copy
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from training import checkpoints, examples, pruned_are_zero, report, weights, worm_trainer
+from training import checkpoints, examples, pruned_are_zero, report, same_weights, weights, worm_trainer
 from transformers import BertForSequenceClassification, TrainerCallback
 from transformers.training_args import OptimizerNames
 
 from hf_worm import Ticket, WormConfig, WormTrainer
-from hf_worm.supported import STEPPING_BY_SIGN, STEPPING_IN_BACKWARD
 
 SHORT = {"stopping_point": 1.0, "sample_strategy": "steps", "sample_steps": 2, "truncate_from": "start"}
 DRAWN_AT = 6  # optimizer steps: the third observation
@@ -386,7 +386,13 @@ def test_nothing_of_the_pruned_weights_enters_shared_statistics(
 # Optimizers that leave nothing to hold on to.
 
 
-@pytest.mark.parametrize("name", STEPPING_IN_BACKWARD)
+BACKWARD = sorted(
+    name.value for name in OptimizerNames if name.value.endswith("_layerwise") or name.value in ("lomo", "adalomo")
+)
+LIONS = sorted(name.value for name in OptimizerNames if "lion" in name.value)
+
+
+@pytest.mark.parametrize("name", BACKWARD)
 def test_optimizers_that_step_in_the_backward_pass_are_refused(
     bert: BertForSequenceClassification, tmp_path: Path, name: str
 ) -> None:
@@ -394,14 +400,12 @@ def test_optimizers_that_step_in_the_backward_pass_are_refused(
         worm_trainer(bert, tmp_path, optim=name, optim_target_modules="all-linear")
 
 
-def test_none_that_steps_in_the_backward_pass_is_forgotten(bert: BertForSequenceClassification, tmp_path: Path) -> None:
-    names = {name.value for name in OptimizerNames}
-    assert {name for name in names if "layerwise" in name or "lomo" in name} == set(STEPPING_IN_BACKWARD)
-    for name in ("galore_adamw", "schedule_free_adamw", "adamw_bnb_8bit"):  # neither are too many refused
+def test_not_too_many_are_refused(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    for name in sorted({name.value for name in OptimizerNames} - {*BACKWARD, *LIONS}):
         worm_trainer(bert, tmp_path, optim=name, optim_target_modules="all-linear")
 
 
-@pytest.mark.parametrize("name", STEPPING_BY_SIGN)
+@pytest.mark.parametrize("name", LIONS)
 def test_no_gradients_are_truncated_of_which_only_the_sign_counts(
     bert: BertForSequenceClassification, tmp_path: Path, name: str
 ) -> None:
@@ -409,7 +413,86 @@ def test_no_gradients_are_truncated_of_which_only_the_sign_counts(
         worm_trainer(bert, tmp_path, optim=name)
     worm_trainer(bert, tmp_path, WormConfig(truncation_target="update"), optim=name)
     worm_trainer(bert, tmp_path, WormConfig.eb_train(), optim=name)
-    assert {lion.value for lion in OptimizerNames if "lion" in lion.value} == set(STEPPING_BY_SIGN)
+
+
+class Lion(torch.optim.Optimizer):
+    """What `lion-pytorch` and others have under this name, without its momentum."""
+
+    def __init__(self, params: Any, lr: float = 1e-3) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.sub_(group["lr"] * parameter.grad.sign())
+
+
+class DecoupledLionW(Lion):
+    pass
+
+
+class AdaLomo(torch.optim.SGD):
+    pass
+
+
+def given_as(way: str, kind: type[torch.optim.Optimizer], bert: nn.Module, folder: Path, **config: Any) -> WormTrainer:
+    """A trainer whose optimizer is of that class, by one of the ways other than `args.optim`."""
+    own = kind(bert.parameters(), lr=1e-3)
+    optimizers = (own, None) if way == "instance" else (None, None)
+    trainer = worm_trainer(bert, folder, WormConfig(stopping_point=0.5, **config), optimizers=optimizers)
+    if way == "class":
+        trainer.optimizer_cls_and_kwargs = (kind, {"lr": 1e-3})
+    if way == "method":
+        trainer.create_optimizer = lambda model=None: setattr(trainer, "optimizer", own)  # type: ignore[method-assign]
+    return trainer
+
+
+@pytest.mark.parametrize("way", ["instance", "class", "method"])
+@pytest.mark.parametrize("kind", [Lion, DecoupledLionW, torch.optim.Rprop, AdaLomo])
+def test_an_optimizer_of_the_users_own_is_refused_as_well(
+    bert: BertForSequenceClassification, tmp_path: Path, kind: type[torch.optim.Optimizer], way: str
+) -> None:
+    before = copy.deepcopy(bert.state_dict())
+    why = "does not support `AdaLomo`: .* inside the backward pass" if kind is AdaLomo else "`.*` steps by the sign"
+    with pytest.raises(ValueError, match=why):
+        given_as(way, kind, bert, tmp_path).train()
+    assert same_weights(before, bert.state_dict())
+
+
+@pytest.mark.parametrize("way", ["instance", "class", "method"])
+def test_its_step_can_be_truncated(bert: BertForSequenceClassification, tmp_path: Path, way: str) -> None:
+    trainer = given_as(way, Lion, bert, tmp_path, truncation_target="update")
+    trainer.train()
+    assert trainer.ticket is not None and trainer.ticket.sparsity == 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "least"),
+    [
+        (Lion, 0.9),
+        (torch.optim.Rprop, 0.9),
+        pytest.param(
+            getattr(torch.optim, "Muon", None),
+            0.1,
+            marks=pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="no Muon before torch 2.9"),
+        ),
+    ],
+)
+def test_a_truncated_gradient_does_not_make_their_steps_small(kind: type[torch.optim.Optimizer], least: float) -> None:
+    """That is why: where the gradients are multiplied by 0.003, so should the step be, about."""
+    truncated = torch.rand(32, 32) < 0.5
+    shares = []
+    for optimizer_class in (kind, torch.optim.SGD):
+        weight = nn.Parameter(torch.zeros(32, 32))
+        optimizer = optimizer_class([weight], lr=1e-3)
+        for _ in range(10):
+            weight.grad = torch.randn(32, 32) * torch.where(truncated, 0.003, 1.0)
+            optimizer.step()
+        moved = weight.detach().abs()
+        shares.append(float(moved[truncated].mean() / moved[~truncated].mean()))
+    assert shares[0] > least and shares[1] < 0.01
 
 
 def test_without_a_config_they_are_the_parents_business(bert: BertForSequenceClassification, tmp_path: Path) -> None:

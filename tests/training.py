@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import TrainerCallback, TrainingArguments
 
 from hf_worm import Ticket, WormConfig, WormTrainer
@@ -88,7 +89,20 @@ def arguments(folder: Path | str, **changes: Any) -> TrainingArguments:
     return TrainingArguments(str(folder), **{**settings, **changes})
 
 
-def worm_trainer(model: nn.Module, folder: Path | str, config: WormConfig | None = None, **changes: Any) -> WormTrainer:
+class SequentialTrainer(WormTrainer):
+    """Takes the rows in their order; `train_sampling_strategy="sequential"` would, but not in transformers 5.0."""
+
+    def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
+        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
+
+
+def worm_trainer(
+    model: nn.Module,
+    folder: Path | str,
+    config: WormConfig | None = None,
+    kind: type[WormTrainer] = WormTrainer,
+    **changes: Any,
+) -> WormTrainer:
     """A trainer whose ticket emerges as soon as the window is full; `changes` go to the `TrainingArguments`."""
     parts = {
         name: changes.pop(name)
@@ -103,7 +117,7 @@ def worm_trainer(model: nn.Module, folder: Path | str, config: WormConfig | None
         )
         if name in changes
     }
-    return WormTrainer(
+    return kind(
         model=None if "model_init" in parts else model,
         args=arguments(folder, **changes),
         worm_config=config if config is not None else WormConfig(stopping_point=0.5),
@@ -126,6 +140,13 @@ def pruned_are_zero(folder: Path, ticket: Ticket) -> bool:
         bool((saved[name][~mask] == 0).all()) and bool((saved[name][mask] != 0).all())
         for name, mask in ticket.masks.items()
     )
+
+
+def loaded_by(card: str) -> nn.Module:
+    """The model that the loading code of a model card makes."""
+    namespace: dict[str, Any] = {}
+    exec(card.partition("### Loading")[2].split("```python\n")[1].partition("```")[0], namespace)
+    return namespace["model"]
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -74,6 +74,24 @@ def not_found(missing: Sequence[str], present: Sequence[str], model: nn.Module, 
     return ValueError(message)
 
 
+def left_out(layers: Sequence[str], fused: Named, model: nn.Module, named: Named) -> str:
+    """The warning for attentions with a fused projection, in a model where `layers` finds separate ones too.
+
+    Args:
+        layers (`Sequence[str]`): The entries, words among them.
+        fused (`list[tuple[str, nn.Parameter]]`): The fused projections that no entry means.
+        model (`nn.Module`): The model.
+        named (`list[tuple[str, nn.Parameter]]`): All its parameters.
+    """
+    entries = list(group(fused, named))
+    setting = ", ".join(f'"{entry}"' for entry in [*layers, *entries[:LISTED]])
+    return (
+        f"Not all attentions of `{type(model).__name__}` are watched: some have query, key and value fused in one "
+        f"weight: {listed(entries, LISTED)}. Watch those weights as a whole too, `WormConfig(layers=[{setting}])`, or, "
+        "if they are to be left out, name the others by patterns instead of words."
+    )
+
+
 def not_floating_point(name: str, parameter: nn.Parameter) -> ValueError:
     """For a parameter that holds no magnitudes."""
     return ValueError(
@@ -93,7 +111,8 @@ def frozen(names: Sequence[str], total: int) -> ValueError:
     if any(".base_layer." in name for name in names):
         message += (
             "The adapter around them trains and the base weight does not, so its mask never moves and there is nothing "
-            "to search. Train the full model, or merge the adapter first (`model.merge_and_unload()`) and train that."
+            "to search. Train the full model, or merge the adapter first and train that: "
+            "`model = model.merge_and_unload()`, and `model.requires_grad_(True)`, for merging leaves it frozen."
         )
     else:
         message += (

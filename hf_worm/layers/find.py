@@ -1,12 +1,13 @@
 """From the words, names and patterns of `layers` to representative layers."""
 
+import warnings
 from collections.abc import Sequence
 
 from torch import nn
 
-from .attention import ROLES, projections
+from .attention import ROLES, fused_projections, projections
 from .batchnorm import batchnorm_scales
-from .errors import WORDS, frozen, no_entries, not_floating_point, not_found, unknown_entry
+from .errors import WORDS, frozen, left_out, no_entries, not_floating_point, not_found, unknown_entry
 from .layer import RepresentativeLayer, View
 from .names import Named, matches, named_parameters
 
@@ -22,6 +23,8 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
               LoRA, the base weight is the representative one;
             - `"batchnorm"`: the scale γ of every BatchNorm with affine parameters, its β masked with it;
             - a parameter's name, or a shell-style pattern over such names: the whole of each parameter that matches.
+
+    Warns where a word finds some of the attentions, and others that train have a fused projection.
 
     Returns:
         `list[RepresentativeLayer]`: In the order of `model.named_parameters()`, each parameter once however often it is
@@ -57,6 +60,11 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
             if views[0].parameter not in owned:
                 chosen[views[0].parameter] = views
                 owned.update(view.parameter for view in views)
+
+    fused = [(name, weight) for name, weight in fused_projections(named) if weight not in owned]
+    fused = [(name, weight) for name, weight in fused if weight.requires_grad]
+    if fused and any(entry in ROLES for entry in layers):
+        warnings.warn(left_out(layers, fused, model, named), stacklevel=2)
 
     result = []
     for name, parameter in named:

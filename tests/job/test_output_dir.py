@@ -1,7 +1,8 @@
 from pathlib import Path
 
 import pytest
-from transformers import TrainingArguments
+from training import worm_trainer
+from transformers import BertForSequenceClassification, TrainingArguments
 
 from hf_worm.job.output_dir import clear, find_checkpoint
 
@@ -75,3 +76,24 @@ def test_clearing_takes_the_earlier_runs_checkpoints_and_results_alone(used: Pat
     assert sorted(path.name for path in used.iterdir()) == ["checkpoint-notes", "notes.txt"]
     clear(used / "missing")
     assert not (used / "missing").exists()
+
+
+def test_a_run_that_was_killed_while_it_wrote_its_weights_can_be_begun_anew(
+    bert: BertForSequenceClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Killed(BaseException):
+        pass
+
+    def cut_off(folder: str, **kwargs: object) -> None:
+        bert.config.save_pretrained(folder)
+        (Path(folder) / "model.safetensors").write_bytes(b"half of it")
+        raise Killed
+
+    monkeypatch.setattr(bert, "save_pretrained", cut_off)
+    with pytest.raises(Killed):
+        worm_trainer(bert, tmp_path, save_strategy="epoch").train()
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    assert (checkpoint / "model.safetensors").read_bytes() == b"half of it"
+    assert find_checkpoint(training(tmp_path), overwrite=True) is None
+    clear(tmp_path)
+    assert not checkpoint.exists()

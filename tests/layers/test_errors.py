@@ -8,6 +8,7 @@ from torch import nn
 from transformers import (
     AutoModel,
     BertConfig,
+    BlipConfig,
     ConvNextConfig,
     DebertaConfig,
     FNetConfig,
@@ -72,6 +73,23 @@ def test_fused_projections_of_torch_itself() -> None:
     message = error(model, ["value"])
     assert "Found no value projection" in message and "fused" in message
     assert shown_setting(message) == ["layers.*.self_attn.in_proj_weight"]
+
+
+def test_a_model_with_both_kinds_of_attention_is_warned_of(recwarn: pytest.WarningsRecorder) -> None:
+    small = {"hidden_size": 8, "num_hidden_layers": 2, "intermediate_size": 16, "num_attention_heads": 2}
+    model = build(BlipConfig(text_config={**small, "vocab_size": 40}, vision_config={**small, "image_size": 32}))
+    separate = representative_layers(model, ["query", "key"])
+    message = str(recwarn.pop(UserWarning).message)
+    fused = "vision_model.encoder.layers.*.self_attn.qkv.weight"
+    assert message.startswith("Not all attentions of `BlipModel` are watched: ") and f"weight: `{fused}`." in message
+    assert shown_setting(message) == ["query", "key", fused]
+
+    # With the setting that it shows, with patterns instead of words, or with the others frozen: nothing to say.
+    assert len(representative_layers(model, shown_setting(message))) == len(separate) + 2
+    assert len(representative_layers(model, ["text_model.*.query.weight"])) == len(separate) / 2
+    model.vision_model.requires_grad_(False)
+    assert len(representative_layers(model, ["query", "key"])) == len(separate)
+    assert not [warning for warning in recwarn if warning.category is UserWarning]
 
 
 def test_torch_attention_with_separate_weights_is_found() -> None:

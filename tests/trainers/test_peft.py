@@ -1,23 +1,34 @@
 """Adapters of PEFT: the base weights are frozen, so there is nothing to search in them."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from peft import AutoPeftModelForSequenceClassification, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from small_models import half_is_zero
-from training import QUERY_AND_KEY, checkpoints, pruned_are_zero, report, same_weights, weights, worm_trainer
+from training import (
+    QUERY_AND_KEY,
+    checkpoints,
+    loaded_by,
+    pruned_are_zero,
+    report,
+    same_weights,
+    weights,
+    worm_trainer,
+)
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from hf_worm import Ticket, WormConfig
 
+peft = pytest.importorskip("peft", reason="needs the extra `trainers`")
 
-def with_adapter(bert: BertForSequenceClassification, *targets: str) -> PeftModel:
+
+def with_adapter(bert: BertForSequenceClassification, *targets: str) -> peft.PeftModel:
     torch.manual_seed(0)
-    config = LoraConfig(task_type="SEQ_CLS", r=4, lora_alpha=8, lora_dropout=0.0, target_modules=list(targets))
-    return get_peft_model(bert, config)
+    config = peft.LoraConfig(task_type="SEQ_CLS", r=4, lora_alpha=8, lora_dropout=0.0, target_modules=list(targets))
+    return peft.get_peft_model(bert, config)
 
 
 def test_frozen_base_weights_are_refused_with_what_to_do(bert: BertForSequenceClassification, tmp_path: Path) -> None:
@@ -28,7 +39,7 @@ def test_frozen_base_weights_are_refused_with_what_to_do(bert: BertForSequenceCl
     assert "4 of 4 representative layers are frozen" in message
     assert "query.base_layer.weight" in message
     assert "there is nothing to search" in message
-    assert "`model.merge_and_unload()`" in message
+    assert "`model = model.merge_and_unload()`" in message
     assert not any(tmp_path.iterdir())
 
 
@@ -36,6 +47,15 @@ def test_an_adapter_beside_the_watched_layers_is_refused(bert: BertForSequenceCl
     model = with_adapter(bert, "value")
     with pytest.raises(ValueError, match=r"4 of 4 representative layers are frozen .* nothing to search"):
         worm_trainer(model, tmp_path)
+
+
+def test_the_advice_for_frozen_base_weights_unfreezes_them(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    names = {"model": with_adapter(bert, "query", "key")}
+    with pytest.raises(ValueError) as refusal:
+        worm_trainer(names["model"], tmp_path)
+    for line in re.findall("`(model[^`]*)`", str(refusal.value)):
+        exec(line, names)
+    worm_trainer(names["model"], tmp_path).train()
 
 
 def test_a_merged_model_trains_once_it_is_unfrozen(bert: BertForSequenceClassification, tmp_path: Path) -> None:
@@ -75,7 +95,7 @@ def test_adapter_weights_are_pruned_where_they_are_named(bert: BertForSequenceCl
 
     saved = load_file(tmp_path / "whole" / "adapter_model.safetensors")
     assert all(bool((saved[name.replace(".default.", ".")][~mask] == 0).all()) for name, mask in ticket.masks.items())
-    loaded = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "whole", is_trainable=True)
+    loaded = peft.AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "whole", is_trainable=True)
     assert half_is_zero(loaded.state_dict(), ticket)
     ticket.hold(loaded, torch.optim.AdamW(loaded.parameters())).remove()
 
@@ -84,3 +104,23 @@ def test_adapter_weights_are_pruned_where_they_are_named(bert: BertForSequenceCl
         resumed = worm_trainer(again, tmp_path / checkpoint.name, settings, save_strategy="steps", save_steps=6)
         resumed.train(resume_from_checkpoint=str(checkpoint))
         assert same_weights(weights(again), weights(model)), checkpoint.name
+
+
+@pytest.mark.parametrize(("task", "labels"), [("SEQ_CLS", 2), ("SEQ_CLS", 3), (None, 2)])
+def test_the_card_says_how_to_load_the_adapter_and_its_base(
+    bert: BertForSequenceClassification, tmp_path: Path, task: str | None, labels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bert if labels == 2 else bert.bert).save_pretrained(tmp_path / "base")
+    base = BertForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=labels)
+    model = peft.get_peft_model(base, peft.LoraConfig(task_type=task, r=4, target_modules=["query", "key"]))
+    trainer = worm_trainer(model, tmp_path / "judge", WormConfig(stopping_point=0.5, layers=["*.lora_A.*"]))
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card()
+    card = (tmp_path / "judge" / "README.md").read_text()
+    name = "AutoPeftModelForSequenceClassification" if task else "AutoPeftModel"
+    options = "" if labels == 2 else f", num_labels={labels}"
+    assert f'from peft import {name}\n\nmodel = {name}.from_pretrained("judge"{options})\n' in card
+    monkeypatch.chdir(tmp_path)
+    words = torch.arange(12).view(1, 12)
+    assert torch.equal(loaded_by(card).eval()(words).logits, model.eval()(words).logits)

