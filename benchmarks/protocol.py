@@ -102,6 +102,19 @@ SCALES = {
         image_seeds=3,
         search_epochs=3.0,
     ),
+    "dry": Scale(  # nothing but whether it runs
+        text_model="",
+        text_arguments=("--max_eval_samples", "64", "--bf16", "true"),
+        rows=dict.fromkeys(TEXT, 64),
+        image_arguments={
+            network: ("--dataset_name", DIGITS, "--config_overrides", "width=4", "--image_size", "32")
+            for network in IMAGES
+        },
+        image_epochs=2.0,
+        text_seeds=1,
+        image_seeds=1,
+        search_epochs=2.0,
+    ),
     "full": Scale(
         text_model="bert-base-uncased",
         text_arguments=("--learning_rate", "2e-5"),

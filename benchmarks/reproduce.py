@@ -1,21 +1,24 @@
 """Reproduces the paper's tables and figures, and compares the baselines, at a small or at the paper's own scale.
 
     python benchmarks/reproduce.py [--table 1 2 ...] [--figure 1 2] [--baselines] [--sampling] [--scale small | full]
-                                   [--seeds N] [--data FOLDER] [--workers N] [--out benchmarks/results]
+                                   [--task mrpc ...] [--seeds N] [--model FOLDER] [--data FOLDER] [--workers N]
+                                   [--minutes M] [--out benchmarks/results]
 
 Nothing named: all of it. A finished run is a line of OUT/reproduce-SCALE.jsonl, and is not repeated: interrupted and
 started again, it goes on where it was. The pages are made anew from those lines at the end (`--pages`: only that).
 `small` fits two CPU cores: all-MiniLM-L6 on MRPC, RTE and 2,048 rows of SST-2; narrow CNNs on scikit-learn's digits.
-`full` is the paper's own: bert-base-uncased, ResNet-18 and VGG-11 on all of CIFAR-10; it wants a GPU.
+`full` is the paper's own: bert-base-uncased, ResNet-18 and VGG-11 on all of CIFAR-10; it wants a GPU. `dry` shows that
+everything runs, and nothing else.
 """
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import redirect_stdout
 from dataclasses import replace
 from multiprocessing import get_context
@@ -23,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from pages import write as write_page
-from protocol import PARTS, SCALES, Scale, Setting, settings_of
+from protocol import IMAGES, PARTS, SCALES, TEXT, Scale, Setting, settings_of
 
 Records = dict[Setting, dict[str, Any]]
 
@@ -48,7 +51,8 @@ def same_run(setting: Setting, records: Records) -> dict[str, Any] | None:
     """EB Train that searched for all its epochs has trained, pruned and retrained: it is the one-shot baseline."""
     found = records.get(replace(setting, method="eb_train"))
     if setting.method == "one_shot" and found is not None and found["search_epochs"] == setting.search_epochs:
-        return {**found, "same_run_as": "eb_train", "converged": False}
+        outcome = {name: value for name, value in found.items() if name != "setting"}
+        return {**outcome, "same_run_as": "eb_train", "converged": False}
     return None
 
 
@@ -66,34 +70,43 @@ def run_quietly(setting: Setting, scale: Scale, data: Path | None, threads: int)
         return run(setting, scale, data)
 
 
-def complete(settings: Iterable[Setting], scale: Scale, data: Path | None, path: Path, workers: int) -> Records:
-    """Run what is missing, several runs side by side, and return all records."""
+def complete(
+    settings: Iterable[Setting], scale: Scale, data: Path | None, path: Path, workers: int, minutes: float = math.inf
+) -> Records:
+    """Run what is missing, several runs side by side, and return all records; begin none after so many minutes."""
     records = load(path)
     missing = [setting for setting in dict.fromkeys(settings) if setting not in records]
     later = [setting for setting in missing if setting.method == "one_shot"]  # perhaps another's run already
     first = [setting for setting in missing if setting.method != "one_shot"]
     threads = max((os.cpu_count() or 1) // workers, 1)
     begun, done = time.perf_counter(), 0
+
+    def passed() -> float:
+        return (time.perf_counter() - begun) / 60
+
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         try:
             for batch in (first, later):
-                waiting = {}
-                for setting in batch:
-                    outcome = same_run(setting, records)
-                    if outcome is None:
-                        waiting[pool.submit(run_quietly, setting, scale, data, threads)] = setting
-                    else:
-                        del outcome["setting"]
-                        append(path, setting, outcome)
-                for future in as_completed(waiting):
-                    append(path, waiting[future], future.result())
-                    done += 1
-                    minutes = (time.perf_counter() - begun) / 60
-                    print(f"{done} of {len(missing)} after {minutes:.0f} min: {waiting[future]}", file=sys.stderr)
+                waiting: dict[Future[dict[str, Any]], Setting] = {}
+                while batch or waiting:
+                    while batch and len(waiting) < workers and passed() < minutes:
+                        setting = batch.pop(0)
+                        known = same_run(setting, records)
+                        if known is None:
+                            waiting[pool.submit(run_quietly, setting, scale, data, threads)] = setting
+                        else:
+                            append(path, setting, known)
+                    if not waiting:
+                        break
+                    for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                        setting = waiting.pop(future)
+                        append(path, setting, future.result())
+                        done += 1
+                        print(f"{done} of {len(missing)} after {passed():.0f} min: {setting}", file=sys.stderr)
                 records = load(path)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
-            print(f"Interrupted: {done} runs are in {path}; the same command goes on.", file=sys.stderr)
+            print(f"Interrupted: {done} more runs are in {path}; the same command goes on.", file=sys.stderr)
             raise SystemExit(130) from None
     return records
 
@@ -105,20 +118,29 @@ def main() -> None:
     parser.add_argument("--baselines", action="store_true", help="eight other ways to the same sparsity")
     parser.add_argument("--sampling", action="store_true", help="masks taken within an epoch")
     parser.add_argument("--scale", choices=SCALES, default="small")
+    parser.add_argument("--task", nargs="+", choices=(*TEXT, *IMAGES), default=[*TEXT, *IMAGES], help="only these")
+    parser.add_argument("--model", help="Hub id or folder of the model for GLUE, instead of the scale's own")
     parser.add_argument("--seeds", type=int, help="runs of each kind; by default the scale's own number")
     parser.add_argument("--data", type=Path, help="folder with glue/ and cifar10/ as on the Hub; default: the Hub")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs side by side")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after that")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
     parser.add_argument("--pages", action="store_true", help="make the pages from the runs that there are")
     options = parser.parse_args()
     parts = [f"table {number}" for number in options.table] + [f"figure {number}" for number in options.figure]
     parts += [part for part in ("baselines", "sampling") if getattr(options, part)]
     scale = SCALES[options.scale]
+    if options.model is not None:
+        scale = replace(scale, text_model=options.model)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"reproduce-{options.scale}.jsonl"
     settings = [setting for part in parts or PARTS for setting in settings_of(part, scale, options.seeds)]
+    settings = [setting for setting in settings if setting.task in options.task]
     settings.sort(key=lambda setting: setting.seed)  # one seed of all, then the next
-    records = load(path) if options.pages else complete(settings, scale, options.data, path, options.workers)
+    if options.pages:
+        records = load(path)
+    else:
+        records = complete(settings, scale, options.data, path, options.workers, options.minutes)
     command = f"python benchmarks/reproduce.py --scale {options.scale}"
     print(f"{len(records)} runs in {path}; the page is {write_page(options.scale, records, options.out, command)}")
 

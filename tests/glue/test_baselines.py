@@ -1,0 +1,140 @@
+"""`benchmarks/methods.py` and `reproduce.py`: each method prunes what it says, and finished runs are not repeated."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_data import glue_folder, judgements
+
+from hf_worm import TicketSearch, WormConfig, WormTrainer
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+methods, protocol = importlib.import_module("methods"), importlib.import_module("protocol")
+
+RATIO = 0.75
+STEPS_OF_AN_EPOCH = 1  # 32 rows in a batch of 32
+
+
+@pytest.fixture
+def scale(tiny_model: Path) -> Any:
+    arguments = ("--learning_rate", "1e-2")
+    return protocol.replace(protocol.SCALES["dry"], text_model=str(tiny_model), text_arguments=arguments)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return glue_folder(tmp_path, "sst2", judgements(32)).parent
+
+
+def train(method: str, scale: Any, data: Path, folder: Path) -> tuple[dict[str, Any], list[WormTrainer]]:
+    """What a method says of its run, and the trainers that it made."""
+    truncation = 0.003 if method.startswith("worm") else 1.0
+    setting = protocol.Setting("sst2", method, seed=1, prune_ratio=RATIO, truncation=truncation)
+    made: list[WormTrainer] = []
+
+    def build(**changes: Any) -> WormTrainer:
+        made.append(methods.build_trainer(setting, scale, data, str(folder), changes))
+        return made[-1]
+
+    return methods.BY_NAME[method](setting, build), made
+
+
+def masks(model: torch.nn.Module, ratio: float = RATIO) -> dict[str, torch.Tensor]:
+    search = TicketSearch(model, WormConfig(prune_ratio=ratio))
+    search.observe()
+    return search.masks
+
+
+@pytest.mark.parametrize("method", protocol.METHODS)
+def test_each_method_prunes_the_ratio_and_takes_the_same_steps(
+    method: str, scale: Any, data: Path, tmp_path: Path
+) -> None:
+    outcome, trainers = train(method, scale, data, tmp_path / "run")
+    assert outcome["steps"] == 4 * STEPS_OF_AN_EPOCH
+    weights = {
+        name: weight for name, weight in trainers[-1].model.named_parameters() if name in masks(trainers[-1].model)
+    }
+    assert len(weights) == 4
+    for weight in weights.values():
+        zeros = int((weight == 0).sum())
+        assert zeros == (0 if method == "dense" else round(RATIO * weight.numel()))
+    stages = {"dense": {"dense"}, "gradual": {"drawn", "retrained"}}
+    assert set(outcome["metrics"]) == stages.get(method, {"before_draw", "drawn", "retrained"})
+    json.dumps(outcome)
+
+
+def pruned_at_the_draw(method: str, scale: Any, data: Path, folder: Path) -> dict[str, torch.Tensor]:
+    _, trainers = train(method, scale, data, folder)
+    assert trainers[-1].ticket is not None
+    return trainers[-1].ticket.masks
+
+
+def test_before_prunes_the_pretrained_weights(scale: Any, data: Path, tmp_path: Path) -> None:
+    setting = protocol.Setting("sst2", "before", seed=1)
+    untrained = partial(methods.build_trainer, setting, scale, data, str(tmp_path / "new"))({})
+    found = pruned_at_the_draw("before", scale, data, tmp_path / "run")
+    assert all(torch.equal(found[name], mask) for name, mask in masks(untrained.model).items())
+
+
+def test_one_shot_prunes_the_trained_weights_and_random_does_not(scale: Any, data: Path, tmp_path: Path) -> None:
+    by_size = pruned_at_the_draw("one_shot", scale, data, tmp_path / "one")
+    eb_train = pruned_at_the_draw("eb_train", scale, data, tmp_path / "eb")
+    before = pruned_at_the_draw("before", scale, data, tmp_path / "before")
+    random = pruned_at_the_draw("random", scale, data, tmp_path / "random")
+    assert all(torch.equal(by_size[name], mask) for name, mask in eb_train.items()), "both searched for three epochs"
+    assert any(not torch.equal(by_size[name], mask) for name, mask in before.items())
+    for name, mask in random.items():
+        agreement = (mask == by_size[name]).float().mean().item()
+        assert abs(agreement - (RATIO**2 + (1 - RATIO) ** 2)) < 0.1, "as of two independent masks"
+
+
+def test_the_lottery_rewinds_to_the_pretrained_weights(scale: Any, data: Path, tmp_path: Path) -> None:
+    outcome, trainers = train("lottery", scale, data, tmp_path)
+    assert len(trainers) == methods.ROUNDS + 1
+    kept = [sum(int(mask.sum()) for mask in trainer.ticket.masks.values()) for trainer in trainers if trainer.ticket]
+    assert kept == sorted(kept, reverse=True) and len(set(kept)) == len(kept), "each round prunes a part"
+    for earlier, later in pairwise(trainers):
+        assert earlier.ticket and later.ticket
+        for name, mask in later.ticket.masks.items():
+            assert not (mask & ~earlier.ticket.masks[name]).any(), "what is pruned stays pruned"
+    assert outcome["metrics"]["before_draw"]["loss"] == pytest.approx(first_loss(scale, data, tmp_path / "new"))
+
+
+def first_loss(scale: Any, data: Path, folder: Path) -> float:
+    trainer = methods.build_trainer(protocol.Setting("sst2", "lottery", seed=1), scale, data, str(folder), {})
+    return float(trainer.evaluate()["eval_loss"])
+
+
+def test_step_sampling_ends_the_search_earlier_and_leaves_the_rest_to_retraining(scale: Any, tmp_path: Path) -> None:
+    data = glue_folder(tmp_path, "sst2", judgements(32) * 8).parent  # 8 steps an epoch
+    scale = protocol.replace(scale, rows={}, text_arguments=("--learning_rate", "1e-5"))
+    setting = protocol.Setting("sst2", "eb_train", seed=1, truncation=1.0, samples_per_epoch=4)
+    outcome = methods.run(setting, scale, data)
+    assert outcome["converged"] and outcome["search_epochs"] == 0.75
+    assert outcome["steps"] == 32 and outcome["steps_by_phase"] == {"search": 6, "retrain": 26}
+
+
+def test_a_finished_run_is_not_repeated(tiny_model: Path, data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "reproduce.py"), "--scale", "dry", "--table", "6", "--figure", "2"]
+    command += ["--task", "sst2", "--model", str(tiny_model), "--data", str(data), "--workers", "1"]
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    out = tmp_path / "out"
+    for _ in range(2):
+        done = subprocess.run([*command, "--out", str(out)], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        lines = (out / "reproduce-dry.jsonl").read_text().splitlines()
+        assert len(lines) == 2, "WORM for the table, EB Train beside it for the figure"
+    assert " of " not in done.stderr, "nothing was left to run"
+    page = (out / "reproduce-dry.md").read_text()
+    accuracy = next(json.loads(line)["metrics"]["drawn"]["accuracy"] for line in lines if "worm_gradient" in line)
+    assert "| sst2 | 88.53 / 4 / 88.30 / 88.81 | 1 |" in page and f"{100 * accuracy:.1f}" in page
+    assert (out / "figure2-dry.png").stat().st_size > 10_000
