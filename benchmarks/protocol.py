@@ -146,7 +146,7 @@ def settings_of(part: str, scale: Scale, seeds: int | None = None) -> Iterator[S
 
 
 IMAGE_PARTS = ("table 1", "table 2", "table 3", "figure 1")
-PARTS = (*(f"table {number}" for number in range(1, 7)), "figure 1", "figure 2", "baselines", "sampling")
+PARTS = ("baselines", "sampling", *(f"table {number}" for number in (4, 5, 6, 2, 3, 1)), "figure 1", "figure 2")
 
 
 def _of_a_seed(part: str, scale: Scale) -> Iterable[Setting]:
