@@ -6,6 +6,7 @@ when a mask is taken, from which weights, and what is trained before and after.
 
 import dataclasses
 import math
+import os
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -28,19 +29,20 @@ from hf_worm.image.command import IMAGE
 from hf_worm.image.job import build_trainer as build_for_images
 from hf_worm.job.parsing import parse
 
-Build = Callable[..., WormTrainer]
+Build = Callable[..., WormTrainer]  # from changes of the arguments: a trainer with the pretrained weights
 ROUNDS = 3  # of the lottery-ticket procedure
 RAMP = 0.75  # share of the training in which gradual pruning reaches its ratio
 UPDATES_PER_EPOCH = 10  # of gradual pruning's mask
 
 
-def run(setting: Setting, scale: Scale, data: Path | None) -> dict[str, Any]:
+def run(setting: Setting, scale: Scale, data: Path | None, cache: Path) -> dict[str, Any]:
     """Train as `setting` says, and tell the outcome.
 
     Args:
         setting (`Setting`): Of the run.
         scale (`Scale`): Model, rows and optimizer.
         data (`Path`, *optional*): Folder with `glue` and `cifar10`, each laid out as on the Hub; `None`: the Hub.
+        cache (`Path`): Folder for the weights of searches without truncation, see [`plain_search`].
 
     Returns:
         `dict`: JSON-ready. `metrics` at the stages that the method has (`before_draw`, `drawn`, `retrained`),
@@ -55,7 +57,7 @@ def run(setting: Setting, scale: Scale, data: Path | None) -> dict[str, Any]:
         def build(**changes: Any) -> WormTrainer:
             return build_trainer(setting, scale, data, folder, changes)
 
-        return {**BY_NAME[setting.method](setting, build), "machine": machine()}
+        return {**BY_NAME[setting.method](setting, build, cache), "machine": machine()}
 
 
 def build_trainer(
@@ -111,7 +113,7 @@ def packaged_model() -> str:
 # The methods. Each returns what `outcome` makes of its trainer.
 
 
-def dense(setting: Setting, build: Build) -> dict[str, Any]:
+def dense(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     """Plain fine-tuning, as long as the others in all."""
     trainer = build(dense=True, num_train_epochs=setting.epochs)
     trained = trainer.train()
@@ -120,7 +122,7 @@ def dense(setting: Setting, build: Build) -> dict[str, Any]:
     return {**outcome(trainer), "metrics": metrics, "steps": steps, "seconds": seconds}
 
 
-def before(setting: Setting, build: Build) -> dict[str, Any]:
+def before(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     """The smallest weights of the pretrained model go, then it is fine-tuned with the mask held."""
     trainer = build()
     draw(trainer, magnitude_masks(trainer, setting.prune_ratio))
@@ -128,16 +130,17 @@ def before(setting: Setting, build: Build) -> dict[str, Any]:
     return outcome(trainer)
 
 
-def one_shot(setting: Setting, build: Build) -> dict[str, Any]:
+def one_shot(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     """Train to the end, prune the smallest weights, retrain."""
-    trainer = build(stopping_point=0)  # which no distance is below
-    return search_draw_retrain(trainer, setting)
+    trainer = plain_search(setting, build, cache, stopping_point=0)  # which no distance is below
+    trainer.draw_ticket()
+    retrain(trainer, setting)
+    return outcome(trainer)
 
 
-def random(setting: Setting, build: Build) -> dict[str, Any]:
+def random(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     """As `one_shot`, with a mask drawn at random: the control."""
-    trainer = build(stopping_point=0)
-    trainer.search_ticket()
+    trainer = plain_search(setting, build, cache, stopping_point=0)
     assert trainer.search is not None
     generator = torch.Generator().manual_seed(setting.seed)
     masks = {
@@ -149,7 +152,7 @@ def random(setting: Setting, build: Build) -> dict[str, Any]:
     return outcome(trainer)
 
 
-def gradual(setting: Setting, build: Build) -> dict[str, Any]:
+def gradual(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     """The ratio grows by the cubic schedule of Zhu and Gupta (arXiv:1710.01878) while the model is fine-tuned."""
     trainer = build(dense=True, num_train_epochs=setting.epochs)
     pruning = GradualPruning(trainer, setting)
@@ -192,7 +195,7 @@ class GradualPruning(TrainerCallback):
         return WormConfig(prune_ratio=self.setting.prune_ratio, layers=list(self.setting.layers))
 
 
-def lottery(setting: Setting, build: Build) -> dict[str, Any]:
+def lottery(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     """Iterative magnitude pruning (Frankle and Carbin, arXiv:1803.03635): train, prune a part, rewind, again.
 
     Rewound to the pretrained weights (Chen et al., arXiv:2007.12223). The epochs are shared by the rounds and the
@@ -212,13 +215,20 @@ def lottery(setting: Setting, build: Build) -> dict[str, Any]:
     return {**outcome(trainer), "steps": steps, "seconds": seconds, "search_epochs": epochs * ROUNDS}
 
 
-def searched(setting: Setting, build: Build) -> dict[str, Any]:
+def searched(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     """EB Train and WORM, as `WormTrainer` has them."""
-    trainer = build()
     if setting.samples_per_epoch > 1:
-        steps = math.ceil(len(trainer.get_train_dataloader()) / setting.samples_per_epoch)
+        steps = math.ceil(len(build().get_train_dataloader()) / setting.samples_per_epoch)
         trainer = build(sample_strategy="steps", sample_steps=steps)
-    return search_draw_retrain(trainer, setting)
+        trainer.search_ticket()
+    elif setting.truncation == 1:
+        trainer = plain_search(setting, build, cache)
+    else:
+        trainer = build()
+        trainer.search_ticket()
+    trainer.draw_ticket()
+    retrain(trainer, setting)
+    return outcome(trainer)
 
 
 BY_NAME = {
@@ -237,11 +247,47 @@ BY_NAME = {
 # What they share.
 
 
-def search_draw_retrain(trainer: WormTrainer, setting: Setting) -> dict[str, Any]:
-    trainer.search_ticket()
-    trainer.draw_ticket()
-    retrain(trainer, setting)
-    return outcome(trainer)
+def plain_search(setting: Setting, build: Build, cache: Path, **changes: Any) -> WormTrainer:
+    """A trainer after a search without truncation, which only watches.
+
+    What is watched, and at which ratio, then changes nothing in the training: it is done once for a task and a seed,
+    as long as it may take, its weights are kept at the end of every epoch, and each search observes them in turn.
+    Steps, epochs and seconds are those that its own training would have taken.
+    """
+    kept = cache / f"{setting.task}-{setting.seed}-{setting.search_epochs:g}.pt"
+    if not kept.exists():
+        trainer = build(stopping_point=0)
+        keeper = KeepWeights()
+        trainer.add_callback(keeper)
+        trainer.search_ticket()
+        history = {"epochs": keeper.epochs, "log": trainer.state.log_history}
+        cache.mkdir(parents=True, exist_ok=True)
+        torch.save({**history, "seconds": trainer.progress.seconds["search"]}, kept.with_suffix(f".{os.getpid()}"))
+        os.replace(kept.with_suffix(f".{os.getpid()}"), kept)
+    found = torch.load(kept)
+    trainer = build(**changes)
+    assert trainer.search is not None
+    for _, weights in found["epochs"]:
+        trainer.model.load_state_dict(weights)
+        if trainer.search.observe().converged:
+            break
+    epochs = len(trainer.search.history)
+    steps, last = found["epochs"][epochs - 1][0], found["epochs"][-1][0]
+    trainer.state.log_history = [entry for entry in found["log"] if entry["step"] <= steps]
+    trainer.progress.steps["search"], trainer.progress.epochs["search"] = steps, float(epochs)
+    trainer.progress.seconds["search"] = found["seconds"] * steps / last
+    return trainer
+
+
+class KeepWeights(TrainerCallback):
+    """Keeps the weights of every epoch, with the steps that they took."""
+
+    def __init__(self) -> None:
+        self.epochs: list[tuple[int, dict[str, torch.Tensor]]] = []
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+        self.epochs.append((state.global_step, weights))
 
 
 def draw(trainer: WormTrainer, masks: dict[str, torch.Tensor]) -> None:

@@ -15,12 +15,12 @@ QUERY_KEY_VALUE = ("query", "key", "value")
 # By the name in a record; each is a function of methods.py.
 METHODS = {
     "dense": "dense fine-tuning",
+    "eb_train": "EB Train",
     "before": "magnitude, before fine-tuning",
     "one_shot": "train, prune, retrain",
     "gradual": "gradual magnitude, cubic",
     "lottery": "lottery ticket, 3 rounds with rewinding",
     "random": "random mask, train, prune, retrain",
-    "eb_train": "EB Train",
     "worm_gradient": "WORM, gradient",
     "worm_update": "WORM, update",
 }
@@ -92,7 +92,7 @@ SCALES = {
     "small": Scale(
         text_model="",
         text_arguments=("--learning_rate", "5e-5", "--bf16", "true", "--train_sampling_strategy", "group_by_length"),
-        rows={"sst2": 2048},
+        rows={"rte": 1280, "sst2": 2048},
         image_arguments={
             "resnet18": ("--dataset_name", DIGITS, "--config_overrides", "width=16"),
             "vgg11_bn": ("--dataset_name", DIGITS, "--config_overrides", "width=16", "--image_size", "32"),

@@ -6,7 +6,7 @@
 
 Nothing named: all of it. A finished run is a line of OUT/reproduce-SCALE.jsonl, and is not repeated: interrupted and
 started again, it goes on where it was. The pages are made anew from those lines at the end (`--pages`: only that).
-`small` fits two CPU cores: all-MiniLM-L6 on MRPC, RTE and 2,048 rows of SST-2; narrow CNNs on scikit-learn's digits.
+`small` fits two CPU cores: all-MiniLM-L6 on MRPC and parts of RTE and SST-2; narrow CNNs on scikit-learn's digits.
 `full` is the paper's own: bert-base-uncased, ResNet-18 and VGG-11 on all of CIFAR-10; it wants a GPU. `dry` shows that
 everything runs, and nothing else.
 """
@@ -56,7 +56,7 @@ def same_run(setting: Setting, records: Records) -> dict[str, Any] | None:
     return None
 
 
-def run_quietly(setting: Setting, scale: Scale, data: Path | None, threads: int) -> dict[str, Any]:
+def run_quietly(setting: Setting, scale: Scale, data: Path | None, cache: Path, threads: int) -> dict[str, Any]:
     """One run in a process of its own pool."""
     if data is not None:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -67,7 +67,7 @@ def run_quietly(setting: Setting, scale: Scale, data: Path | None, threads: int)
     torch.set_num_threads(threads)
     set_verbosity_error()
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-        return run(setting, scale, data)
+        return run(setting, scale, data, cache)
 
 
 def complete(
@@ -78,6 +78,7 @@ def complete(
     missing = [setting for setting in dict.fromkeys(settings) if setting not in records]
     later = [setting for setting in missing if setting.method == "one_shot"]  # perhaps another's run already
     first = [setting for setting in missing if setting.method != "one_shot"]
+    cache = path.with_suffix(".cache")
     threads = max((os.cpu_count() or 1) // workers, 1)
     begun, done = time.perf_counter(), 0
 
@@ -93,7 +94,7 @@ def complete(
                         setting = batch.pop(0)
                         known = same_run(setting, records)
                         if known is None:
-                            waiting[pool.submit(run_quietly, setting, scale, data, threads)] = setting
+                            waiting[pool.submit(run_quietly, setting, scale, data, cache, threads)] = setting
                         else:
                             append(path, setting, known)
                     if not waiting:

@@ -45,7 +45,7 @@ def train(method: str, scale: Any, data: Path, folder: Path) -> tuple[dict[str, 
         made.append(methods.build_trainer(setting, scale, data, str(folder), changes))
         return made[-1]
 
-    return methods.BY_NAME[method](setting, build), made
+    return methods.BY_NAME[method](setting, build, folder / "cache"), made
 
 
 def masks(model: torch.nn.Module, ratio: float = RATIO) -> dict[str, torch.Tensor]:
@@ -114,11 +114,36 @@ def first_loss(scale: Any, data: Path, folder: Path) -> float:
     return float(trainer.evaluate()["eval_loss"])
 
 
+@pytest.mark.parametrize("stopping_point", [0.01, 1.0], ids=["all epochs", "converged"])
+def test_a_kept_search_ends_as_the_trainers_own(scale: Any, data: Path, tmp_path: Path, stopping_point: float) -> None:
+    setting = protocol.Setting(
+        "sst2", "eb_train", seed=1, epochs=6.0, search_epochs=5.0, prune_ratio=RATIO, truncation=1.0
+    )
+
+    def build(**changes: Any) -> WormTrainer:
+        return methods.build_trainer(setting, scale, data, str(tmp_path), changes)
+
+    for _ in range(2):
+        kept = methods.plain_search(setting, build, tmp_path / "cache", stopping_point=stopping_point)
+    own = build(stopping_point=stopping_point)
+    own.search_ticket()
+    assert len(kept.search.history) == (3 if stopping_point == 1 else 5)
+    assert kept.search.history == own.search.history
+    assert kept.progress.steps == own.progress.steps and kept.progress.epochs == own.progress.epochs
+    weights = own.model.state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in kept.model.state_dict().items())
+    for trainer in (kept, own):
+        trainer.draw_ticket()
+        methods.retrain(trainer, setting)
+    assert methods.outcome(kept)["metrics"] == methods.outcome(own)["metrics"]
+    assert [e for e in kept.state.log_history if "loss" in e] == [e for e in own.state.log_history if "loss" in e]
+
+
 def test_step_sampling_ends_the_search_earlier_and_leaves_the_rest_to_retraining(scale: Any, tmp_path: Path) -> None:
     data = glue_folder(tmp_path, "sst2", judgements(32) * 8).parent  # 8 steps an epoch
     scale = protocol.replace(scale, rows={}, text_arguments=("--learning_rate", "1e-5"))
     setting = protocol.Setting("sst2", "eb_train", seed=1, truncation=1.0, samples_per_epoch=4)
-    outcome = methods.run(setting, scale, data)
+    outcome = methods.run(setting, scale, data, tmp_path / "cache")
     assert outcome["converged"] and outcome["search_epochs"] == 0.75
     assert outcome["steps"] == 32 and outcome["steps_by_phase"] == {"search": 6, "retrain": 26}
 
