@@ -8,6 +8,7 @@ import dataclasses
 import math
 import os
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -46,18 +47,21 @@ def run(setting: Setting, scale: Scale, data: Path | None, cache: Path) -> dict[
 
     Returns:
         `dict`: JSON-ready. `metrics` at the stages that the method has (`before_draw`, `drawn`, `retrained`),
-        `search_epochs`, `converged`, `observations`; `steps` of the optimizer and `seconds` in all; `evaluations`
-        (accuracy) and `losses` by optimizer step; `machine`.
+        `search_epochs`, `converged`, `observations`; `steps` of the optimizer; `seconds` and `cpu_seconds` (of this
+        process, whatever else the machine did) in all; `evaluations` (accuracy) and `losses` by step; `machine`.
     """
     disable_progress_bar()
     warnings.filterwarnings("ignore", "The masks had not converged")
     warnings.filterwarnings("ignore", "The ticket prunes all")
+    begun = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
 
         def build(**changes: Any) -> WormTrainer:
             return build_trainer(setting, scale, data, folder, changes)
 
-        return {**BY_NAME[setting.method](setting, build, cache), "machine": machine()}
+        found = BY_NAME[setting.method](setting, build, cache)
+    found["cpu_seconds"] = time.process_time() - begun + found.get("cpu_seconds", 0.0)
+    return {**found, "machine": machine()}
 
 
 def build_trainer(
@@ -132,15 +136,15 @@ def before(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
 
 def one_shot(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     """Train to the end, prune the smallest weights, retrain."""
-    trainer = plain_search(setting, build, cache, stopping_point=0)  # which no distance is below
+    trainer, spent = plain_search(setting, build, cache, stopping_point=0)  # which no distance is below
     trainer.draw_ticket()
     retrain(trainer, setting)
-    return outcome(trainer)
+    return {**outcome(trainer), "cpu_seconds": spent}
 
 
 def random(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     """As `one_shot`, with a mask drawn at random: the control."""
-    trainer = plain_search(setting, build, cache, stopping_point=0)
+    trainer, spent = plain_search(setting, build, cache, stopping_point=0)
     assert trainer.search is not None
     generator = torch.Generator().manual_seed(setting.seed)
     masks = {
@@ -149,7 +153,7 @@ def random(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     }
     draw(trainer, masks)
     retrain(trainer, setting)
-    return outcome(trainer)
+    return {**outcome(trainer), "cpu_seconds": spent}
 
 
 def gradual(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
@@ -217,18 +221,19 @@ def lottery(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
 
 def searched(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     """EB Train and WORM, as `WormTrainer` has them."""
+    spent = 0.0
     if setting.samples_per_epoch > 1:
         steps = math.ceil(len(build().get_train_dataloader()) / setting.samples_per_epoch)
         trainer = build(sample_strategy="steps", sample_steps=steps)
         trainer.search_ticket()
     elif setting.truncation == 1:
-        trainer = plain_search(setting, build, cache)
+        trainer, spent = plain_search(setting, build, cache)
     else:
         trainer = build()
         trainer.search_ticket()
     trainer.draw_ticket()
     retrain(trainer, setting)
-    return outcome(trainer)
+    return {**outcome(trainer), "cpu_seconds": spent}
 
 
 BY_NAME = {
@@ -247,23 +252,27 @@ BY_NAME = {
 # What they share.
 
 
-def plain_search(setting: Setting, build: Build, cache: Path, **changes: Any) -> WormTrainer:
-    """A trainer after a search without truncation, which only watches.
+def plain_search(setting: Setting, build: Build, cache: Path, **changes: Any) -> tuple[WormTrainer, float]:
+    """A trainer after a search without truncation, which only watches; CPU seconds of it that were spent elsewhere.
 
     What is watched, and at which ratio, then changes nothing in the training: it is done once for a task and a seed,
     as long as it may take, its weights are kept at the end of every epoch, and each search observes them in turn.
     Steps, epochs and seconds are those that its own training would have taken.
     """
     kept = cache / f"{setting.task}-{setting.seed}-{setting.search_epochs:g}.pt"
+    spent_here = 0.0
     if not kept.exists():
+        begun = time.process_time()
         trainer = build(stopping_point=0)
         keeper = KeepWeights()
         trainer.add_callback(keeper)
         trainer.search_ticket()
-        history = {"epochs": keeper.epochs, "log": trainer.state.log_history}
+        spent_here = time.process_time() - begun
+        seconds = {"seconds": trainer.progress.seconds["search"], "cpu_seconds": spent_here}
         cache.mkdir(parents=True, exist_ok=True)
-        torch.save({**history, "seconds": trainer.progress.seconds["search"]}, kept.with_suffix(f".{os.getpid()}"))
-        os.replace(kept.with_suffix(f".{os.getpid()}"), kept)
+        beside = kept.with_suffix(f".{os.getpid()}")
+        torch.save({"epochs": keeper.epochs, "log": trainer.state.log_history, **seconds}, beside)
+        os.replace(beside, kept)
     found = torch.load(kept)
     trainer = build(**changes)
     assert trainer.search is not None
@@ -276,7 +285,7 @@ def plain_search(setting: Setting, build: Build, cache: Path, **changes: Any) ->
     trainer.state.log_history = [entry for entry in found["log"] if entry["step"] <= steps]
     trainer.progress.steps["search"], trainer.progress.epochs["search"] = steps, float(epochs)
     trainer.progress.seconds["search"] = found["seconds"] * steps / last
-    return trainer
+    return trainer, found["cpu_seconds"] * steps / last - spent_here
 
 
 class KeepWeights(TrainerCallback):

@@ -73,7 +73,7 @@ def number(name: str) -> Number:
 
 
 NONE = accuracy("a stage that no method has")
-SEARCHED, SECONDS, STEPS = number("search_epochs"), number("seconds"), number("steps")
+SEARCHED, SECONDS, STEPS = number("search_epochs"), number("cpu_seconds"), number("steps")
 BEFORE, DRAWN, RETRAINED = accuracy("before_draw"), accuracy("drawn"), accuracy("retrained")
 
 
@@ -136,7 +136,14 @@ def cnn_tables(scale: Scale, records: Records) -> list[str]:
             rows.append([METHODS[method], figures, *row, converged(runs)])
         lines += [f"## Table {name}: {network}", ""]
         head = ["method", "paper: epochs of search / before the draw, % / after an epoch, % / epochs to 90 %", "seeds"]
-        head += ["epochs of search", "before the draw, %", "drawn, %", "after an epoch, %", "epochs to 90 %", "seconds"]
+        head += [
+            "epochs of search",
+            "before the draw, %",
+            "drawn, %",
+            "after an epoch, %",
+            "epochs to 90 %",
+            "CPU seconds",
+        ]
         lines += table([*head, "converged"], rows)
     return lines
 
@@ -155,7 +162,7 @@ def text_tables(scale: Scale, records: Records) -> list[str]:
         ]
         lines += [f"## Table {name}: {title}", ""]
         head = ["task", "paper: before the draw, % / epochs of search / drawn, % / after an epoch, %", "seeds"]
-        head += ["before the draw, %", "epochs of search", "drawn, %", "after an epoch, %", "seconds"]
+        head += ["before the draw, %", "epochs of search", "drawn, %", "after an epoch, %", "CPU seconds"]
         lines += table(head, rows)
     return lines
 
@@ -172,9 +179,9 @@ def baselines(scale: Scale, records: Records) -> list[str]:
     lines = [
         "## Baselines at the same number of epochs",
         "",
-        "*Dense*: before anything is pruned. *Drawn*: as pruned, before any training with the mask. Seconds: of runs "
-        "side by side, for comparison within this table only. EB Train that searches for all its epochs is train, "
-        "prune, retrain: one run, in both rows.",
+        "*Dense*: before anything is pruned. *Drawn*: as pruned, before any training with the mask. CPU seconds: of "
+        "the run's process, evaluations and set-up included. EB Train that searches for all its epochs is train, prune, "
+        "retrain: one run, in both rows.",
         "",
     ]
     head = ["method", "seeds", "dense, %", "drawn, %", "drop, points", "retrained, %", "epochs to the ticket", "steps"]
@@ -189,7 +196,7 @@ def baselines(scale: Scale, records: Records) -> list[str]:
                 untrained = method in ("before", "lottery")
                 stages = (NONE, NONE, NONE, RETRAINED) if untrained else (BEFORE, DRAWN, drop, RETRAINED)
             rows.append([title, *cells(runs, *stages, SEARCHED, STEPS, SECONDS)])
-        lines += [f"### {task}, p = {ratio:g}", "", *table([*head, "seconds"], rows)]
+        lines += [f"### {task}, p = {ratio:g}", "", *table([*head, "CPU seconds"], rows)]
     return lines
 
 

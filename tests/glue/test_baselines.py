@@ -124,7 +124,7 @@ def test_a_kept_search_ends_as_the_trainers_own(scale: Any, data: Path, tmp_path
         return methods.build_trainer(setting, scale, data, str(tmp_path), changes)
 
     for _ in range(2):
-        kept = methods.plain_search(setting, build, tmp_path / "cache", stopping_point=stopping_point)
+        kept, _ = methods.plain_search(setting, build, tmp_path / "cache", stopping_point=stopping_point)
     own = build(stopping_point=stopping_point)
     own.search_ticket()
     assert len(kept.search.history) == (3 if stopping_point == 1 else 5)
