@@ -180,8 +180,8 @@ def baselines(scale: Scale, records: Records) -> list[str]:
         "## Baselines at the same number of epochs",
         "",
         "*Dense*: before anything is pruned. *Drawn*: as pruned, before any training with the mask. CPU seconds: of "
-        "the run's process, evaluations and set-up included. EB Train that searches for all its epochs is train, prune, "
-        "retrain: one run, in both rows.",
+        "the run's process, evaluations and set-up included. EB Train that searches for all its epochs is train, "
+        "prune, retrain: one run, in both rows.",
         "",
     ]
     head = ["method", "seeds", "dense, %", "drawn, %", "drop, points", "retrained, %", "epochs to the ticket", "steps"]
