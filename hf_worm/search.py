@@ -75,8 +75,7 @@ class TicketSearch:
         """Share of the units that the newest mask prunes, in [0, 1]; 0 before the first observation."""
         if not self._window.masks:
             return 0.0
-        units = sum(layer.shape.numel() for layer in self.layers)
-        return (units - sum(count_kept(mask) for mask in self._window.masks[-1].values())) / units
+        return (self._units - sum(count_kept(mask) for mask in self._window.masks[-1].values())) / self._units
 
     @property
     def truncating(self) -> bool:
@@ -99,7 +98,7 @@ class TicketSearch:
             RuntimeError: A representative layer is no longer in the model: the search was made before `fully_shard`.
         """
         config = self.config
-        distances = self._window.push(self._take_masks())
+        distances = self._window.push(self._take_masks(), self._units)
         largest = max(distances) if distances else None
         mean = sum(distances) / len(distances) if distances else None
         near = mean is not None and mean < config.stopping_point + config.margin
@@ -240,10 +239,16 @@ class TicketSearch:
         self._start = start
         self._scales = None
 
+    @property
+    def _units(self) -> int:
+        return sum(layer.shape.numel() for layer in self.layers)
+
     def _take_masks(self) -> dict[str, torch.Tensor]:
+        """The masks of the weights as they are now, packed as soon as they are made: they are never all in memory."""
         self._require_layers()
+        weights = [layer.weight for layer in self.layers]
         try:
-            masks = keep_masks([layer.weight for layer in self.layers], self.config.prune_ratio, self.config.scope)
+            masks = keep_masks(weights, self.config.prune_ratio, self.config.scope, pack)
         except NotFiniteError as error:
             names = [layer.name for layer in self.layers if not full(layer.weight).isfinite().all()]
             raise ValueError(
@@ -277,20 +282,22 @@ class TicketSearch:
         """
         if self._scales is None:
             masks = self._masks_to_truncate_by() if self.truncating and self.config.truncation != 1 else {}
-            self._scales = [
-                scale_tensor(view.local_mask(masks[layer.name]), self.config.truncation, view.local_weight)
-                for layer in self.layers
-                if layer.name in masks
-                for view in layer.views
-            ]
+            scales = []
+            for layer in self.layers if masks else []:
+                mask = unpack(masks[layer.name], layer.shape)
+                scales += [
+                    scale_tensor(view.local_mask(mask), self.config.truncation, view.local_weight)
+                    for view in layer.views
+                ]
+            self._scales = scales
         return self._scales
 
     def _masks_to_truncate_by(self) -> dict[str, torch.Tensor]:
         if self.history:
-            return self._unpacked(self._window.masks[-1])
+            return self._window.masks[-1]
         if not self._start:
-            self._start = {name: pack(mask) for name, mask in self._take_masks().items()}
-        return self._unpacked(self._start)
+            self._start = self._take_masks()
+        return self._start
 
     def _truncated_weights(self) -> Scaled:
         scales = self._current_scales() if self.config.truncation_target == "update" else []

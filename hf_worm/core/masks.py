@@ -1,7 +1,7 @@
 """Weights to keep masks, the distance of two masks, and masks in one bit per unit."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, reduce
 from typing import Any
@@ -46,24 +46,38 @@ def keep_mask(weights: torch.Tensor, prune_ratio: float) -> torch.Tensor:
     return _keep_in_turn([weights], prune_ratio)[0]
 
 
-def keep_masks(weights: Sequence[torch.Tensor], prune_ratio: float, scope: str) -> list[torch.Tensor]:
+def keep_masks(
+    weights: Sequence[torch.Tensor],
+    prune_ratio: float,
+    scope: str,
+    finish: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> list[torch.Tensor]:
     """One [`keep_mask`] for each tensor of weights (`scope="layer"`), or one over all of them together (`"global"`).
 
     Sharded tensors are gathered one at a time, by all processes in the same order.
+
+    Args:
+        weights (`Sequence[torch.Tensor]`): As for [`keep_mask`].
+        prune_ratio (`float`): p, in [0, 1).
+        scope (`str`): `"layer"` or `"global"`.
+        finish (`Callable[[torch.Tensor], torch.Tensor]`, *optional*):
+            Applied to each mask where and when it is made, such as [`pack`]: what is not returned takes no memory.
+
+    Returns:
+        `list[torch.Tensor]`: The masks, or what `finish` made of them.
     """
     if scope == "global":
         together = keep_mask(_in_one(weights), prune_ratio)
         parts = torch.split(together, [layer.numel() for layer in weights])
-        return [part.view(layer.shape) for part, layer in zip(parts, weights, strict=True)]
+        masks = [part.view(layer.shape) for part, layer in zip(parts, weights, strict=True)]
+        return masks if finish is None else [finish(mask) for mask in masks]
+    in_turn = partial(_keep_in_turn, prune_ratio=prune_ratio, finish=finish)
     if any(layer.device.type != "cpu" or is_sharded(layer) for layer in weights):
-        return _keep_in_turn(weights, prune_ratio)
+        return in_turn(weights)
     workers = min(torch.get_num_threads(), len(weights))
     masks = list(weights)
     with ThreadPoolExecutor(workers) as pool:  # NumPy works outside the interpreter's lock
-        shares = pool.map(
-            partial(_keep_in_turn, prune_ratio=prune_ratio), (weights[i::workers] for i in range(workers))
-        )
-        for i, share in enumerate(shares):
+        for i, share in enumerate(pool.map(in_turn, (weights[i::workers] for i in range(workers)))):
             masks[i::workers] = share
     return masks
 
@@ -78,12 +92,17 @@ def _in_one(weights: Sequence[torch.Tensor]) -> torch.Tensor:
     return together
 
 
-def _keep_in_turn(weights: Sequence[torch.Tensor], prune_ratio: float) -> list[torch.Tensor]:
+def _keep_in_turn(
+    weights: Sequence[torch.Tensor],
+    prune_ratio: float,
+    finish: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> list[torch.Tensor]:
     buffers: dict[torch.dtype, npt.NDArray[Any]] = {}
     masks = []
     for layer in weights:
         mask = _keep(full(layer), prune_ratio, buffers)
-        masks.append(mask.cpu() if is_sharded(layer) else mask)  # no device holds all of all layers, not even of masks
+        mask = mask.cpu() if is_sharded(layer) else mask  # no device holds all of all layers, not even of masks
+        masks.append(mask if finish is None else finish(mask))
     return masks
 
 
@@ -157,7 +176,7 @@ def unpack(packed: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     bits = np.unpackbits(packed.numpy())
     if bits[units:].any():
         raise ValueError(f"The packed mask of shape {tuple(shape)} has bits set past its {units} units.")
-    return torch.from_numpy(bits[:units].astype(bool)).view(tuple(shape))
+    return torch.from_numpy(bits[:units].view(np.bool_)).view(tuple(shape))
 
 
 def count_differences(first: torch.Tensor, second: torch.Tensor) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hf_worm.core.masks import count_differences, pack
+from hf_worm.core.masks import count_differences
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class MaskWindow:
         """Whether the window holds l masks."""
         return len(self.masks) == self.masks.maxlen
 
-    def push(self, masks: Mapping[str, torch.Tensor]) -> tuple[float, ...]:
+    def push(self, masks: Mapping[str, torch.Tensor], units: int) -> tuple[float, ...]:
         """Take in the newest masks and measure them against each older one in the window.
 
         The distance of two masks is the share of units in which they differ, over all layers together, counted in
@@ -55,12 +55,13 @@ class MaskWindow:
         neighbours with each other.
 
         Args:
-            masks (`Mapping[str, torch.Tensor]`): `bool` masks by layer, `True` = keep; the same layers every time.
+            masks (`Mapping[str, torch.Tensor]`):
+                Masks by layer, as [`~hf_worm.core.masks.pack`] packs them; the same layers every time.
+            units (`int`): Units of all layers together: packed masks tell it only to the next whole byte.
 
         Returns:
             `tuple[float, ...]`: At most l - 1 distances in [0, 1], that to the oldest mask first.
         """
-        units = sum(mask.numel() for mask in masks.values())
-        self.masks.append({name: pack(mask) for name, mask in masks.items()})
+        self.masks.append(dict(masks))
         *older, newest = self.masks
         return tuple(sum(count_differences(mask[name], newest[name]) for name in newest) / units for mask in older)

@@ -106,6 +106,16 @@ def test_global_ties_prune_the_earlier_layer_and_the_lower_index_first(
     assert torch.equal(torch.cat(keep_masks(weights, ratio, "global")), expected)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_masks_packed_as_they_are_made_are_the_masks_packed(scope: str, device: str) -> None:
+    weights = [tie_free(shape, torch.float32, i).to(device) for i, shape in enumerate([(33, 17), (50,), (2, 3, 4)])]
+    expected = [pack(mask) for mask in keep_masks(weights, 0.3, scope)]
+    packed = keep_masks(weights, 0.3, scope, pack)
+    assert [mask.dtype for mask in packed] == [torch.uint8] * 3
+    assert [mask.tolist() for mask in packed] == [mask.tolist() for mask in expected]
+
+
 def test_global_scope_may_take_all_of_one_layer_and_nothing_of_another() -> None:
     low, high = torch.full((2, 3), 0.5), torch.full((6,), -2.0)
     masks = keep_masks([high, low], 0.5, "global")
