@@ -28,16 +28,20 @@ reproduce() {
         ${MODEL:+--model "$MODEL"} ${DATA:+--data "$DATA"} ${OUT:+--out "$OUT"} "$@"
 }
 
+if [ $scale = dry ]; then
+    OUT=${OUT:-runs/dry}
+fi
 for part in ${*:-tests overhead mrpc rte sst2 resnet18 vgg11_bn}; do
     echo "== $part"
     case $part in
         tests) "$python" -m pytest tests -k cuda ;;
         overhead)
-            if [ -n "$device" ]; then
-                "$python" benchmarks/overhead.py --device cuda --batch 32 --length 128 ${OUT:+--out "$OUT"}
+            if [ $scale = dry ]; then
+                set -- --batch 2 --length 8 --layers 1 --rounds 2
             else
-                "$python" benchmarks/overhead.py --device cpu --batch 1 --length 8 --quick --out "${OUT:-runs/dry}"
-            fi ;;
+                set --
+            fi
+            "$python" benchmarks/device.py "$@" ${OUT:+--out "$OUT"} ;;
         mrpc | rte | sst2) reproduce --table 4 5 6 --figure 2 --task "$part" ;;
         resnet18 | vgg11_bn) reproduce --table 1 2 3 --figure 1 --task "$part" ;;
         *) echo "gpu.sh: unknown part $part" >&2; exit 2 ;;
