@@ -1,6 +1,7 @@
 """Whether a checkpoint is whole: what was being written when a run was killed, or was damaged since, is refused."""
 
 import json
+import math
 import re
 import zipfile
 from itertools import chain
@@ -39,15 +40,23 @@ def require_whole(folder: str) -> None:
 
 def whole_before(folder: Path) -> Path | None:
     """The newest whole checkpoint beside `folder` that has fewer steps; `None` where there is none."""
-    beside = folder.resolve().parent
-    last = _steps(folder)
-    older = [other for other in beside.glob("checkpoint-*") if other.is_dir() and -1 < _steps(other) < last]
-    for other in sorted(older, key=_steps, reverse=True):
+    return newest_whole(folder.resolve().parent, _steps(folder))
+
+
+def newest_whole(folder: Path, below: float = math.inf) -> Path | None:
+    """The newest whole checkpoint in a run's folder; `None` where there is none.
+
+    Args:
+        folder (`Path`): The folder that holds the checkpoints.
+        below (`float`, *optional*): It has fewer optimizer steps than this.
+    """
+    found = [entry for entry in folder.glob("checkpoint-*") if entry.is_dir() and -1 < _steps(entry) < below]
+    for checkpoint in sorted(found, key=_steps, reverse=True):
         try:
-            _check(other)
+            _check(checkpoint)
         except ValueError:
             continue
-        return other
+        return checkpoint
     return None
 
 

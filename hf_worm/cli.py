@@ -21,6 +21,7 @@ from hf_worm.glue import demo
 from hf_worm.image import command as image
 from hf_worm.job.model import errors_named
 from hf_worm.layers import representative_layers
+from hf_worm.show import command as show
 
 DESCRIPTION = """\
 Prune while you fine-tune: early-bird tickets and WORM gradient truncation.
@@ -28,6 +29,7 @@ Prune while you fine-tune: early-bird tickets and WORM gradient truncation.
   hf-worm glue     fine-tune, prune and retrain a model on a task of GLUE, or on your own sentences
   hf-worm image    train, prune and retrain an image classifier
   hf-worm layers   show which layers of a model would be watched and pruned
+  hf-worm show     show what runs have left: result, observations, layers; --figures for plots
   hf-worm demo     the whole method on a small pretrained BERT, offline, in a few minutes
 
 Each of them takes --help."""
@@ -46,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "glue": glue.main,
         "image": image.main,
         "layers": show_layers,
+        "show": show.main,
         "demo": demo.main,
     }
     parser = ArgumentParser("hf-worm", description=DESCRIPTION, formatter_class=RawDescriptionHelpFormatter)

@@ -123,17 +123,9 @@ class Ticket:
             FileNotFoundError: The folder lacks one of the three files.
             ValueError: A file is damaged, or is not what [`~Ticket.save_pretrained`] writes.
         """
-        masks = _read_masks(find_file(dir_or_repo, TICKET_NAME, **hub_options))
+        masks = read_masks(find_file(dir_or_repo, TICKET_NAME, **hub_options))
         config = WormConfig.from_pretrained(dir_or_repo, **hub_options)
-        path = find_file(dir_or_repo, HISTORY_NAME, **hub_options)
-        history = read_json(path)
-        try:
-            observations = read_observations(history["observations"])
-            converged = history["converged"]
-            if not isinstance(converged, bool):
-                raise TypeError(f"`converged` must be true or false, got {converged!r}")
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not the history of a search: {error!r}.") from error
+        observations, converged = read_history(find_file(dir_or_repo, HISTORY_NAME, **hub_options))
         return cls(masks, config, observations, converged)
 
 
@@ -166,6 +158,22 @@ def _zero_gradients(pruned: Pruned) -> None:
         gradient = view.local_gradient
         if gradient is not None:
             gradient.masked_fill_(mask, 0)
+
+
+def read_history(path: Path) -> tuple[list[Observation], bool]:
+    """The observations that a `worm_history.json` holds, and whether the masks had converged.
+
+    Raises:
+        ValueError: The file is damaged, or no history of a search.
+    """
+    history = read_json(path)
+    try:
+        converged = history["converged"]
+        if not isinstance(converged, bool):
+            raise TypeError(f"`converged` must be true or false, got {converged!r}")
+        return read_observations(history["observations"]), converged
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the history of a search: {error!r}.") from error
 
 
 def read_observations(records: Iterable[dict[str, Any]]) -> list[Observation]:
@@ -229,7 +237,12 @@ def _sorted_header(file: bytes) -> bytes:
     return file[:8] + header.encode().ljust(end - 8) + file[end:]
 
 
-def _read_masks(path: Path) -> dict[str, torch.Tensor]:
+def read_masks(path: Path) -> dict[str, torch.Tensor]:
+    """The masks that a `ticket.safetensors` holds, by parameter name: `bool`, `True` = keep, on the CPU.
+
+    Raises:
+        ValueError: The file is damaged, or no ticket.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -22,7 +22,7 @@ def test_the_installed_command() -> None:
     assert done.stdout.startswith("usage: hf-worm glue")
 
 
-@pytest.mark.parametrize("command", [[], ["glue"], ["image"], ["layers"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["glue"], ["image"], ["layers"], ["show"], ["demo"]])
 def test_help_of_each_command(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main([*command, "--help"])

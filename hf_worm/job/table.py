@@ -17,26 +17,46 @@ def result_table(report: Mapping[str, Any]) -> str:
     Args:
         report (`Mapping[str, Any]`): The content of `worm_report.json`.
     """
-    metrics, search, account, config = (report[name] for name in ("metrics", "search", "account", "config"))
-    names = _metric_names(metrics)
-    rows = [["", *names, "epochs", "seconds"]]
-    for stage, (title, phase) in STAGES.items():
-        if phase in report:
-            cost = [_number(report[phase].get("epochs"), 2), _number(report[phase].get("seconds"), 1)]
-            rows.append([title, *(_number(metrics.get(stage, {}).get(name), 4) for name in names), *cost])
-    method = "EB Train" if config["truncation"] == 1 else "WORM"
-    settings = f"p {config['prune_ratio']:g}, r {config['truncation']:g}, s {config['stopping_point']:g}"
+    search, account, config = report["search"], report["account"], report["config"]
     outcome = "converged" if search["converged"] else "not converged, the newest mask was drawn"
     lines = [
-        f"{method} ({settings}, δ {config['margin']:g}, l {config['window']}): "
-        f"{len(search['observations'])} observations, {outcome}",
-        *aligned(rows),
-        f"Pruned: {account['pruned_weights']:,} weights, {account['share_of_representative']:.1%} of "
-        f"{', '.join(config['layers'])} and {account['share_of_model']:.1%} of the model's "
-        f"{account['model_weights']:,}.",
+        f"{method_line(config)}: {len(search['observations'])} observations, {outcome}",
+        *stage_table(report["metrics"], report),
+        pruned_line(account, config["layers"]),
         *wrap(account["note"], 120),
     ]
     return "\n".join(lines)
+
+
+def method_line(config: Mapping[str, Any]) -> str:
+    """The method and its numbers, by the paper's symbols: "WORM (p 0.5, r 0.003, s 0.01, δ 0.005, l 3)"."""
+    method = "EB Train" if config["truncation"] == 1 else "WORM"
+    settings = f"p {config['prune_ratio']:g}, r {config['truncation']:g}, s {config['stopping_point']:g}"
+    return f"{method} ({settings}, δ {config['margin']:g}, l {config['window']})"
+
+
+def stage_table(metrics: Mapping[str, Mapping[str, float]], phases: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines of a table of the evaluations around the draw, and of what each phase took.
+
+    Args:
+        metrics (`Mapping[str, Mapping[str, float]]`): By `before_draw`, `drawn` and `retrained`.
+        phases (`Mapping[str, Mapping[str, Any]]`): `epochs` and `seconds` by `search`, `draw` and `retrain`.
+    """
+    names = metric_names(metrics)
+    rows = [["", *names, "epochs", "seconds"]]
+    for stage, (title, phase) in STAGES.items():
+        if phase in phases:
+            cost = [_number(phases[phase].get("epochs"), 2), _number(phases[phase].get("seconds"), 1)]
+            rows.append([title, *(_number(metrics.get(stage, {}).get(name), 4) for name in names), *cost])
+    return aligned(rows)
+
+
+def pruned_line(account: Mapping[str, Any], layers: Sequence[str]) -> str:
+    """How many weights are pruned, and what shares of the watched layers and of the model they are."""
+    return (
+        f"Pruned: {account['pruned_weights']:,} weights, {account['share_of_representative']:.1%} of "
+        f"{', '.join(layers)} and {account['share_of_model']:.1%} of the model's {account['model_weights']:,}."
+    )
 
 
 def plain_table(
@@ -50,7 +70,7 @@ def plain_table(
         epochs (`float`, *optional*): Epochs of training, if there was training.
         seconds (`float`, *optional*): Its wall-clock seconds.
     """
-    names = _metric_names({title: metrics})
+    names = metric_names({title: metrics})
     rows = [["", *names], [title, *(_number(metrics[name], 4) for name in names)]]
     for head, value, digits in (("epochs", epochs, 2), ("seconds", seconds, 1)):
         if value is not None:
@@ -70,9 +90,10 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _metric_names(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
+def metric_names(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Names of the metrics of all stages, the loss last."""
     names = list(dict.fromkeys(name for stage in metrics.values() for name in stage))
-    return sorted(names, key=lambda name: name.endswith("loss"))  # the loss last, the rest as they come
+    return sorted(names, key=lambda name: name.endswith("loss"))  # the rest as they come
 
 
 def _number(value: float | None, digits: int) -> str:

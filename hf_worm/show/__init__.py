@@ -1,0 +1,1 @@
+"""`hf-worm show`: what runs have left, as text and as figures."""

@@ -1,0 +1,148 @@
+"""Several runs side by side as text: a column for each, and as many tables one under another as 100 columns ask for."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Literal
+
+from hf_worm.hub import STAGES
+from hf_worm.job.table import aligned
+from hf_worm.show.record import Epoch, Record, cut
+from hf_worm.show.terminal import (
+    INDENT,
+    WIDTH,
+    honest_note,
+    left_out,
+    method_lines,
+    note_lines,
+    number,
+    paragraph,
+    pruned_lines,
+    section,
+    short_layers,
+    title_lines,
+)
+
+
+def comparison_text(records: Sequence[Record]) -> str:
+    """All that is known of several runs, which are numbered from 1."""
+    notes = dict.fromkeys(line for record in records for line in honest_note(record))
+    return "\n".join(
+        [
+            *_numbered(records, _head),
+            *section("Result", _result(records)),
+            *section("Settings", _settings(records)),
+            *section("Max distance at each observation (* converged)", _distances(records, "max")),
+            *section("Mean distance at each observation (* truncating, where r < 1)", _distances(records, "mean")),
+            *section("Training loss, mean of each epoch", _epochs(records, lambda record, seen: seen.loss)),
+            *section("Evaluation in each epoch, the metric as above", _epochs(records, _first_metric)),
+            *section("Pruned of each layer, or to be pruned by the newest mask", _layers(records)),
+            *section("Account", [*_numbered(records, pruned_lines), *notes]),
+            *section("Not here", _numbered(records, note_lines)),
+        ]
+    )
+
+
+def _heads(records: Sequence[Record]) -> list[str]:
+    return [f"[{place}]" for place in range(1, len(records) + 1)]
+
+
+def _numbered(records: Sequence[Record], lines: Callable[[Record], list[str]]) -> list[str]:
+    """Lines about each run, the first of them after its number."""
+    return [
+        f"{head if place == 0 else '':<{len(head)}} {line}"
+        for head, record in zip(_heads(records), records, strict=True)
+        for place, line in enumerate(lines(record))
+    ]
+
+
+def _side_by_side(first: Sequence[str], columns: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of tables with the same first column and as many of the others as fit, one table under another.
+
+    Args:
+        first (`Sequence[str]`): The first column, its head included.
+        columns (`Sequence[Sequence[str]]`): The others, each of the same length.
+    """
+    lines: list[str] = []
+    start = 0
+    while start < len(columns):
+        end = start + 1
+        while end < len(columns) and _width([first, *columns[start : end + 1]]) <= WIDTH - len(INDENT):
+            end += 1
+        lines += [*([""] if lines else []), *aligned(list(zip(first, *columns[start:end], strict=True)))]
+        start = end
+    return lines
+
+
+def _width(columns: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(len, column)) + 2 for column in columns) - 2
+
+
+def _head(record: Record) -> list[str]:
+    return [*title_lines(record), *method_lines(record)]
+
+
+def _result(records: Sequence[Record]) -> list[str]:
+    rows = [["", "metric", "dense", "drawn", "retrained", "search epochs", "seconds", "pruned", "of model"]]
+    for head, record in zip(_heads(records), records, strict=True):
+        metric = record.metric_names[0] if record.metric_names else ""
+        stages = [number(record.metrics.get(stage, {}).get(metric)) or "-" for stage in STAGES]
+        seconds = sum(phase.get("seconds", 0) for phase in record.phases.values())
+        shares = ["-", "-"]
+        if record.account is not None:
+            shares = [f"{record.account[name]:.1%}" for name in ("share_of_representative", "share_of_model")]
+        epochs = number(record.phases.get("search", {}).get("epochs"), 2) or "-"
+        rows.append([head, cut(metric, 20) or "-", *stages, epochs, number(seconds, 1) if seconds else "-", *shares])
+    return aligned(rows)
+
+
+def _settings(records: Sequence[Record]) -> list[str]:
+    """Those that differ in a table, the others in a line."""
+    settings = [{name: cut(repr(value), 40) for name, value in asdict(record.config).items()} for record in records]
+    differing = [name for name in settings[0] if len({values[name] for values in settings}) > 1]
+    columns = [
+        [head, *(values[name] for name in differing)] for head, values in zip(_heads(records), settings, strict=True)
+    ]
+    same = ", ".join(f"{name}={value}" for name, value in settings[0].items() if name not in differing)
+    table = _side_by_side(["", *differing], columns) if differing else []
+    return [*table, *paragraph(f"{'The same in all' if differing else 'All the same'}: {same}")]
+
+
+def _distances(records: Sequence[Record], which: Literal["max", "mean"]) -> list[str]:
+    most = max(len(record.observations) for record in records)
+    columns = []
+    for head, record in zip(_heads(records), records, strict=True):
+        column = [head]
+        for seen in record.observations:
+            value = seen.max_distance if which == "max" else seen.mean_distance
+            marked = seen.converged if which == "max" else seen.truncating and record.config.truncation < 1
+            column.append((number(value, 5) or "-") + ("*" if marked else " "))
+        columns.append(column + [""] * (most + 1 - len(column)))
+    return _side_by_side(["", *map(str, range(1, most + 1))], columns) if most else []
+
+
+def _epochs(records: Sequence[Record], value: Callable[[Record, Epoch], float | None]) -> list[str]:
+    """A row for each epoch in which a run has a value."""
+    found: list[dict[int, float]] = []
+    for record in records:
+        values = {math.ceil(seen.epoch): value(record, seen) for seen in record.epochs()}
+        found.append({epoch: known for epoch, known in values.items() if known is not None})
+    epochs = sorted({epoch for values in found for epoch in values})
+    columns = [
+        [head, *(number(values.get(epoch)) for epoch in epochs)]
+        for head, values in zip(_heads(records), found, strict=True)
+    ]
+    return _side_by_side(["epoch", *map(str, epochs)], columns) if epochs else []
+
+
+def _first_metric(record: Record, seen: Epoch) -> float | None:
+    return seen.metrics.get(record.metric_names[0]) if seen.metrics else None
+
+
+def _layers(records: Sequence[Record]) -> list[str]:
+    names = list(dict.fromkeys(name for record in records for name in record.layers))
+    columns = [
+        [head, *(f"{record.layers[name]:.1%}" if name in record.layers else "" for name in names)]
+        for head, record in zip(_heads(records), records, strict=True)
+    ]
+    return [*left_out(names), *_side_by_side(["", *short_layers(names)], columns)] if names else []

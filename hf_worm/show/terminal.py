@@ -1,0 +1,213 @@
+"""One run as text: plain, aligned, within 100 columns."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from textwrap import wrap
+
+from hf_worm.hub import NOTE, REPORT_NAME, STAGES
+from hf_worm.job.table import aligned, method_line, pruned_line, stage_table
+from hf_worm.show.record import Record, cut, shared_ends, short_names
+
+WIDTH = 100
+INDENT = "  "
+NAME = 44  # characters of a layer's name, at the most
+METRICS = 50  # characters of a row of metrics, at the most
+BAR = 20  # characters of a bar that stands for all units of a layer
+PHASES = {"search": "search", "retrain": "retraining"}
+
+
+def run_text(record: Record) -> str:
+    """All that is known of a run: result, settings, observations, training, layers, the account, what is missing."""
+    return "\n".join(
+        [
+            *title_lines(record),
+            *section("Result", _result(record)),
+            *section("Settings", paragraph(", ".join(f"{k}={v!r}" for k, v in asdict(record.config).items()))),
+            *section("Observations: mask distances, and what they decided", _observations(record)),
+            *section("Training and evaluation", _training(record)),
+            *section("Pruned of each layer", _layers(record)),
+            *section("Account", [*pruned_lines(record), *honest_note(record)]),
+            *section("Not here", note_lines(record)),
+        ]
+    )
+
+
+def section(title: str, lines: Sequence[str]) -> list[str]:
+    """A title and the lines under it, indented; nothing where there are no lines."""
+    return ["", title, *(f"{INDENT}{line}".rstrip() for line in lines)] if lines else []
+
+
+def paragraph(text: str) -> list[str]:
+    """The lines of a text, which leave room for an indent and for the number of a run."""
+    return wrap(text, WIDTH - 8, break_long_words=False, break_on_hyphens=False)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number of so many decimals; nothing for `None`."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def counted(value: float, unit: str) -> str:
+    """A number with its unit: "1 epoch", "2.5 epochs"."""
+    return f"{round(value, 2):,g} {unit}{'' if value == 1 else 's'}"
+
+
+def title_lines(record: Record) -> list[str]:
+    """Where the run is, and how far it is."""
+    costs = {title: record.phases.get(phase, {}) for phase, title in PHASES.items()}
+    done = [
+        f"{title}: {counted(cost['epochs'], 'epoch')}, {counted(cost['steps'], 'step')}"
+        for title, cost in costs.items()
+        if "steps" in cost
+    ]
+    status = {
+        "finished": "finished",
+        "drawn": "drawn; there is no retraining on record",
+        "searching": "unfinished (going on, or broken off): in the search",
+        "retraining": "unfinished (going on, or broken off): in the retraining",
+        "ticket": "a ticket, without its run",
+    }[record.status]
+    return [record.path, *paragraph("; ".join([status, *done]))]
+
+
+def method_lines(record: Record) -> list[str]:
+    """The method with its numbers, and what has become of the search."""
+    seen = counted(len(record.observations), "observation")
+    if record.converged is None:
+        outcome = "whether it converged is not known"
+    elif record.converged:
+        outcome = f"{seen}, converged"
+    else:
+        outcome = f"{seen}, not converged{', the newest mask was drawn' if record.drawn else ' yet'}"
+    return paragraph(f"{method_line(asdict(record.config))}: {outcome}")
+
+
+def _result(record: Record) -> list[str]:
+    names, more = _fitting_metrics(record)
+    metrics = {
+        stage: {name: values[name] for name in names if name in values} for stage, values in record.metrics.items()
+    }
+    table = stage_table(metrics, record.phases) if record.phases else []
+    left_out = paragraph(f"More metrics, in `{REPORT_NAME}`: {', '.join(more)}.") if more else []
+    return [*method_lines(record), *table, *left_out]
+
+
+def _fitting_metrics(record: Record) -> tuple[list[str], list[str]]:
+    """Names of the metrics that fit into a row, the first of them in any case, and of the others."""
+    names, width = record.metric_names, 0
+    for place, name in enumerate(names):
+        width += max(len(name), 6) + 2
+        if place and width > METRICS:
+            return names[:place], names[place:]
+    return names, []
+
+
+def _observations(record: Record) -> list[str]:
+    if not record.observations:
+        return []
+    rows = [["", "epoch", "step", "max", "mean", "truncating", "converged"]]
+    for seen, (epoch, step) in zip(record.observations, record.places(), strict=True):
+        distances = [number(seen.max_distance, 5) or "-", number(seen.mean_distance, 5) or "-"]
+        place = [number(epoch, 2) or "?", "?" if step is None else f"{step:,.0f}"]
+        rows.append([str(seen.index + 1), *place, *distances, *_decisions(record, seen.index)])
+    for column in (5, 6):  # words, to the left
+        width = max(len(row[column]) for row in rows)
+        for row in rows:
+            row[column] = row[column].ljust(width)
+    lines = aligned(rows)
+    if record.config.truncation == 1:
+        lines.append("r = 1 (EB Train): truncating leaves the gradients as they are.")
+    return lines
+
+
+def _decisions(record: Record, index: int) -> tuple[str, str]:
+    """Whether an observation found the run truncating and the masks converged, each with what decided it."""
+    config, seen = record.config, record.observations[index]
+    stop, trigger = config.stopping_point, config.stopping_point + config.margin
+    if config.truncate_from == "start":
+        truncating = "yes: from the start"
+    elif index and record.observations[index - 1].truncating:
+        truncating = "yes: once on, stays on"
+    elif seen.mean_distance is None:
+        truncating = "no: nothing to compare"
+    else:
+        sign = "<" if seen.mean_distance < trigger else "≥"
+        truncating = f"{'yes' if seen.truncating else 'no'}: mean {sign} {trigger:g}"
+    if seen.max_distance is None or index + 1 < config.window:
+        converged = f"no: mask {index + 1} of a window of {config.window}"
+    else:
+        converged = f"{'yes' if seen.converged else 'no'}: max {'<' if seen.max_distance < stop else '≥'} {stop:g}"
+    return truncating, converged
+
+
+def _training(record: Record) -> list[str]:
+    """A row for each epoch, and for each evaluation around the draw."""
+    names, _ = _fitting_metrics(record)
+    epochs = record.epochs()
+    body = [
+        [
+            PHASES[seen.phase],
+            number(seen.epoch, 2),
+            f"{seen.step:,}",
+            number(seen.loss) or "-",
+            *(number(seen.metrics.get(name)) or "-" for name in names),
+        ]
+        for seen in epochs
+    ]
+    stages = {
+        stage: [STAGES[stage], "", "", "", *(number(values.get(name)) or "-" for name in names)]
+        for stage, values in record.metrics.items()
+    }
+    draw = sum(seen.phase == "search" for seen in epochs)
+    around = [stages[stage] for stage in ("before_draw", "drawn") if stage in stages]
+    after = [stages["retrained"]] if "retrained" in stages else []
+    rows = [*body[:draw], *around, *body[draw:], *after]
+    return aligned([["", "epoch", "step", "training loss", *names], *rows]) if rows else []
+
+
+def _layers(record: Record) -> list[str]:
+    rows = []
+    for short, (name, share) in zip(short_layers(record.layers), record.layers.items(), strict=True):
+        units = record.masks[name].numel() if name in record.masks else None
+        counts = "" if units is None else f"{round(share * units):,} of {units:,}"
+        filled = round(share * BAR)
+        rows.append([short, counts, f"{share:.1%}", "#" * filled + "." * (BAR - filled)])
+    if not rows:
+        return []
+    newest = [] if record.drawn else ["By the newest mask: nothing is pruned before the draw."]
+    return [*newest, *left_out(record.layers), *aligned(rows)]
+
+
+def short_layers(names: Iterable[str]) -> list[str]:
+    """Names of layers without what they share; of what is still too long, the end."""
+    return [cut(name, NAME) for name in short_names(list(names), ".")]
+
+
+def left_out(names: Iterable[str]) -> list[str]:
+    """What [`short_layers`] leaves out of all names, in a sentence."""
+    ends = [f"`{end}`" for end in shared_ends(list(names), ".") if end]
+    return paragraph(f"Names without {' and '.join(ends)}.") if ends else []
+
+
+def pruned_lines(record: Record) -> list[str]:
+    """How much is pruned, or would be by the newest mask."""
+    if record.account is not None:
+        return paragraph(pruned_line(record.account, record.config.layers))
+    if not record.masks:
+        return []
+    units = sum(mask.numel() for mask in record.masks.values())
+    pruned = units - sum(int(mask.count_nonzero()) for mask in record.masks.values())
+    verb, layers = "Pruned" if record.drawn else "To be pruned, by the newest mask", ", ".join(record.config.layers)
+    return paragraph(f"{verb}: {pruned:,} units of {units:,}, {pruned / units:.1%} of {layers}.")
+
+
+def honest_note(record: Record) -> list[str]:
+    """What the pruning does and does not do to size and speed, once something is pruned."""
+    if not record.drawn:
+        return []
+    return paragraph(NOTE if record.account is None else record.account["note"])
+
+
+def note_lines(record: Record) -> list[str]:
+    """What is missing, and what was passed over."""
+    return [line for note in record.notes for line in paragraph(note)]
