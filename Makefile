@@ -2,14 +2,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
 # The tests' tensors are tiny: a process for each core, of one thread, beats threads.
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench reproduce glue-sst2 glue-mrpc glue-rte cifar10 clean
+.PHONY: help setup demo test test-oldest check bench reproduce glue-sst2 glue-mrpc glue-rte cifar10 clean
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.done ## Install the package and its tools into .venv
 
@@ -25,6 +26,15 @@ demo: setup ## Run the whole method offline on a small pretrained BERT (a few mi
 
 test: setup ## Run the tests, offline
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
+
+test-oldest: $(OLDEST)/.done ## Run the tests, offline, on the oldest versions that pyproject.toml admits
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(PARALLEL)
+
+$(OLDEST)/.done: pyproject.toml tests/oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --upgrade pip
+	$(OLDEST)/bin/pip install --quiet --constraint tests/oldest.txt --editable ".[test]" peft
+	@touch $@
 
 check: setup ## Check style and types
 	$(BIN)/ruff check .
@@ -49,5 +59,5 @@ cifar10: setup ## The paper's CNNs on CIFAR-10: EB Train and WORM (DATASET=, SEE
 	for model in resnet18 vgg11_bn; do HF_WORM=$(BIN)/hf-worm benchmarks/cnn.sh cifar10-$$model --model $$model \
 	    --dataset_name $(or $(DATASET),uoft-cs/cifar10) || exit 1; done
 
-clean: ## Remove .venv and what tools left behind
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+clean: ## Remove the virtual environments and what tools left behind
+	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -16,6 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from hf_worm.checkpoint import require_whole
+from hf_worm.renamed import load_renamed
 from hf_worm.run import Progress, load_state, save_state
 
 if TYPE_CHECKING:
@@ -185,6 +186,14 @@ class PhasedTrainerMixin(_Trainer):
         # The one method that the parent calls between reading a checkpoint's `TrainerState` and using it.
         self._count(-1)
         super()._load_callback_state()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *model: nn.Module | None) -> None:
+        if not load_renamed(self._trained_model, resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, *model)
+
+    def _load_best_model(self) -> None:
+        if not load_renamed(self._trained_model, str(self.state.best_model_checkpoint)):
+            super()._load_best_model()
 
     @contextmanager
     def _counting_the_run(self) -> Iterator[None]:

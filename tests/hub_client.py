@@ -124,12 +124,13 @@ def load(folder: Path) -> None:
     WormConfig.from_pretrained(repo).save_pretrained(loaded / "config")
 
     card = ModelCard.load(repo)
-    card.validate()
     (loaded / "card.json").write_text(json.dumps(card.data.to_dict()))
     card.data.tags = [{"not": "a tag"}]
 
     attempts: dict[str, Callable[[], object]] = {
-        "invalid card": card.validate,
+        "invalid card": lambda: upload_file(  # as `card.validate()`, which asks huggingface.co before version 2
+            path_or_fileobj=str(card).encode(), path_in_repo="README.md", repo_id=f"{OWNER}/plain"
+        ),
         "no ticket": lambda: Ticket.from_pretrained(f"{OWNER}/plain"),
         "no settings": lambda: WormConfig.from_pretrained(f"{OWNER}/plain"),
         "no ticket yet": lambda: Ticket.from_pretrained(repo, revision=revisions[1]),

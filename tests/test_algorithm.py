@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import default_collate
-from training import BATCHNORMS, QUERY_AND_KEY, examples, images, same_weights, weights, without_dropout, worm_trainer
+from training import (
+    BATCHNORMS,
+    QUERY_AND_KEY,
+    SequentialTrainer,
+    examples,
+    images,
+    same_weights,
+    weights,
+    without_dropout,
+    worm_trainer,
+)
 from transformers import BertForSequenceClassification, get_scheduler
 
 from hf_worm import TicketSearch, WormConfig, WormTrainer
@@ -180,11 +190,11 @@ def sequential_trainer(
         model,
         folder,
         config,
+        SequentialTrainer,
         train_dataset=rows_for(model),
         optimizers=(make_optimizer(optimizer, model), None),
         num_train_epochs=epochs,
         max_grad_norm=max_grad_norm,
-        train_sampling_strategy="sequential",
     )
 
 

@@ -1,6 +1,7 @@
 """Two processes with gloo: the same masks on both ranks, and the result of one process with the same global batch."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +14,23 @@ from safetensors.torch import load_file
 SCRIPT = Path(__file__).with_name("train_in_ddp.py")
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
 ACCELERATE = (  # `--multi_gpu` is what starts several processes, with GPUs or without; `--cpu` starts one
-    *("accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1", "--main_process_port=0"),
+    *("accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"),
     *("--mixed_precision=no", "--dynamo_backend=no"),
 )
+
+
+def free_port() -> int:
+    """For accelerate, which takes one port for all runs unless told; 0 is "any" in its newest versions only."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def launch(folder: Path, launcher: tuple[str, ...], *flags: str) -> dict[str, Any]:
     """Train in two processes that `launcher` starts, or in one without a launcher; batches of 8 over all processes."""
     processes = 2 if launcher else 1
-    module = ("-m", *launcher) if launcher else ()
+    port = (f"--main_process_port={free_port()}",) if launcher is ACCELERATE else ()
+    module = ("-m", *launcher, *port) if launcher else ()
     done = subprocess.run(
         [sys.executable, *module, str(SCRIPT), str(folder), str(8 // processes), *flags],
         capture_output=True,

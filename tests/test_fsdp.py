@@ -12,6 +12,10 @@ from search_under_fsdp import CASES, EPOCHS, HELD_STEPS
 from hf_worm.core.masks import keep_mask
 
 SCRIPT = Path(__file__).with_name("search_under_fsdp.py")
+pytestmark = pytest.mark.skipif(
+    torch.__version__ < "2.9",
+    reason="on CPUs, FSDP2 does not train in torch 2.6, and sums gradients in 2.7 and 2.8 that it should average",
+)
 TARGETS = {name: case.settings.get("truncation_target", "gradient") for name, case in CASES.items()}
 
 

@@ -111,7 +111,7 @@ def test_the_card_says_how_to_load_the_model(
     text = (tmp_path / "README.md").read_text()
     assert lines[0] + "\n" in text and lines[1].format(tmp_path) + "\n" in text
     loaded = loaded_by(text)
-    assert type(loaded) is architecture
+    assert type(loaded).__name__ == architecture.__name__  # of the code in the folder, or of hf_worm
     assert same_weights(loaded.state_dict(), model.state_dict())
 
 

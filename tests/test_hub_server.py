@@ -141,8 +141,8 @@ def test_what_is_loaded_is_what_was_saved(session: Session, loaded: Path) -> Non
     assert session.exits["load"] == 0, session.output("load")
     local, commits = session.folder / "bert", session.commits("bert")
     for name, commit in (("newest", commits[-1]), ("first", commits[1])):
-        found = BertForSequenceClassification.from_pretrained(loaded / "bert" / name)
-        assert same_weights(found.state_dict(), load(commit.files["model.safetensors"])), name
+        found = load((loaded / "bert" / name / "model.safetensors").read_bytes())
+        assert same_weights(found, load(commit.files["model.safetensors"])), name
     for name in ("newest", "last_but_one"):
         found_ticket, ticket = Ticket.from_pretrained(loaded / "ticket" / name), Ticket.from_pretrained(local)
         assert same_weights(found_ticket.masks, ticket.masks)

@@ -1,4 +1,4 @@
-"""Imports run one way: cli → glue, image → job → trainer's room → search → ticket → layers, core, config."""
+"""Imports run one way: cli → glue, image, show → job → trainer's room → search → ticket → layers, core, config."""
 
 import ast
 import subprocess
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "hf_worm"
-TRAINER_ROOM = {"trainer", "reporting", "callback", "phases", "checkpoint", "run", "hub", "supported"}
+TRAINER_ROOM = {"trainer", "reporting", "callback", "phases", "checkpoint", "run", "hub", "supported", "renamed"}
 
 # Which rooms of the package each room may import.
 MAY_IMPORT: dict[str, set[str]] = {"config": set(), "core": {"core"}, "layers": {"layers", "core", "config"}}
@@ -22,8 +22,9 @@ for _room in TRAINER_ROOM:
 MAY_IMPORT["job"] = MAY_IMPORT["trainer"] | {"job"}
 MAY_IMPORT["glue"] = MAY_IMPORT["job"] | {"glue"}
 MAY_IMPORT["image"] = MAY_IMPORT["job"] | {"image", "models"}
-MAY_IMPORT["cli"] = MAY_IMPORT["glue"] | MAY_IMPORT["image"] | {"cli"}
-ABOVE_TRAINER = {"job", "glue", "image", "cli"}
+MAY_IMPORT["show"] = MAY_IMPORT["job"] | {"show"}
+MAY_IMPORT["cli"] = MAY_IMPORT["glue"] | MAY_IMPORT["image"] | MAY_IMPORT["show"] | {"cli"}
+ABOVE_TRAINER = {"job", "glue", "image", "show", "cli"}
 WITHOUT_TRANSFORMERS = {"config", "core", "layers", "ticket", "search"}
 
 FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if file != PACKAGE / "__init__.py"]
@@ -82,6 +83,7 @@ def test_imports_run_one_way(file: Path) -> None:
         ("from hf_worm.glue.tasks import TASKS", "job", "hf_worm.job"),
         ("from hf_worm.glue.tasks import TASKS", "image", "hf_worm.image"),
         ("from hf_worm.cli import main", "glue", "hf_worm.glue"),
+        ("from hf_worm.show.record import Record", "job", "hf_worm.job"),
         ("from ..layers import representative_layers", "models", "hf_worm.models"),
     ],
 )
@@ -105,6 +107,18 @@ def test_an_import_the_other_way_is_seen(source: str, room: str, package: str) -
 )
 def test_an_import_the_right_way_is_allowed(source: str, room: str, package: str) -> None:
     assert offences(source, room, package) == []
+
+
+def test_matplotlib_is_imported_for_figures_alone() -> None:
+    """By one module, which no other imports before figures are asked for: it need not be installed."""
+    for file in FILES:
+        package = f"hf_worm.{file.parent.name}"
+        source = file.read_text(encoding="utf-8")
+        statements = [node for node in ast.parse(source).body if not isinstance(node, ast.FunctionDef)]
+        at_once = list(imported(ast.unparse(ast.Module(statements, [])), package))
+        assert not any(name.startswith("hf_worm.show.figures") for name in at_once), file
+        if file != PACKAGE / "show" / "figures.py":
+            assert not any(name.startswith("matplotlib") for name in imported(source, package)), file
 
 
 def test_a_search_runs_where_transformers_is_not_installed() -> None:

@@ -389,7 +389,7 @@ def test_a_compiled_model_goes_the_same_way_by_the_same_names(
     assert compiled.search.history == plain.search.history
     saved = {kind: load_file(tmp_path / kind / "model.safetensors") for kind in ("compiled", "plain")}
     assert list(saved["compiled"]) == list(saved["plain"])
-    if backend == "eager":
+    if backend == "eager" and torch.__version__ >= "2.9":
         assert same_weights(weights(bert), weights(twin))
     else:
         torch.testing.assert_close(weights(bert), weights(twin), rtol=1e-3, atol=1e-5)

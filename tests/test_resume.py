@@ -2,11 +2,13 @@
 
 import copy
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from torch import nn
 from training import QUERY_AND_KEY, checkpoints, examples, images, report, same_weights, weights, worm_trainer
 from transformers import BertForSequenceClassification
@@ -79,6 +81,37 @@ def test_resuming_from_any_checkpoint_of_either_phase_ends_the_same(
         assert facts(tmp_path / "resumed") == facts(tmp_path / "whole"), checkpoint.name
         assert again.global_step == output.global_step
         shutil.rmtree(tmp_path / "resumed")
+
+
+def test_weights_that_are_saved_under_older_names_come_back(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    """As those of `bert-base-uncased` are: they keep the names that the file had from which they were loaded."""
+    bert.save_pretrained(tmp_path / "start")
+    saved = load_file(tmp_path / "start" / "model.safetensors")
+    older = {re.sub(r"(LayerNorm\.)weight$", r"\1gamma", name): weight for name, weight in saved.items()}
+    save_file(older, tmp_path / "start" / "model.safetensors", {"format": "pt"})
+
+    def trainer(name: str, **changes: Any) -> WormTrainer:
+        model = BertForSequenceClassification.from_pretrained(tmp_path / "start")
+        config = WormConfig(stopping_point=0.5, retrain_epochs=2)
+        changes = {"save_strategy": "epoch", "eval_dataset": examples(), **changes}
+        return worm_trainer(model, tmp_path / name, config, **changes)
+
+    whole = trainer("whole")
+    whole.train()
+    for checkpoint in checkpoints(tmp_path / "whole"):
+        assert "bert.embeddings.LayerNorm.gamma" in load_file(checkpoint / "model.safetensors")
+        resumed = trainer(f"from {checkpoint.name}")
+        resumed.train(resume_from_checkpoint=str(checkpoint))
+        assert same_weights(weights(resumed.model), weights(whole.model)), checkpoint.name
+
+    worst = {"metric_for_best_model": "eval_loss", "greater_is_better": True}  # or the best would be the last
+    other = trainer("other", eval_strategy="epoch", load_best_model_at_end=True, **worst)
+    other.train()
+    assert Path(other.state.best_model_checkpoint) == checkpoints(tmp_path / "other")[-2]
+    best = BertForSequenceClassification.from_pretrained(other.state.best_model_checkpoint)
+    assert same_weights(weights(other.model), weights(best))
 
 
 def test_a_search_that_forgets_its_window_ends_elsewhere(

@@ -10,7 +10,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
-from training import sum_over_items, weights, without_dropout, worm_trainer
+from training import SequentialTrainer, sum_over_items, weights, without_dropout, worm_trainer
 from transformers import BertConfig, BertForSequenceClassification
 
 from hf_worm import WormConfig
@@ -30,8 +30,8 @@ trainer = worm_trainer(
     without_dropout(BertForSequenceClassification(config)),
     folder,
     WormConfig(stopping_point=0.05, margin=0.5, truncation_target=target),
+    SequentialTrainer,
     per_device_train_batch_size=int(batch_size),
-    train_sampling_strategy="sequential",
     optim="sgd",
     learning_rate=0.1,
     save_strategy="epoch",

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.optim import SGD
 from torch.utils.data import DataLoader
-from training import arguments, same_weights, weights
+from training import SequentialTrainer, arguments, same_weights, weights
 from transformers import default_data_collator
 
-from hf_worm import WormConfig, WormTrainer
+from hf_worm import WormConfig
 from hf_worm.image import loop
 from hf_worm.image.arguments import DataArguments
 from hf_worm.image.augmentation import PadCropFlip
@@ -51,7 +51,7 @@ def test_the_loop_equals_the_trainer_bit_for_bit(
     loop.retrain(model, SGD(model.parameters(), 0.03, 0.9), loader, ticket, epochs=2)
 
     dataset = digits()
-    trainer = WormTrainer(
+    trainer = SequentialTrainer(
         model=twin,
         args=arguments(
             tmp_path,
@@ -59,7 +59,6 @@ def test_the_loop_equals_the_trainer_bit_for_bit(
             per_device_train_batch_size=32,
             lr_scheduler_type="constant",
             max_grad_norm=0.0,
-            train_sampling_strategy="sequential",
         ),
         train_dataset=dataset,
         data_collator=default_data_collator,

@@ -1,0 +1,36 @@
+"""Loads a checkpoint whose files name weights otherwise than the model does."""
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def load_renamed(model: nn.Module, folder: str) -> bool:
+    """Load the weights of a checkpoint, where its files have names for some of them that the model does not know.
+
+    `save_pretrained` gives weights the names back under which `from_pretrained` found them, such as the
+    `LayerNorm.gamma` of older BERT checkpoints, or of any BERT before transformers 5.6. The Trainer (5.23 at least)
+    looks for the model's names alone, and leaves the weights as they are for which it finds none.
+
+    Args:
+        model (`nn.Module`): The model, which keeps its data types.
+        folder (`str`): The checkpoint's folder.
+
+    Returns:
+        `bool`: Whether there were such names. Otherwise nothing is loaded.
+    """
+    if not isinstance(model, PreTrainedModel):
+        return False
+    names: set[str] = set()
+    for file in Path(folder).glob("model*.safetensors"):
+        with safe_open(file, framework="pt") as weights:
+            names.update(weights.keys())
+    if names <= model.state_dict().keys():
+        return False
+    with torch.random.fork_rng():
+        saved = type(model).from_pretrained(folder, dtype=torch.promote_types(model.dtype, torch.float32))
+    model.load_state_dict(saved.state_dict())
+    return True
