@@ -96,7 +96,7 @@ def _refuse_optimizer(
 
 
 def _optimizer(training: TrainingArguments) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
-    """SGD with its `optim_args`, which transformers 5.0 passes over; `None`: as the parent makes it."""
+    """SGD with its `optim_args`, which transformers before 5.3 passes over; `None`: as the parent makes it."""
     if training.optim != "sgd" or not training.optim_args:
         return None
     try:
