@@ -141,7 +141,10 @@ def main() -> None:
     if options.pages:
         records = load(path)
     else:
-        records = complete(settings, scale, options.data, path, options.workers, options.minutes)
+        try:
+            records = complete(settings, scale, options.data, path, options.workers, options.minutes)
+        except (ValueError, OSError, ImportError) as error:  # no data, no model: what the commands answer in a line too
+            raise SystemExit(f"reproduce.py: error: {' '.join(str(error).split())}") from error
     command = f"python benchmarks/reproduce.py --scale {options.scale}"
     print(f"{len(records)} runs in {path}; the page is {write_page(options.scale, records, options.out, command)}")
 

@@ -188,11 +188,11 @@ class PhasedTrainerMixin(_Trainer):
         super()._load_callback_state()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *model: nn.Module | None) -> None:
-        if not load_renamed(self._trained_model, resume_from_checkpoint):
+        if self._phase is None or not load_renamed(self._trained_model, resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, *model)
 
     def _load_best_model(self) -> None:
-        if not load_renamed(self._trained_model, str(self.state.best_model_checkpoint)):
+        if self._phase is None or not load_renamed(self._trained_model, str(self.state.best_model_checkpoint)):
             super()._load_best_model()
 
     @contextmanager

@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 from torch import nn
-from training import QUERY_AND_KEY, checkpoints, examples, images, report, same_weights, weights, worm_trainer
+from training import (
+    QUERY_AND_KEY,
+    arguments,
+    checkpoints,
+    examples,
+    images,
+    report,
+    same_weights,
+    weights,
+    worm_trainer,
+)
 from transformers import BertForSequenceClassification
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -112,6 +122,20 @@ def test_weights_that_are_saved_under_older_names_come_back(
     assert Path(other.state.best_model_checkpoint) == checkpoints(tmp_path / "other")[-2]
     best = BertForSequenceClassification.from_pretrained(other.state.best_model_checkpoint)
     assert same_weights(weights(other.model), weights(best))
+
+
+def test_without_a_config_the_parent_class_loads(
+    bert: BertForSequenceClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ours(*_: object) -> bool:
+        raise AssertionError("a run without a config loads as the Trainer does")
+
+    monkeypatch.setattr("hf_worm.phases.load_renamed", ours)
+    kept = arguments(tmp_path, save_strategy="epoch", eval_strategy="epoch", load_best_model_at_end=True)
+    rows = {"train_dataset": examples(), "eval_dataset": examples()}
+    WormTrainer(model=copy.deepcopy(bert), args=kept, worm_config=None, **rows).train()
+    first = str(checkpoints(tmp_path)[0])
+    WormTrainer(model=copy.deepcopy(bert), args=kept, worm_config=None, **rows).train(resume_from_checkpoint=first)
 
 
 def test_a_search_that_forgets_its_window_ends_elsewhere(
