@@ -54,7 +54,7 @@ NOTES = """\
 - The paper's own tables have WORM at 1.24 to 1.63 times EB Train's time on transformers, whole runs, of which some had
   more epochs; here it is the time of an optimizer step.
 - A truncation takes as long for any batch: its share falls as the batch grows. With target `update` it passes over the
-  weights three times in a step (copy, mix, copy back), with target `gradient` over the gradients once.
+  weights twice in a step (copy, mix), with target `gradient` over the gradients once.
 - For that one pass, truncation keeps a factor of 4 bytes for each watched weight. EB Train keeps the masks alone.
 - 10 M and 31 M are of layers 1,024 wide, 101 M of 2,048, 302 M and 1.01 B of 4,096, which leave the caches. The same
   time per weight is 1. The read allocates what it sums, which large layers pay for.

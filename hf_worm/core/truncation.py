@@ -58,9 +58,8 @@ class StepTruncation:
 
     def _shrink(self) -> None:
         weights, scales = self._scaled()
-        if weights:
-            torch._foreach_lerp_(self._before, list(weights), list(scales))
-            torch._foreach_copy_(list(weights), self._before)
+        for before, weight, scale in zip(self._before, weights, scales, strict=True):
+            torch.lerp(before, weight, scale, out=weight)  # the foreach lerp can't write into its second argument
 
     def remove(self) -> None:
         """Take the hooks off the optimizer."""
