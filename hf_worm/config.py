@@ -43,7 +43,8 @@ class WormConfig:
             `"layer"`: p in each layer; `"global"`: p over all representative layers together.
         truncation_target (`str`, *optional*, defaults to `"gradient"`):
             `"gradient"`: scale the gradient (the paper's rule); `"update"`: scale the optimizer's step, which means
-            the same for every optimizer, weight decay included.
+            the same for every optimizer, weight decay included; `"fade"`: as `"update"`, and from step to step the
+            weights about to be pruned shrink as well, so that the model is without them by the time they go.
         sample_strategy (`str`, *optional*, defaults to `"epoch"`):
             Take the masks at the end of every `"epoch"`, or every `sample_steps` optimizer `"steps"`.
         sample_steps (`int`, *optional*):
@@ -54,6 +55,10 @@ class WormConfig:
             `"trigger"`: truncation begins at the trigger point; `"start"`: with the first optimizer step (Table 1 of
             the paper), until the first observation by the mask of the weights that the search began with. `margin`
             then has nothing to decide.
+        fade_epochs (`float`, *optional*, defaults to 1.0):
+            Epochs in which a weight about to be pruned falls to 1 % of its size, above 0; only with
+            `truncation_target="fade"`. The ticket is then drawn once the masks have converged and the weights to be
+            pruned hold less than 3 % of the representative layers' L1 norm.
 
     Raises:
         ValueError: A setting is outside its range, or contradicts another.
@@ -78,8 +83,9 @@ class WormConfig:
     scope: Literal["layer", "global"] = field(
         default="layer", metadata={"help": "Prune the ratio in each layer, or over all layers together."}
     )
-    truncation_target: Literal["gradient", "update"] = field(
-        default="gradient", metadata={"help": "Scale the gradient (the paper's rule) or the optimizer's step."}
+    truncation_target: Literal["gradient", "update", "fade"] = field(
+        default="gradient",
+        metadata={"help": "Scale the gradient (the paper's rule), or the optimizer's step, or shrink the weights too."},
     )
     sample_strategy: Literal["epoch", "steps"] = field(
         default="epoch", metadata={"help": "Take the masks at the end of every epoch, or every sample_steps steps."}
@@ -93,9 +99,13 @@ class WormConfig:
     truncate_from: Literal["trigger", "start"] = field(
         default="trigger", metadata={"help": "Truncate from the trigger point on, or from the first step."}
     )
+    fade_epochs: float = field(
+        default=1.0,
+        metadata={"help": "Epochs in which a weight about to be pruned falls to a hundredth (truncation_target=fade)."},
+    )
 
     def __post_init__(self) -> None:
-        for name in ("prune_ratio", "truncation", "stopping_point", "margin", "retrain_epochs"):
+        for name in ("prune_ratio", "truncation", "stopping_point", "margin", "retrain_epochs", "fade_epochs"):
             value = getattr(self, name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not abs(value) <= sys.float_info.max:  # nor is NaN, or a whole number too large for one
@@ -108,6 +118,8 @@ class WormConfig:
         for name in ("margin", "retrain_epochs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
+        if self.fade_epochs <= 0:
+            raise ValueError(f"`fade_epochs` must be above 0, got {self.fade_epochs}.")
         if not _is_count(self.window, 2):
             raise ValueError(
                 f"`window` must be a whole number of at least 2, got {self.window!r}: a distance takes two masks."
@@ -123,7 +135,7 @@ class WormConfig:
         object.__setattr__(self, "layers", list(self.layers))
         for name, choices in (
             ("scope", ("layer", "global")),
-            ("truncation_target", ("gradient", "update")),
+            ("truncation_target", ("gradient", "update", "fade")),
             ("truncate_from", ("trigger", "start")),
             ("sample_strategy", ("epoch", "steps")),
         ):
@@ -136,6 +148,18 @@ class WormConfig:
                 "`sample_strategy='steps'` needs `sample_steps`, a whole number of at least 1, "
                 f"got {self.sample_steps!r}."
             )
+
+    @property
+    def truncates(self) -> bool:
+        """Whether anything is done to the weights about to be pruned; EB Train only watches them."""
+        return self.truncation != 1 or self.truncation_target == "fade"
+
+    @property
+    def method(self) -> str:
+        """The method's name: `"EB Train"`, `"WORM"` or `"WORM with fading"`."""
+        if self.truncation_target == "fade":
+            return "WORM with fading"
+        return "WORM" if self.truncates else "EB Train"
 
     @classmethod
     def eb_train(cls, **changes: Any) -> "WormConfig":
@@ -150,6 +174,11 @@ class WormConfig:
         scales of all BatchNorms.
         """
         return cls(**{"layers": ["batchnorm"], "stopping_point": 0.1, "margin": 0.05, "window": 5, **changes})
+
+    @classmethod
+    def fade(cls, **changes: Any) -> "WormConfig":
+        """WORM with fading: the weights about to be pruned shrink to nothing before they are drawn."""
+        return cls(**{"truncation_target": "fade", **changes})
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Write `worm_config.json` into `save_directory`, which is made where it is missing."""

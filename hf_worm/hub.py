@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_worm.config import CONFIG_NAME
+from hf_worm.config import CONFIG_NAME, WormConfig
 from hf_worm.layers import representative_layers
 from hf_worm.run import Progress
 from hf_worm.ticket import HISTORY_NAME, TICKET_NAME, Ticket
@@ -155,7 +155,7 @@ def extend_model_card(folder: str, repository: str | None, report: dict[str, Any
 def card_section(repository: str, report: dict[str, Any]) -> str:
     """The part of a model card that a run's report makes."""
     search, account, config = report["search"], report["account"], report["config"]
-    method = "EB Train" if config["truncation"] == 1 else "WORM"
+    method = WormConfig(**config).method
     how = (
         f"the masks had converged after {search['epochs']:.4g} epochs"
         if search["converged"]
@@ -173,19 +173,7 @@ def card_section(repository: str, report: dict[str, Any]) -> str:
             "### Metrics",
             _metrics_table(report["metrics"]),
             "### The search",
-            _table(
-                ["observation", "max distance", "mean distance", "truncating", "converged"],
-                [
-                    [
-                        str(seen["index"] + 1),
-                        _number(seen["max_distance"]),
-                        _number(seen["mean_distance"]),
-                        "yes" if seen["truncating"] else "no",
-                        "yes" if seen["converged"] else "no",
-                    ]
-                    for seen in search["observations"]
-                ],
-            ),
+            _observations_table(search["observations"]),
             "Settings: " + ", ".join(f"`{name}={value!r}`" for name, value in config.items()) + ".",
             "### Sparsity by layer",
             _table(["layer", "pruned"], [[f"`{name}`", f"{share:.2%}"] for name, share in report["layers"].items()]),
@@ -224,6 +212,26 @@ def _loading_code(repository: str, loading: dict[str, Any]) -> str:
         f'model = {loading["call"]}("{repository}"{options})\n'
         "```"
     )
+
+
+def _observations_table(observations: list[dict[str, Any]]) -> str:
+    head = ["observation", "max distance", "mean distance", "truncating", "converged"]
+    rows = [
+        [
+            str(seen["index"] + 1),
+            _number(seen["max_distance"]),
+            _number(seen["mean_distance"]),
+            "yes" if seen["truncating"] else "no",
+            "yes" if seen["converged"] else "no",
+        ]
+        for seen in observations
+    ]
+    shares = [seen.get("doomed_share") for seen in observations]
+    if any(share is not None for share in shares):
+        head.append("doomed weights' share of the L1 norm")
+        for row, share in zip(rows, shares, strict=True):
+            row.append("" if share is None else f"{share:.2%}")
+    return _table(head, rows)
 
 
 def _metrics_table(metrics: dict[str, dict[str, float]]) -> str:

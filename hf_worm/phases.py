@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
@@ -107,8 +108,10 @@ class PhasedTrainerMixin(_Trainer):
         # As the parent counts them; its own method changed its parameters within transformers 5.
         if self.args.max_steps > 0:
             return self.args.max_steps
-        steps_in_epoch = math.ceil(len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps)
-        return math.ceil(self.args.num_train_epochs * max(steps_in_epoch, 1))
+        return math.ceil(self.args.num_train_epochs * self._steps_in_epoch(self.get_train_dataloader()))
+
+    def _steps_in_epoch(self, batches: DataLoader[Any]) -> int:
+        return max(math.ceil(len(batches) / self.args.gradient_accumulation_steps), 1)
 
     def _renew_optimizer(self) -> None:
         for name in ("optimizer", "lr_scheduler"):

@@ -9,14 +9,16 @@ import torch
 from torch import nn
 
 from hf_worm.config import WormConfig
-from hf_worm.core.masks import NotFiniteError, count_kept, keep_masks, pack, unpack
+from hf_worm.core.masks import NotFiniteError, count_kept, keep_masks, pack, pruned_share, unpack
 from hf_worm.core.sharding import full
-from hf_worm.core.truncation import Scaled, StepTruncation, scale_gradients, scale_tensor
+from hf_worm.core.truncation import Scaled, StepTruncation, fade_factor, fading, scale_gradients, scale_tensor
 from hf_worm.core.window import MaskWindow, Observation
 from hf_worm.layers import RepresentativeLayer, representative_layers, require_trainable
 from hf_worm.layers.layer import reshard
 from hf_worm.layers.names import listed
 from hf_worm.ticket import Ticket, mismatch, read_observations
+
+FADE_BOUND = 0.03  # share of the layers' L1 norm that fading weights may hold when they are drawn
 
 
 class TicketSearch:
@@ -58,6 +60,7 @@ class TicketSearch:
         self._start: dict[str, torch.Tensor] = {}  # masks of the first step's weights, until there is an observation
         self._scales: list[torch.Tensor] | None = None  # one for each view; None: to be built for the newest mask
         self._step_truncation: StepTruncation | None = None
+        self._fade = 0.0  # factor on the weights about to be pruned after each step of the attached optimizer
 
     @property
     def masks(self) -> dict[str, torch.Tensor]:
@@ -102,13 +105,16 @@ class TicketSearch:
         largest = max(distances) if distances else None
         mean = sum(distances) / len(distances) if distances else None
         near = mean is not None and mean < config.stopping_point + config.margin
+        settled = self._window.full and largest is not None and largest < config.stopping_point
+        share = self._doomed_share() if config.truncation_target == "fade" else None
         seen = Observation(
             index=len(self.history),
             distances=distances,
             max_distance=largest,
             mean_distance=mean,
             truncating=self.truncating or near,
-            converged=self._window.full and largest is not None and largest < config.stopping_point,
+            converged=settled and (share is None or share < FADE_BOUND),
+            doomed_share=share,
         )
         self.history.append(seen)
         self._start = {}
@@ -119,19 +125,20 @@ class TicketSearch:
         """Multiply the gradients of the weights that the newest mask prunes by r: call it once per optimizer step.
 
         Does nothing before the trigger point, with r = 1, or where the optimizer's step is truncated instead
-        (`truncation_target="update"` and [`~TicketSearch.attach`]). With `truncate_from="start"`, the mask of the
-        weights at the first step serves until the first observation.
+        (`truncation_target="update"` or `"fade"`, and [`~TicketSearch.attach`]). With `truncate_from="start"`, the mask
+        of the weights at the first step serves until the first observation.
 
         Raises:
-            RuntimeError: The target is `"update"` and no optimizer is attached.
+            RuntimeError: The target is `"update"` or `"fade"` and no optimizer is attached.
         """
         scales = self._current_scales()
         if not scales:
             return
-        if self.config.truncation_target == "update":
+        if self.config.truncation_target != "gradient":
             if self._step_truncation is None or not self._step_truncation.active:
                 raise RuntimeError(
-                    "`truncation_target='update'` scales the optimizer's step: call `search.attach(optimizer)` first."
+                    f"`truncation_target={self.config.truncation_target!r}` scales the optimizer's step: call "
+                    "`search.attach(optimizer)` first."
                 )
             return
         gradients = [view.local_gradient for layer in self.layers for view in layer.views]
@@ -139,15 +146,24 @@ class TicketSearch:
         if pairs:
             scale_gradients(*zip(*pairs, strict=True))
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> StepTruncation:
-        """Truncate the steps of `optimizer` where the target is `"update"`; nothing for `"gradient"`.
+    def attach(self, optimizer: torch.optim.Optimizer, steps_per_epoch: int | None = None) -> StepTruncation:
+        """Truncate the steps of `optimizer` where the target is `"update"` or `"fade"`; nothing for `"gradient"`.
 
         Args:
             optimizer (`torch.optim.Optimizer`): The optimizer that trains the model; it takes the place of an earlier.
+            steps_per_epoch (`int`, *optional*): Its steps in an epoch, by which `"fade"` counts `fade_epochs`.
 
         Returns:
             A handle whose `.remove()` ends it.
+
+        Raises:
+            ValueError:
+                The target is `"fade"`, and `steps_per_epoch` is missing, or the weights have so few digits that a
+                step's fading is lost in rounding.
         """
+        if self.config.truncation_target == "fade":
+            self._fade = self._fade_of_a_step(steps_per_epoch)
+            self._scales = None
         if self._step_truncation is not None:
             self._step_truncation.remove()  # or a step would be truncated twice
         self._step_truncation = StepTruncation(optimizer, self._truncated_weights)
@@ -281,14 +297,12 @@ class TicketSearch:
         Built at the first step after an observation: a search that has converged needs none.
         """
         if self._scales is None:
-            masks = self._masks_to_truncate_by() if self.truncating and self.config.truncation != 1 else {}
+            masks = self._masks_to_truncate_by() if self.truncating and self.config.truncates else {}
+            scale, _ = self._scale_and_carried()
             scales = []
             for layer in self.layers if masks else []:
                 mask = unpack(masks[layer.name], layer.shape)
-                scales += [
-                    scale_tensor(view.local_mask(mask), self.config.truncation, view.local_weight)
-                    for view in layer.views
-                ]
+                scales += [scale_tensor(view.local_mask(mask), scale, view.local_weight) for view in layer.views]
             self._scales = scales
         return self._scales
 
@@ -300,5 +314,36 @@ class TicketSearch:
         return self._start
 
     def _truncated_weights(self) -> Scaled:
-        scales = self._current_scales() if self.config.truncation_target == "update" else []
-        return [view.local_weight for layer in self.layers for view in layer.views] if scales else [], scales
+        scales = self._current_scales() if self.config.truncation_target != "gradient" else []
+        if not scales:
+            return Scaled()
+        weights = [view.local_weight for layer in self.layers for view in layer.views]
+        return Scaled(weights, scales, self._scale_and_carried()[1])
+
+    # Fading.
+
+    def _scale_and_carried(self) -> tuple[float, float]:
+        if self.config.truncation_target == "fade":
+            return fading(self.config.truncation, self._fade)
+        return self.config.truncation, 1.0
+
+    def _fade_of_a_step(self, steps_per_epoch: int | None) -> float:
+        if steps_per_epoch is None or steps_per_epoch < 1:
+            raise ValueError(
+                "`truncation_target='fade'` counts by epochs: `search.attach(optimizer, steps_per_epoch=...)` needs "
+                f"the optimizer's steps in an epoch, got {steps_per_epoch!r}."
+            )
+        factor = fade_factor(self.config.fade_epochs * steps_per_epoch)
+        for layer in self.layers:
+            for view in layer.views:
+                if 1 - factor < torch.finfo(view.parameter.dtype).eps:
+                    raise ValueError(
+                        f"`{layer.name}` is of {view.parameter.dtype}: the {1 - factor:.2%} by which a weight fades in "
+                        "a step would be lost in rounding. Keep the weights in float32 (mixed precision does), or make "
+                        "`fade_epochs` shorter."
+                    )
+        return factor
+
+    def _doomed_share(self) -> float:
+        newest = self._window.masks[-1]
+        return pruned_share([layer.weight for layer in self.layers], [newest[layer.name] for layer in self.layers])

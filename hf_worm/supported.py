@@ -67,7 +67,7 @@ def refuse_optimizer(trainer: Trainer, optimizer: str | torch.optim.Optimizer, c
             "backward pass, so there is no gradient to truncate and no step after which pruned weights could be "
             f"set to 0. Use an optimizer with a step of its own, for example `optim={ordinary!r}`."
         )
-    if _any_part(STEPPING_BY_SIGN, names) and config.truncation != 1 and config.truncation_target == "gradient":
+    if _any_part(STEPPING_BY_SIGN, names) and config.truncates and config.truncation_target == "gradient":
         raise ValueError(
             f"`{label}` steps by the sign or the direction of the gradients, whatever their size: truncating them does "
             "little or nothing. Truncate the step instead, `WormConfig(truncation_target='update')`, or do not "

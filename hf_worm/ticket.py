@@ -187,7 +187,7 @@ def read_observations(records: Iterable[dict[str, Any]]) -> list[Observation]:
     names = {known.name for known in fields(Observation)}
     observations = []
     for record in records:
-        if not isinstance(record, dict) or set(record) != names:
+        if not isinstance(record, dict) or set(record) | {"doomed_share"} != names:  # once there was none
             raise TypeError(f"an observation needs {sorted(names)}, got {record!r}")
         if not _is_observed(**record):
             raise TypeError(f"an observation holds distances in [0, 1] and true or false, got {record!r}")
@@ -196,11 +196,17 @@ def read_observations(records: Iterable[dict[str, Any]]) -> list[Observation]:
 
 
 def _is_observed(
-    index: Any, distances: Any, max_distance: Any, mean_distance: Any, truncating: Any, converged: Any
+    index: Any,
+    distances: Any,
+    max_distance: Any,
+    mean_distance: Any,
+    truncating: Any,
+    converged: Any,
+    doomed_share: Any = None,
 ) -> bool:
     if not isinstance(distances, (list, tuple)) or type(index) is not int or index < 0:
         return False
-    numbers = [*distances, *(value for value in (max_distance, mean_distance) if value is not None)]
+    numbers = [*distances, *(value for value in (max_distance, mean_distance, doomed_share) if value is not None)]
     if not all(type(value) in (int, float) and 0 <= value <= 1 for value in numbers):
         return False
     return isinstance(truncating, bool) and isinstance(converged, bool)

@@ -102,7 +102,16 @@ class WormTrainerMixin(ReportingTrainerMixin):
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*): A checkpoint of the search, as for `train`.
             options: Passed on to the parent's `train`.
+
+        Raises:
+            ValueError: The weights are to fade, and the training set has no length: there are no epochs to count.
         """
+        if self._config.truncation_target == "fade" and not has_length(self.train_dataset):
+            raise ValueError(
+                "`truncation_target='fade'` counts by epochs and needs a training set with a length, got "
+                f"`{type(self.train_dataset).__name__}`. Use `truncation_target='update'`, or a loop of your own with "
+                "`search.attach(optimizer, steps_per_epoch=...)`."
+            )
         self.ticket = None
         self.progress = Progress()
         output = self._train_phase("search", self._find_checkpoint(resume_from_checkpoint), options)
@@ -173,7 +182,9 @@ class WormTrainerMixin(ReportingTrainerMixin):
             return
         refuse_optimizer(self, optimizer, self._config)  # one that `args.optim` does not name
         if self.searching:
-            self._handle = self._search.attach(optimizer)
+            fades = self._config.truncation_target == "fade"
+            batches = (self.callback_handler.train_dataloader or self.get_train_dataloader()) if fades else None
+            self._handle = self._search.attach(optimizer, None if batches is None else self._steps_in_epoch(batches))
         else:
             self._handle = self._drawn.hold(self._trained_model, optimizer)
 
@@ -231,6 +242,7 @@ class WormTrainerMixin(ReportingTrainerMixin):
             "worm_max_distance": seen.max_distance,
             "worm_mean_distance": seen.mean_distance,
             "worm_truncating": seen.truncating,
+            "worm_doomed_share": seen.doomed_share,
             "worm_sparsity": self._search.sparsity,
         }
         should_log = self.control.should_log  # logging clears it, and the loss of this step is still to be logged

@@ -127,13 +127,16 @@ CASES = {
         only_the_first_block,
         {**WIDE, "scope": "global", "truncation_target": "update"},
     ),
+    "attention, fading": Case(
+        lambda: attentions(7), (6, 4, 7), adamw, each_block_and_the_rest, {**WIDE, "truncation_target": "fade"}
+    ),
     "cnn": Case(cnn, (6, 2, 4, 4), adamw, each_block_and_the_rest, CNN),
     "cnn, update, from the start": Case(
         cnn, (6, 2, 4, 4), sgd, fully_shard, {**CNN, "truncation_target": "update", "truncate_from": "start"}
     ),
     "cnn, global": Case(cnn, (6, 2, 4, 4), sgd, fully_shard, {**CNN, "scope": "global"}),
     "cnn, one shift whole": Case(
-        cnn, (6, 2, 4, 4), sgd_one_by_one, all_but_the_shift_of_the_first_norm, {**CNN, "truncation_target": "update"}
+        cnn, (6, 2, 4, 4), sgd_one_by_one, all_but_the_shift_of_the_first_norm, {**CNN, "truncation_target": "fade"}
     ),
 }
 
@@ -184,7 +187,7 @@ def train(case: Case, model: nn.Module) -> dict[str, Any]:
     """The plain loop, and what it found."""
     config, optimizer = WormConfig(**case.settings), case.optimizer(model)
     search = TicketSearch(model, config)
-    search.attach(optimizer)
+    search.attach(optimizer, steps_per_epoch=3)
     found: dict[str, Any] = {"names": [name for name, _ in model.named_parameters()], "masks": []}
     batch = torch.randn(case.inputs, generator=torch.Generator().manual_seed(99)).to(next(model.parameters()).dtype)
     for epoch in range(EPOCHS):

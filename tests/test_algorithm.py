@@ -98,6 +98,13 @@ def algorithm_1(
                     for part in parts:
                         small = old[part].lerp(part.data, config.truncation)  # old + r · (new - old)
                         part.data[~newest[name]] = small[~newest[name]]
+            if truncating and config.truncation_target == "fade":
+                fade = 0.01 ** (1 / (config.fade_epochs * len(batches)))
+                scale = fade * config.truncation  # fade · (old + r · (new - old)), as `lerp` has it
+                for name, parts in watched.items():
+                    for part in parts:
+                        small = (old[part] * (fade * (1 - config.truncation) / (1 - scale))).lerp(part.data, scale)
+                        part.data[~newest[name]] = small[~newest[name]]
             schedule.step()
             optimizer.zero_grad()
         newest = naive_masks(watched, config)
@@ -108,8 +115,11 @@ def algorithm_1(
         all_distances.append(tuple(distances))
         all_truncating.append(truncating)
         if len(window) == config.window and max(distances) < config.stopping_point:
-            converged = True
-            break
+            doomed = sum(parts[0].detach()[~newest[name]].double().abs().sum() for name, parts in watched.items())
+            whole = sum(parts[0].detach().double().abs().sum() for parts in watched.values())
+            converged = config.truncation_target != "fade" or bool(doomed / whole < 0.03)
+            if converged:
+                break
     return {"masks": newest, "distances": all_distances, "truncating": all_truncating, "converged": converged}
 
 
@@ -144,7 +154,7 @@ def plain_loop(
     batches = batches_of(rows)
     schedule = decay(optimizer, epochs * len(batches))
     if search is not None:
-        search.attach(optimizer)
+        search.attach(optimizer, steps_per_epoch=len(batches))
     model.train()
     for _ in range(epochs):
         for batch in batches:
@@ -232,8 +242,9 @@ def check_three_ways(
         {"truncation": 0.003, "scope": "global", "prune_ratio": 0.8},
         {"truncation": 0.003, "truncation_target": "update"},
         {"truncation": 0.003, "truncate_from": "start"},
+        {"truncation_target": "fade", "fade_epochs": 2.0},
     ],
-    ids=["worm", "eb-train", "global", "update", "start"],
+    ids=["worm", "eb-train", "global", "update", "start", "fade"],
 )
 @pytest.mark.parametrize("max_grad_norm", [0.0, 3.0], ids=["unclipped", "clipped"])
 def test_bert_goes_the_same_three_ways_bit_for_bit(
@@ -253,8 +264,9 @@ def test_bert_goes_the_same_three_ways_bit_for_bit(
         {"truncation_target": "update"},
         {"truncate_from": "start"},
         {"truncate_from": "start", "scope": "global", "truncation_target": "update"},
+        {"truncation_target": "fade", "fade_epochs": 1.5, "truncation": 1.0, "prune_ratio": 0.6},
     ],
-    ids=["worm", "eb-train", "global", "update", "start", "start-global-update"],
+    ids=["worm", "eb-train", "global", "update", "start", "start-global-update", "fade"],
 )
 def test_a_cnn_goes_the_same_three_ways_bit_for_bit(
     cnn: nn.Module, tmp_path: Path, optimizer: str, changes: dict[str, Any]

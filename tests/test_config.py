@@ -25,6 +25,7 @@ OTHER: dict[str, Any] = {
     "sample_steps": 50,
     "retrain_epochs": 2.5,
     "truncate_from": "start",
+    "fade_epochs": 0.5,
 }
 
 
@@ -48,6 +49,7 @@ def test_defaults_are_the_papers_for_transformers() -> None:
         "sample_steps": None,
         "retrain_epochs": 1.0,
         "truncate_from": "trigger",
+        "fade_epochs": 1.0,
     }
 
 
@@ -65,13 +67,34 @@ def test_cnn_is_the_papers_for_cnns() -> None:
     assert WormConfig.cnn(window=2, scope="global") == dataclasses.replace(expected, window=2, scope="global")
 
 
+def test_fade_is_worm_with_weights_that_shrink() -> None:
+    assert WormConfig.fade() == WormConfig(truncation_target="fade")
+    assert WormConfig.fade(prune_ratio=0.8, fade_epochs=2.0).fade_epochs == 2.0
+
+
+@pytest.mark.parametrize(
+    ("config", "method", "truncates"),
+    [
+        (WormConfig(), "WORM", True),
+        (WormConfig(truncation_target="update"), "WORM", True),
+        (WormConfig.eb_train(), "EB Train", False),
+        (WormConfig.eb_train(truncation_target="update"), "EB Train", False),
+        (WormConfig.fade(), "WORM with fading", True),
+        (WormConfig.fade(truncation=1.0), "WORM with fading", True),
+    ],
+)
+def test_the_name_of_the_method(config: WormConfig, method: str, truncates: bool) -> None:
+    assert (config.method, config.truncates) == (method, truncates)
+
+
 NAN, INF = float("nan"), float("inf")
-NUMBERS = ("prune_ratio", "truncation", "stopping_point", "margin", "retrain_epochs")
+NUMBERS = ("prune_ratio", "truncation", "stopping_point", "margin", "retrain_epochs", "fade_epochs")
 WRONG = [
     *((name, value, "must be a finite number") for name in NUMBERS for value in (NAN, INF, -INF, "0.5", None, True)),
     *(("prune_ratio", value, "must be in [0, 1)") for value in (-0.1, 1, 1.0, 1.5)),
     *((name, value, "must be in [0, 1]") for name in ("truncation", "stopping_point") for value in (-0.003, 1.001)),
     *((name, value, "must be at least 0") for name in ("margin", "retrain_epochs") for value in (-0.005, -1)),
+    *(("fade_epochs", value, "must be above 0") for value in (0, 0.0, -1.0)),
     *(("window", value, "must be a whole number of at least 2") for value in (1, 0, -3, 3.0, "3", None, True)),
     *(("layers", value, "must be a list of strings") for value in ("query", None, 3, [1], ["query", None], {"query"})),
     *(

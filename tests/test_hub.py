@@ -80,6 +80,18 @@ def report_of(model: nn.Module, layers: list[str]) -> dict[str, Any]:
     return build_report(ticket, Progress(), model)
 
 
+def test_the_card_of_a_faded_ticket_says_how_far_it_had_faded(cnn: SmallCNN) -> None:
+    report = report_of(cnn, ["batchnorm"])
+    assert "doomed" not in card_section("someone/cnn", report)
+    report["config"]["truncation_target"] = "fade"
+    for seen, share in zip(report["search"]["observations"], (0.2, 0.0123), strict=True):
+        seen["doomed_share"] = share
+    text = card_section("someone/cnn", report)
+    assert "Pruned while fine-tuning by WORM with fading" in text
+    assert "| doomed weights' share of the L1 norm |" in text
+    assert "| no | 20.00% |" in text and "| yes | 1.23% |" in text
+
+
 @pytest.mark.parametrize(
     ("architecture", "lines"),
     [

@@ -7,7 +7,7 @@ from killing import Killer, Scenario
 
 SCENARIOS = (
     Scenario("bert", "gradient", "epoch"),
-    Scenario("cnn", "update", "steps"),
+    Scenario("cnn", "fade", "steps"),
 )
 
 

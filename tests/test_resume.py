@@ -57,11 +57,21 @@ def facts(folder: Path) -> dict[str, Any]:
             {"window": 4, "stopping_point": 0.0},
             {"save_steps": 7, "max_steps": 21, "gradient_accumulation_steps": 2},
         ),
+        ("bert", {"truncation_target": "fade", "fade_epochs": 0.75}, {"save_steps": 3, "num_train_epochs": 4}),
         ("bert", {}, {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True}),
         ("bert", {"truncate_from": "start", "margin": 0.0}, {"save_steps": 5}),  # the first one is of the first epoch
         ("cnn", {"layers": ["batchnorm"], "truncate_from": "start"}, {"save_steps": 5}),
     ],
-    ids=["epochs", "steps", "update-global", "accumulated-not-converged", "best-model", "from-the-start", "cnn"],
+    ids=[
+        "epochs",
+        "steps",
+        "update-global",
+        "fade",
+        "accumulated-not-converged",
+        "best-model",
+        "from-the-start",
+        "cnn",
+    ],
 )
 def test_resuming_from_any_checkpoint_of_either_phase_ends_the_same(
     bert: BertForSequenceClassification,

@@ -527,6 +527,133 @@ def test_update_without_its_handle_is_refused_again(model: nn.Module) -> None:
         search.truncate_gradients()
 
 
+# Fading.
+
+
+def fading_search(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, **settings: Any) -> TicketSearch:
+    search = truncating_search(model, truncation_target="fade", **settings)
+    search.attach(optimizer, steps_per_epoch=steps)
+    return search
+
+
+def step(model: nn.Module, search: TicketSearch, optimizer: torch.optim.Optimizer) -> None:
+    backward(model)
+    search.truncate_gradients()
+    optimizer.step()
+
+
+def test_doomed_weights_fade_to_one_hundredth_in_fade_epochs_and_the_others_train_on(model: nn.Module) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    search = fading_search(model, optimizer, 4, truncation=0.0, fade_epochs=2.5)
+    before = weights_of(model)
+    for _ in range(10):
+        step(model, search, optimizer)
+    for name, mask in search.masks.items():
+        weight = model.get_parameter(name)
+        torch.testing.assert_close(weight[~mask], 0.01 * before[name][~mask])
+        assert (weight[mask] != before[name][mask]).all()
+
+
+def test_both_weights_of_a_channel_fade() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([0.5, 2.0, 1.0, 3.0]))
+        model[1].bias.copy_(torch.tensor([4.0, 5.0, 6.0, 7.0]))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    search = fading_search(model, optimizer, 5, layers=["batchnorm"])
+    for _ in range(5):
+        optimizer.step()
+    torch.testing.assert_close(model[1].weight.detach(), torch.tensor([0.005, 2.0, 0.01, 3.0]))
+    torch.testing.assert_close(model[1].bias.detach(), torch.tensor([0.04, 5.0, 0.06, 7.0]))
+    assert search.observe().doomed_share == pytest.approx(0.015 / 5.015)
+
+
+def test_a_weight_that_leaves_the_mask_stops_fading_and_one_that_enters_begins() -> None:
+    model = pair()
+    turn(model, 0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    search = fading_search(model, optimizer, 4, layers=["query"])
+    optimizer.step()
+    half = model["query"].weight.detach().clone()
+    assert half.flatten().tolist() == pytest.approx([0.1 * 0.01**0.25] * 4 + [1.0] * 4)
+    turn(model, 4)
+    search.observe()
+    optimizer.step()
+    assert model["query"].weight.flatten().tolist() == pytest.approx([1.0] * 4 + [0.1 * 0.01**0.25] * 4)
+
+
+def test_the_ticket_is_not_drawn_before_the_doomed_weights_have_faded() -> None:
+    model = pair()
+    turn(model, 0)  # the small ones are a tenth: they hold 1/11 of the norm
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    search = TicketSearch(model, WormConfig.fade(window=2, fade_epochs=2.0))
+    search.attach(optimizer, steps_per_epoch=3)
+    seen = []
+    for _ in range(4):
+        seen.append(search.observe())
+        for _ in range(3):
+            optimizer.step()
+    assert [one.max_distance for one in seen] == [None, 0, 0, 0], "the masks never moved"
+    shares = [0.1 * factor / (1 + 0.1 * factor) for factor in (1, 1, 0.1, 0.01)]
+    assert [one.doomed_share for one in seen] == pytest.approx(shares)
+    assert [one.converged for one in seen] == [False, False, True, True]  # 1 % is below 3 %
+    assert [one.truncating for one in seen] == [False, True, True, True]
+
+
+@pytest.mark.parametrize("target", ["gradient", "update"])
+def test_where_nothing_fades_no_share_is_taken(model: nn.Module, target: str) -> None:
+    search = TicketSearch(model, WormConfig(truncation_target=target))
+    assert search.observe().doomed_share is None
+
+
+def test_weights_that_are_all_zero_hold_no_share(model: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert TicketSearch(model, WormConfig.fade()).observe().doomed_share == 0
+
+
+@pytest.mark.parametrize("steps", [None, 0, -3])
+def test_fading_needs_the_steps_of_an_epoch(model: nn.Module, steps: int | None) -> None:
+    search = TicketSearch(model, WormConfig.fade())
+    with pytest.raises(ValueError, match=re.escape(f"the optimizer's steps in an epoch, got {steps!r}.")):
+        search.attach(torch.optim.SGD(model.parameters(), lr=0.1), steps)
+
+
+@pytest.mark.parametrize("truncation", [0.003, 1.0])
+def test_fading_without_an_optimizer_is_refused_once_it_would_fade(model: nn.Module, truncation: float) -> None:
+    search = truncating_search(model, truncation_target="fade", truncation=truncation)
+    with pytest.raises(RuntimeError, match=re.escape("`truncation_target='fade'` scales the optimizer's step")):
+        search.truncate_gradients()
+
+
+def test_another_optimizer_with_other_epochs_fades_at_its_own_pace(model: nn.Module) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    search = fading_search(model, optimizer, 1)
+    optimizer.step()
+    search.attach(optimizer, steps_per_epoch=4)
+    before = weights_of(model)
+    optimizer.step()
+    for name, mask in search.masks.items():
+        torch.testing.assert_close(model.get_parameter(name)[~mask], 0.01**0.25 * before[name][~mask])
+
+
+def test_fading_that_rounding_would_undo_is_refused(model: nn.Module) -> None:
+    model.to(torch.bfloat16)
+    search = TicketSearch(model, WormConfig.fade())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    message = "is of torch.bfloat16: the 0.46% by which a weight fades in a step would be lost in rounding"
+    with pytest.raises(ValueError, match=message):
+        search.attach(optimizer, steps_per_epoch=1000)
+    search = fading_search(model, optimizer, 500)  # 0.92 %: every weight moves
+    before = weights_of(model)
+    for _ in range(500):
+        optimizer.step()
+    for name, mask in search.masks.items():
+        ratio = (model.get_parameter(name) / before[name])[~mask]
+        assert (ratio.abs() < 0.05).all(), "not the one hundredth of exact arithmetic, and faded all the same"
+
+
 # The draw.
 
 

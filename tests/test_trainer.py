@@ -430,6 +430,10 @@ def test_a_stream_without_length_is_refused_before_training(
     )
     with pytest.raises(ValueError, match="training set with a length"):
         trainer.train()
+    fading = WormConfig.fade(retrain_epochs=0)
+    trainer = WormTrainer(model=bert, args=arguments(tmp_path, max_steps=4), train_dataset=Stream(), worm_config=fading)
+    with pytest.raises(ValueError, match=r"`truncation_target='fade'` counts by epochs .* got `Stream`"):
+        trainer.train()
 
 
 class Trials:

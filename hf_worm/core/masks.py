@@ -179,6 +179,24 @@ def unpack(packed: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     return torch.from_numpy(bits[:units].view(np.bool_)).view(tuple(shape))
 
 
+def pruned_share(weights: Sequence[torch.Tensor], masks: Sequence[torch.Tensor]) -> float:
+    """Share of the L1 norm of all weights that those hold which the masks prune, in [0, 1]; 0 where all are 0.
+
+    Sharded tensors are gathered one at a time, by all processes in the same order.
+
+    Args:
+        weights (`Sequence[torch.Tensor]`): Floating point.
+        masks (`Sequence[torch.Tensor]`): For each its mask, packed.
+    """
+    pruned = whole = 0.0
+    for layer, packed in zip(weights, masks, strict=True):
+        scores = full(layer).detach().abs()
+        kept = unpack(packed, scores.shape).to(scores.device)
+        pruned += scores.masked_fill(kept, 0).sum(dtype=torch.float64).item()
+        whole += scores.sum(dtype=torch.float64).item()
+    return pruned / whole if whole else 0.0
+
+
 def count_differences(first: torch.Tensor, second: torch.Tensor) -> int:
     """Units in which two packed masks differ: the set bits of their XOR."""
     return _count_bits(np.bitwise_xor(first.numpy(), second.numpy()))

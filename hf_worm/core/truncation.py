@@ -1,10 +1,25 @@
 """Truncation: scale the gradients, or the optimizer's step, of the weights about to be pruned."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
-Scaled = tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]
+FADED = 0.01
+
+
+class Scaled(NamedTuple):
+    """Weights, and what becomes of each at a step: w ← scale · w_new + (1 - scale) · carried · w_old.
+
+    Args:
+        weights (`Sequence[torch.Tensor]`): Views of parameters.
+        scales (`Sequence[torch.Tensor]`): One for each, of a shape that broadcasts to it.
+        carried (`float`, *optional*, defaults to 1.0): Of all weights; where the scale is 1 it changes nothing.
+    """
+
+    weights: Sequence[torch.Tensor] = ()
+    scales: Sequence[torch.Tensor] = ()
+    carried: float = 1.0
 
 
 def scale_tensor(mask: torch.Tensor, truncation: float, like: torch.Tensor) -> torch.Tensor:
@@ -27,17 +42,33 @@ def scale_gradients(gradients: Sequence[torch.Tensor], scales: Sequence[torch.Te
     torch._foreach_mul_(list(gradients), list(scales))
 
 
+def fade_factor(steps: float) -> float:
+    """What a weight is multiplied by after each step to be at [`FADED`] of its size after so many steps."""
+    return float(FADED ** (1 / steps))
+
+
+def fading(truncation: float, factor: float) -> tuple[float, float]:
+    """Scale and `carried` of a weight whose truncated step is followed by a multiplication: one pass does both.
+
+    f · (w_old + r · (w_new - w_old)) is scale · w_new + (1 - scale) · carried · w_old.
+
+    Args:
+        truncation (`float`): r, in [0, 1].
+        factor (`float`): f, in [0, 1).
+    """
+    scale = truncation * factor
+    return scale, factor * (1 - truncation) / (1 - scale)
+
+
 class StepTruncation:
     """Makes the optimizer's step smaller on some weights: w ← w_old + scale · (w_new - w_old).
 
     Unlike a scaled gradient, which Adam divides by its own running size, this means the same for every optimizer, and
-    it scales weight decay too.
+    it scales weight decay too. With [`fading`], the weights become smaller as well.
 
     Args:
         optimizer (`torch.optim.Optimizer`): Its `step` is hooked.
-        scaled (`Callable[[], tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]]`):
-            Asked before each step: the weights (views of parameters) and a scale for each; none while nothing is
-            truncated.
+        scaled (`Callable[[], Scaled]`): Asked around each step; no weights while nothing is truncated.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, scaled: Callable[[], Scaled]) -> None:
@@ -50,14 +81,14 @@ class StepTruncation:
         ]
 
     def _remember(self) -> None:
-        weights, _ = self._scaled()
+        weights, _, carried = self._scaled()
         if len(self._before) != len(weights):
             self._before = [torch.empty_like(weight) for weight in weights]
-        if weights:
-            torch._foreach_copy_(self._before, list(weights))
+        for before, weight in zip(self._before, weights, strict=True):
+            torch.mul(weight, carried, out=before)
 
     def _shrink(self) -> None:
-        weights, scales = self._scaled()
+        weights, scales, _ = self._scaled()
         for before, weight, scale in zip(self._before, weights, scales, strict=True):
             torch.lerp(before, weight, scale, out=weight)  # the foreach lerp can't write into its second argument
 

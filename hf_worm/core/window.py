@@ -21,7 +21,10 @@ class Observation:
         max_distance (`float`, *optional*): d_max, the largest of `distances`; `None` where there is none.
         mean_distance (`float`, *optional*): d_avg, their mean; `None` where there is none.
         truncating (`bool`): Gradients are truncated from here on.
-        converged (`bool`): The window is full and d_max is below the stopping point: the ticket has emerged.
+        converged (`bool`): The window is full and d_max is below the stopping point: the ticket has emerged. While
+            weights fade, `doomed_share` must be below its bound as well.
+        doomed_share (`float`, *optional*): Share of the scores (the L1 norm of the representative layers) that the
+            units pruned by the newest mask hold, in [0, 1]; `None` where nothing fades.
     """
 
     index: int
@@ -30,6 +33,7 @@ class Observation:
     mean_distance: float | None
     truncating: bool
     converged: bool
+    doomed_share: float | None = None
 
 
 class MaskWindow:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from typing import Any
 
+from hf_worm.config import WormConfig
+
 STAGES = {
     "before_draw": ("dense, before the draw", "search"),
     "drawn": ("pruned", "draw"),
@@ -17,22 +19,22 @@ def result_table(report: Mapping[str, Any]) -> str:
     Args:
         report (`Mapping[str, Any]`): The content of `worm_report.json`.
     """
-    search, account, config = report["search"], report["account"], report["config"]
+    search, account, config = report["search"], report["account"], WormConfig(**report["config"])
     outcome = "converged" if search["converged"] else "not converged, the newest mask was drawn"
     lines = [
         f"{method_line(config)}: {len(search['observations'])} observations, {outcome}",
         *stage_table(report["metrics"], report),
-        pruned_line(account, config["layers"]),
+        pruned_line(account, config.layers),
         *wrap(account["note"], 120),
     ]
     return "\n".join(lines)
 
 
-def method_line(config: Mapping[str, Any]) -> str:
+def method_line(config: WormConfig) -> str:
     """The method and its numbers, by the paper's symbols: "WORM (p 0.5, r 0.003, s 0.01, δ 0.005, l 3)"."""
-    method = "EB Train" if config["truncation"] == 1 else "WORM"
-    settings = f"p {config['prune_ratio']:g}, r {config['truncation']:g}, s {config['stopping_point']:g}"
-    return f"{method} ({settings}, δ {config['margin']:g}, l {config['window']})"
+    settings = f"p {config.prune_ratio:g}, r {config.truncation:g}, s {config.stopping_point:g}"
+    faded = f", faded in {config.fade_epochs:g} epochs" if config.truncation_target == "fade" else ""
+    return f"{config.method} ({settings}, δ {config.margin:g}, l {config.window}{faded})"
 
 
 def stage_table(metrics: Mapping[str, Mapping[str, float]], phases: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -33,7 +33,8 @@ def comparison_text(records: Sequence[Record]) -> str:
             *section("Result", _result(records)),
             *section("Settings", _settings(records)),
             *section("Max distance at each observation (* converged)", _distances(records, "max")),
-            *section("Mean distance at each observation (* truncating, where r < 1)", _distances(records, "mean")),
+            *section("Mean distance at each observation (* truncating, or fading)", _distances(records, "mean")),
+            *section("Doomed weights' share of the L1 norm at each observation", _doomed(records)),
             *section("Training loss, mean of each epoch", _epochs(records, lambda record, seen: seen.loss)),
             *section("Evaluation in each epoch, the metric as above", _epochs(records, _first_metric)),
             *section("Pruned of each layer, or to be pruned by the newest mask", _layers(records)),
@@ -115,10 +116,23 @@ def _distances(records: Sequence[Record], which: Literal["max", "mean"]) -> list
         column = [head]
         for seen in record.observations:
             value = seen.max_distance if which == "max" else seen.mean_distance
-            marked = seen.converged if which == "max" else seen.truncating and record.config.truncation < 1
+            marked = seen.converged if which == "max" else seen.truncating and record.config.truncates
             column.append((number(value, 5) or "-") + ("*" if marked else " "))
         columns.append(column + [""] * (most + 1 - len(column)))
     return _side_by_side(["", *map(str, range(1, most + 1))], columns) if most else []
+
+
+def _doomed(records: Sequence[Record]) -> list[str]:
+    """Of runs whose doomed weights fade; the others have nothing to show."""
+    shares = [[seen.doomed_share for seen in record.observations] for record in records]
+    if all(share is None for column in shares for share in column):
+        return []
+    most = max(map(len, shares))
+    columns = [
+        [head, *("-" if share is None else f"{share:.2%}" for share in column), *[""] * (most - len(column))]
+        for head, column in zip(_heads(records), shares, strict=True)
+    ]
+    return _side_by_side(["", *map(str, range(1, most + 1))], columns)
 
 
 def _epochs(records: Sequence[Record], value: Callable[[Record, Epoch], float | None]) -> list[str]:

@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 from transformers.trainer import TRAINER_STATE_NAME
 
+from hf_worm.search import FADE_BOUND
 from hf_worm.show.density import block, density
 from hf_worm.show.record import Record, cut, short_names
 from hf_worm.ticket import TICKET_NAME
@@ -71,7 +72,10 @@ def write_figures(records: Sequence[Record], folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     runs = shown(records)
     lines = []
+    fades = any(record.config.truncation_target == "fade" for record in records)
     for name, (lacks, draw) in FIGURES.items():
+        if draw is fading and not fades:
+            continue  # it is not missing
         drawable = [run for run in runs if not lacks(run.record)]
         reasons: dict[str, list[str]] = {}
         for run in runs:
@@ -136,7 +140,7 @@ def distances(runs: Sequence[Shown]) -> Figure:
 
 def _truncation_start(record: Record, x: Sequence[float]) -> tuple[float, float] | None:
     """Where truncation began: place and mean distance of the observation that decided it, or the very start."""
-    if record.config.truncation == 1:
+    if not record.config.truncates:
         return None
     if record.config.truncate_from == "start":
         return 0.0, 0.0
@@ -144,6 +148,28 @@ def _truncation_start(record: Record, x: Sequence[float]) -> tuple[float, float]
         if seen.truncating:
             return place, seen.mean_distance or 0.0
     return None
+
+
+def fading(runs: Sequence[Shown]) -> Figure:
+    """Share of the L1 norm that the weights to be pruned hold, and the bound below which they may be drawn.
+
+    Over epochs, or over observations where the epochs of a run are not known.
+    """
+    figure, axes = _figure(4.0)
+    known = all(epoch is not None for run in runs for epoch, _ in run.record.places())
+    for record, label, colour in runs:
+        x = [float(epoch or 0) if known else place for place, (epoch, _) in enumerate(record.places(), 1)]
+        shares = [100 * (seen.doomed_share or 0.0) for seen in record.observations]
+        axes.plot(x, shares, "-", marker=".", color=colour, label=f"{label}: doomed weights")
+        if record.drawn:
+            _mark(axes, x[-1], shares[-1], "*", colour, f"{label}: drawn")
+    axes.axhline(100 * FADE_BOUND, color=GREY, linewidth=1, linestyle=":", label="bound")
+    axes.set(xlabel="epoch" if known else "observation", ylabel="doomed weights, % of the L1 norm")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    entries = _used(axes, [_entry("doomed weights", "-", "."), _entry("drawn", "", "*")])
+    _legends(figure, runs, [*entries, _entry(f"may be drawn below {FADE_BOUND:.0%}", ":")])
+    return figure
 
 
 def loss(runs: Sequence[Shown]) -> Figure:
@@ -293,6 +319,10 @@ def _no_distances(record: Record) -> str:
     return "" if any(seen.distances for seen in record.observations) else "a distance takes two observations"
 
 
+def _no_fading(record: Record) -> str:
+    return "" if any(seen.doomed_share is not None for seen in record.observations) else "nothing faded"
+
+
 def _no_loss(record: Record) -> str:
     if record.losses():
         return ""
@@ -315,6 +345,7 @@ def _no_evaluations(record: Record) -> str:
 # By file: what a run lacks for it, in words, and what draws it.
 FIGURES: dict[str, tuple[Callable[[Record], str], Callable[[Sequence[Shown]], Figure]]] = {
     "distances.png": (_no_distances, distances),
+    "fading.png": (_no_fading, fading),
     "loss.png": (_no_loss, loss),
     "layers.png": (_no_layers, layers),
     "masks.png": (_no_masks, masks),

@@ -6,6 +6,7 @@ from textwrap import wrap
 
 from hf_worm.hub import NOTE, REPORT_NAME, STAGES
 from hf_worm.job.table import aligned, method_line, pruned_line, stage_table
+from hf_worm.search import FADE_BOUND
 from hf_worm.show.record import Record, cut, shared_ends, short_names
 
 WIDTH = 100
@@ -79,7 +80,7 @@ def method_lines(record: Record) -> list[str]:
         outcome = f"{seen}, converged"
     else:
         outcome = f"{seen}, not converged{', the newest mask was drawn' if record.drawn else ' yet'}"
-    return paragraph(f"{method_line(asdict(record.config))}: {outcome}")
+    return paragraph(f"{method_line(record.config)}: {outcome}")
 
 
 def _result(record: Record) -> list[str]:
@@ -105,18 +106,22 @@ def _fitting_metrics(record: Record) -> tuple[list[str], list[str]]:
 def _observations(record: Record) -> list[str]:
     if not record.observations:
         return []
-    rows = [["", "epoch", "step", "max", "mean", "truncating", "converged"]]
+    fades = record.config.truncation_target == "fade"
+    rows = [["", "epoch", "step", "max", "mean", *(["doomed"] if fades else []), "truncating", "converged"]]
     for seen, (epoch, step) in zip(record.observations, record.places(), strict=True):
         distances = [number(seen.max_distance, 5) or "-", number(seen.mean_distance, 5) or "-"]
         place = [number(epoch, 2) or "?", "?" if step is None else f"{step:,.0f}"]
-        rows.append([str(seen.index + 1), *place, *distances, *_decisions(record, seen.index)])
-    for column in (5, 6):  # words, to the left
+        doomed = ["-" if seen.doomed_share is None else f"{seen.doomed_share:.2%}"] if fades else []
+        rows.append([str(seen.index + 1), *place, *distances, *doomed, *_decisions(record, seen.index)])
+    for column in (-2, -1):  # words, to the left
         width = max(len(row[column]) for row in rows)
         for row in rows:
             row[column] = row[column].ljust(width)
     lines = aligned(rows)
-    if record.config.truncation == 1:
+    if not record.config.truncates:
         lines.append("r = 1 (EB Train): truncating leaves the gradients as they are.")
+    if fades:
+        lines.append("doomed: share of the L1 norm that the weights to be pruned hold.")
     return lines
 
 
@@ -135,6 +140,8 @@ def _decisions(record: Record, index: int) -> tuple[str, str]:
         truncating = f"{'yes' if seen.truncating else 'no'}: mean {sign} {trigger:g}"
     if seen.max_distance is None or index + 1 < config.window:
         converged = f"no: mask {index + 1} of a window of {config.window}"
+    elif seen.doomed_share is not None and seen.max_distance < stop:
+        converged = f"{'yes: doomed <' if seen.converged else 'no: doomed ≥'} {FADE_BOUND:.0%}"
     else:
         converged = f"{'yes' if seen.converged else 'no'}: max {'<' if seen.max_distance < stop else '≥'} {stop:g}"
     return truncating, converged

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_worm.core.truncation import StepTruncation, scale_gradients, scale_tensor
+from hf_worm.core.truncation import FADED, Scaled, StepTruncation, fade_factor, fading, scale_gradients, scale_tensor
 
 R = 0.003
 STEPS = 3000
@@ -119,7 +119,7 @@ def test_a_truncated_step_is_r_times_the_optimizers(make_optimizer: Callable[...
     oracle = copy.deepcopy(weights)
     optimizer, plain = make_optimizer(weights), make_optimizer(oracle)
     scales = [scale_tensor(mask, R, weight) for mask, weight in zip(masks, weights, strict=True)]
-    StepTruncation(optimizer, lambda: ([weight.data for weight in weights], scales))
+    StepTruncation(optimizer, lambda: Scaled([weight.data for weight in weights], scales))
     start = [weight.detach().clone() for weight in weights]
     for step in range(STEPS):
         put_gradients(weights, noise[step])
@@ -135,12 +135,53 @@ def test_a_truncated_step_is_r_times_the_optimizers(make_optimizer: Callable[...
         assert (weight != first).all()  # truncated, not frozen
 
 
+@pytest.mark.parametrize("truncation", [0.0, R, 0.5, 1.0])
+def test_a_fading_step_is_a_truncated_one_and_a_multiplication(
+    make_optimizer: Callable[..., torch.optim.Optimizer], truncation: float
+) -> None:
+    """w ← f · (w_old + r · (w_new - w_old)) where the mask prunes; where it keeps, exactly the optimizer's step."""
+    weights, masks, noise = some_weights(), some_masks(), torch.randn(200, 17, dtype=torch.float64)
+    oracle = copy.deepcopy(weights)
+    optimizer, plain = make_optimizer(weights), make_optimizer(oracle)
+    factor = fade_factor(100)
+    scale, carried = fading(truncation, factor)
+    scales = [scale_tensor(mask, scale, weight) for mask, weight in zip(masks, weights, strict=True)]
+    StepTruncation(optimizer, lambda: Scaled([weight.data for weight in weights], scales, carried))
+    for step in range(len(noise)):
+        put_gradients(weights, noise[step])
+        put_gradients(oracle, noise[step])
+        optimizer.step()
+        old = [weight.detach().clone() for weight in oracle]
+        plain.step()
+        with torch.no_grad():
+            for weight, before, mask in zip(oracle, old, masks, strict=True):
+                weight.copy_(torch.where(mask, weight, factor * (before + truncation * (weight - before))))
+        for weight, expected, mask in zip(weights, oracle, masks, strict=True):
+            assert torch.equal(weight[mask], expected[mask])
+            torch.testing.assert_close(weight, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 115, 2500.5])
+def test_a_weight_that_nothing_else_moves_fades_to_one_hundredth(steps: float) -> None:
+    weight = nn.Parameter(torch.tensor([1.0, -3.0, 2.0], dtype=torch.float64))
+    optimizer = Still([weight])
+    scale, carried = fading(R, fade_factor(steps))
+    scales = [scale_tensor(torch.tensor([False, False, True]), scale, weight)]
+    StepTruncation(optimizer, lambda: Scaled([weight.data], scales, carried))
+    for _ in range(round(steps)):
+        optimizer.step()
+    torch.testing.assert_close(
+        weight[:2] / torch.tensor([1.0, -3.0]), torch.full((2,), FADED).double(), rtol=2e-3, atol=0
+    )
+    assert weight[2] == 2
+
+
 def test_kept_weights_take_exactly_the_plain_step(make_optimizer: Callable[..., torch.optim.Optimizer]) -> None:
     weights, masks, noise = some_weights(torch.float32), some_masks(), torch.randn(500, 17)
     twin = copy.deepcopy(weights)
     optimizer, plain = make_optimizer(weights), make_optimizer(twin)
     scales = [scale_tensor(mask, R, weight) for mask, weight in zip(masks, weights, strict=True)]
-    StepTruncation(optimizer, lambda: ([weight.data for weight in weights], scales))
+    StepTruncation(optimizer, lambda: Scaled([weight.data for weight in weights], scales))
     for step in range(len(noise)):
         put_gradients(weights, noise[step])
         put_gradients(twin, noise[step])
@@ -158,7 +199,7 @@ def test_only_a_scaled_update_scales_decoupled_weight_decay(target: str) -> None
     scales = [scale_tensor(masks[0], R, weights[0])]
     weights[0].grad = torch.zeros(6, dtype=torch.float64)
     if target == "update":
-        StepTruncation(optimizer, lambda: ([weights[0].data], scales))
+        StepTruncation(optimizer, lambda: Scaled([weights[0].data], scales))
     else:
         scale_gradients([weights[0].grad], scales)
     optimizer.step()
@@ -199,7 +240,7 @@ def test_r_of_one_and_r_of_zero(make_optimizer: Callable[..., torch.optim.Optimi
     twin, start = copy.deepcopy(weights), copy.deepcopy(weights)
     optimizer, plain = make_optimizer(weights), make_optimizer(twin)
     scales = [torch.ones_like(weights[0]), torch.zeros_like(weights[1])]
-    StepTruncation(optimizer, lambda: ([weight.data for weight in weights], scales))
+    StepTruncation(optimizer, lambda: Scaled([weight.data for weight in weights], scales))
     for _ in range(20):
         noise = torch.randn(17)
         put_gradients(weights, noise)
@@ -215,7 +256,7 @@ def test_steps_of_views_with_units_of_several_weights() -> None:
     fused = nn.Parameter(torch.randn(6, 4))
     optimizer = torch.optim.SGD([fused], lr=1.0)
     mask = torch.tensor([True, False])
-    StepTruncation(optimizer, lambda: ([fused.data[2:4]], [scale_tensor(mask, 0.25, fused.data[2:4])]))
+    StepTruncation(optimizer, lambda: Scaled([fused.data[2:4]], [scale_tensor(mask, 0.25, fused.data[2:4])]))
     before = fused.detach().clone()
     fused.grad = torch.randn(6, 4)
     optimizer.step()
@@ -229,7 +270,7 @@ def test_nothing_truncated_is_nothing_touched_and_it_may_begin_and_end_later() -
     optimizer = torch.optim.SGD(weights, lr=1.0)
     scales = [scale_tensor(mask, R, weight) for mask, weight in zip(masks, weights, strict=True)]
     on = False
-    StepTruncation(optimizer, lambda: ([weight.data for weight in weights], scales) if on else ([], []))
+    StepTruncation(optimizer, lambda: Scaled([weight.data for weight in weights], scales) if on else Scaled())
     for on in (False, True, False, True):
         before = [weight.detach().clone() for weight in weights]
         for weight in weights:
@@ -245,18 +286,18 @@ def test_a_step_allocates_nothing_and_rebuilds_nothing() -> None:
     optimizer = Still(weights)
     scales = [torch.full_like(weight, R).detach() for weight in weights]
     views = [weight.data for weight in weights]
-    StepTruncation(optimizer, lambda: (views, scales))
+    StepTruncation(optimizer, lambda: Scaled(views, scales))
     optimizer.step()  # the first may
     with Operations() as operations:
         optimizer.step()
-    assert operations.names == ["_foreach_copy_", "lerp", "lerp"]  # into the weights: nothing copies them there
+    assert operations.names == ["mul", "mul", "lerp", "lerp"]  # into the weights: nothing copies them there
 
 
 def test_remove_ends_it() -> None:
     weights, masks = some_weights(), some_masks()
     optimizer = torch.optim.SGD(weights, lr=1.0)
     scales = [scale_tensor(mask, 0.0, weight) for mask, weight in zip(masks, weights, strict=True)]
-    truncation = StepTruncation(optimizer, lambda: ([weight.data for weight in weights], scales))
+    truncation = StepTruncation(optimizer, lambda: Scaled([weight.data for weight in weights], scales))
     put_gradients(weights, torch.randn(17, dtype=torch.float64))
     optimizer.step()
     truncation.remove()

@@ -55,6 +55,13 @@ def test_without_retraining_there_is_no_row_for_it():
     assert "not converged, the newest mask was drawn" in table
 
 
+def test_fading_is_named_with_its_time():
+    report = copy.deepcopy(REPORT)
+    report["config"] |= {"truncation_target": "fade", "fade_epochs": 0.5}
+    first = "WORM with fading (p 0.5, r 0.003, s 0.01, δ 0.005, l 3, faded in 0.5 epochs): 3 observations, converged"
+    assert result_table(report).splitlines()[0] == first
+
+
 def test_without_evaluation_the_costs_remain():
     report = copy.deepcopy(REPORT)
     report["metrics"] = {}

@@ -39,6 +39,7 @@ class Runs:
         searching: Killed at step 20 of the search, with checkpoints of the epochs' ends.
         retraining: Killed at step 6 of the retraining, with checkpoints every 5 steps.
         plain: A run of the same trainer without pruning.
+        fading: As `bert`, with weights that fade from the second epoch on, in three.
     """
 
     bert: Path
@@ -47,6 +48,7 @@ class Runs:
     searching: Path
     retraining: Path
     plain: Path
+    fading: Path
 
 
 def make_runs(model: BertForSequenceClassification, root: Path) -> Runs:
@@ -58,6 +60,11 @@ def make_runs(model: BertForSequenceClassification, root: Path) -> Runs:
 
     torch.manual_seed(0)
     trainer = worm_trainer(bert(), made.bert, save_strategy="epoch", **EVALUATED)
+    trainer.train()
+    trainer.save_model()
+    trainer.save_state()
+
+    trainer = worm_trainer(bert(), made.fading, WormConfig.fade(stopping_point=0.5, fade_epochs=3.0), **EVALUATED)
     trainer.train()
     trainer.save_model()
     trainer.save_state()

@@ -71,6 +71,14 @@ def test_distances_with_marks(records: list[Record], runs: Runs) -> None:
     assert not any(row[-1].endswith("*") for row in by_title(comparison_text([records[0], eb_train]))["Mean"]), "r is 1"
 
 
+def test_what_fades_beside_what_does_not(records: list[Record], runs: Runs) -> None:
+    shares = [f"{seen['doomed_share']:.2%}" for seen in report(runs.fading)["search"]["observations"]]
+    found = by_title(comparison_text([records[0], read_run(str(runs.fading))]))
+    expected = [["1", "-", shares[0]], ["2", "-", shares[1]], ["3", "-", shares[2]], ["4", shares[3]]]
+    assert found["Doomed"] == [["[1]", "[2]"], *expected]
+    assert "Doomed" not in by_title(comparison_text(records))
+
+
 def test_loss_and_evaluation_by_epoch(records: list[Record]) -> None:
     found = by_title(comparison_text([records[0], records[3]]))
     bert, searching = (record.epochs() for record in (records[0], records[3]))

@@ -71,6 +71,25 @@ def test_distances_of_several_runs(runs: Runs) -> None:
     assert legend(figure)[:4] == ["bert", "bare", "cnn", "searching"]
 
 
+def test_fading(runs: Runs) -> None:
+    shares = [100 * seen["doomed_share"] for seen in report(runs.fading)["search"]["observations"]]
+    figure = figures.fading(read(runs.fading))
+    (axes,) = figure.axes
+    drawn = lines(axes)
+    assert drawn["fading: doomed weights"] == ([1.0, 2.0, 3.0, 4.0], shares)
+    assert drawn["fading: drawn"] == ([4.0], [shares[-1]]) and shares[-1] < 3 < shares[-2]
+    assert drawn["bound"][1] == [3.0, 3.0]
+    assert legend(figure) == ["fading", "doomed weights", "drawn", "may be drawn below 3%"]
+
+
+def test_only_runs_that_fade_have_a_figure_of_it(runs: Runs, tmp_path: Path) -> None:
+    records = [run.record for run in read(runs.bert, runs.fading)]
+    said = write_figures(records, tmp_path)
+    assert said[1] == f"{tmp_path / 'fading.png'}, without bert (nothing faded)"
+    assert (tmp_path / "fading.png").read_bytes().startswith(b"\x89PNG")
+    assert not any("fading" in line for line in write_figures(records[:1], tmp_path / "bert"))
+
+
 def test_eb_train_starts_no_truncation(runs: Runs) -> None:
     record = read(runs.bert)[0].record
     assert record.observations[-1].truncating

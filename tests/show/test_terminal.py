@@ -26,7 +26,7 @@ def sections(text: str) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["bert", "bare", "cnn", "searching", "retraining"])
+@pytest.mark.parametrize("name", ["bert", "bare", "cnn", "searching", "retraining", "fading"])
 def test_it_fits_into_100_columns(runs: Runs, name: str) -> None:
     path = str(getattr(runs, name))
     title, *lines = run_text(replace(read_run(path), path="runs/here")).splitlines()
@@ -90,6 +90,18 @@ def test_eb_train_truncates_in_name_alone(runs: Runs) -> None:
     shown = sections(run_text(read_run(str(runs.bare))))
     assert shown["Observations"][-1] == "r = 1 (EB Train): truncating leaves the gradients as they are."
     assert "not converged, the newest mask was drawn" in " ".join(shown["Result"])
+
+
+def test_fading_has_a_column_and_a_bound(runs: Runs) -> None:
+    shown = sections(run_text(read_run(str(runs.fading))))
+    shares = [seen["doomed_share"] for seen in report(runs.fading)["search"]["observations"]]
+    head, *rows, note = shown["Observations"]
+    assert head.split() == ["epoch", "step", "max", "mean", "doomed", "truncating", "converged"]
+    assert [row.split()[5] for row in rows] == [f"{share:.2%}" for share in shares]
+    assert [row.split("no: ")[-1] for row in rows[1:3]] == ["mask 2 of a window of 3", "doomed ≥ 3%"]
+    assert rows[3].endswith("yes: doomed < 3%")
+    assert note == "doomed: share of the L1 norm that the weights to be pruned hold."
+    assert shown["Result"][0].startswith("WORM with fading (p 0.5,")
 
 
 def test_training_by_epochs_and_stages(runs: Runs) -> None:
