@@ -32,7 +32,8 @@ from hf_worm.job.parsing import parse
 
 Build = Callable[..., WormTrainer]  # from changes of the arguments: a trainer with the pretrained weights
 ROUNDS = 3  # of the lottery-ticket procedure
-RAMP = 0.75  # share of the training in which gradual pruning reaches its ratio
+TARGETS = {"worm_update": "update", "worm_fade": "fade", "fade_throughout": "fade"}
+TARGETS |= dict.fromkeys(("fade_linear", "fade_cubic"), "update")  # what makes the weights smaller is here
 UPDATES_PER_EPOCH = 10  # of gradual pruning's mask
 
 
@@ -75,7 +76,8 @@ def build_trainer(
         "prune_ratio": setting.prune_ratio,
         "truncation": setting.truncation,
         "truncate_from": setting.truncate_from,
-        "truncation_target": "update" if setting.method == "worm_update" else "gradient",
+        "truncation_target": TARGETS.get(setting.method, "gradient"),
+        "fade_epochs": setting.fade_epochs,
         "retrain_epochs": 0,
         "eval_strategy": "epoch",
         "save_strategy": "no",
@@ -180,7 +182,7 @@ class GradualPruning(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
         every = max(round(state.max_steps / self.setting.epochs / UPDATES_PER_EPOCH), 1)
-        end = round(RAMP * state.max_steps)
+        end = round(self.setting.ramp * state.max_steps)
         step = state.global_step
         if step > end or (step % every and step != end):
             return
@@ -236,6 +238,54 @@ def searched(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     return {**outcome(trainer), "cpu_seconds": spent}
 
 
+def fade_by_schedule(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
+    """As `WormTrainer` fades, but for the curve: linear, or cubic as in gradual pruning, to exactly 0."""
+    trainer = build()
+    trainer.add_callback(Schedule(trainer, setting))
+    trainer.search_ticket()
+    trainer.draw_ticket()
+    retrain(trainer, setting)
+    return outcome(trainer)
+
+
+class Schedule(TrainerCallback):
+    """After each step, makes the weights about to be pruned smaller; they are gone `fade_epochs` after it began."""
+
+    def __init__(self, trainer: WormTrainer, setting: Setting) -> None:
+        self.trainer, self.setting = trainer, setting
+        self.power = {"fade_linear": 1, "fade_cubic": 3}[setting.method]
+        self.steps = 0
+        self.begun = 0  # observations so far when `masks` were taken
+        self.masks: dict[str, torch.Tensor] = {}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        search = self.trainer.search
+        if not self.trainer.searching or search is None or not search.truncating:
+            return
+        if not self.masks or len(search.history) != self.begun:
+            self.begun = len(search.history)
+            self.masks = search.masks or magnitude_masks(self.trainer, self.setting.prune_ratio)
+        in_epoch = state.max_steps / self.setting.search_epochs
+        before, now = (
+            max(1 - steps / (self.setting.fade_epochs * in_epoch), 0.0) for steps in (self.steps, self.steps + 1)
+        )
+        self.steps += 1
+        factor = (now / before) ** self.power if before else 0.0
+        with torch.no_grad():
+            for layer in search.layers:
+                layer.weight.mul_(torch.where(self.masks[layer.name], 1.0, factor))
+
+
+def fade_throughout(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
+    """No draw but at the end of all epochs: what has faded stays faded, under one optimizer and one schedule."""
+    config = WormConfig()
+    trainer = build(stopping_point=0, margin=config.stopping_point + config.margin)  # the trigger point is the same
+    trainer.search_ticket()
+    trainer.draw_ticket()
+    trainer.progress.metrics["retrained"] = trainer.progress.metrics["drawn"]
+    return outcome(trainer)
+
+
 BY_NAME = {
     "dense": dense,
     "before": before,
@@ -246,6 +296,10 @@ BY_NAME = {
     "eb_train": searched,
     "worm_gradient": searched,
     "worm_update": searched,
+    "worm_fade": searched,
+    "fade_linear": fade_by_schedule,
+    "fade_cubic": fade_by_schedule,
+    "fade_throughout": fade_throughout,
 }
 
 
@@ -315,6 +369,9 @@ def retrain(trainer: WormTrainer, setting: Setting) -> None:
     assert trainer.ticket is not None
     rest = setting.epochs - trainer.progress.epochs.get("search", 0.0)
     epochs = rest if setting.retrain_epochs is None else setting.retrain_epochs
+    if epochs == 0:  # the search took them all
+        trainer.progress.metrics["retrained"] = trainer.progress.metrics["drawn"]
+        return
     config = dataclasses.replace(trainer.ticket.config, retrain_epochs=epochs)
     trainer.ticket = dataclasses.replace(trainer.ticket, config=config)
     trainer.retrain()

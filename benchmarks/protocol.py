@@ -24,6 +24,13 @@ METHODS = {
     "worm_gradient": "WORM, gradient",
     "worm_update": "WORM, update",
 }
+# WORM with fading, and what it might have been instead.
+FADING = {
+    "worm_fade": "WORM, fading",
+    "fade_linear": "WORM, fading linearly",
+    "fade_cubic": "WORM, fading cubically",
+    "fade_throughout": "WORM, fading, drawn at the end of all training",
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Setting:
 
     Args:
         task (`str`): A task of GLUE, or a CNN.
-        method (`str`): One of `METHODS`.
+        method (`str`): One of `METHODS` or `FADING`.
         seed (`int`): Of the head's weights, the order of the rows, dropout.
         epochs (`float`):
             Epochs of training in all, the retraining included: what the search leaves is retrained. For CNNs, whose
@@ -41,6 +48,8 @@ class Setting:
         retrain_epochs (`float`, *optional*): Epochs of retraining, whatever the search took.
         prune_ratio, layers, truncation, truncate_from: As in `WormConfig`.
         samples_per_epoch (`int`): Observations in an epoch; 1: at its end.
+        fade_epochs: As in `WormConfig`, for the methods that fade.
+        ramp (`float`): Share of the training in which gradual pruning reaches its ratio.
     """
 
     task: str
@@ -54,6 +63,8 @@ class Setting:
     truncation: float = 0.003
     truncate_from: str = "trigger"
     samples_per_epoch: int = 1
+    fade_epochs: float = 1.0
+    ramp: float = 0.75
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -74,7 +85,7 @@ class Scale:
         rows (`dict[str, int]`): Tasks of which only so many rows are trained on.
         image_arguments (`dict[str, tuple[str, ...]]`): Further arguments of `hf-worm image`, by network.
         image_epochs (`float`): Epochs of a CNN's search at the most.
-        text_seeds, image_seeds (`int`): Runs of each kind.
+        text_seeds, image_seeds, comparison_seeds (`int`): Runs of each kind.
         search_epochs (`float`): Epochs of a search on GLUE at the most.
     """
 
@@ -85,6 +96,7 @@ class Scale:
     image_epochs: float
     text_seeds: int
     image_seeds: int
+    comparison_seeds: int
     search_epochs: float
 
 
@@ -100,6 +112,7 @@ SCALES = {
         image_epochs=20.0,
         text_seeds=3,
         image_seeds=3,
+        comparison_seeds=5,
         search_epochs=3.0,
     ),
     "dry": Scale(  # nothing but whether it runs
@@ -113,6 +126,7 @@ SCALES = {
         image_epochs=2.0,
         text_seeds=1,
         image_seeds=1,
+        comparison_seeds=1,
         search_epochs=2.0,
     ),
     "full": Scale(
@@ -123,13 +137,15 @@ SCALES = {
         image_epochs=20.0,
         text_seeds=3,
         image_seeds=7,
+        comparison_seeds=5,
         search_epochs=6.0,
     ),
 }
 RATIOS = (0.5, 0.8)
+COMPARED_RATIOS = (0.5, 0.8, 0.9)
 TRUNCATIONS = (1.0, 0.5, 0.1, 0.05, 0.01)  # Table 1's r
 SAMPLES_PER_EPOCH = (1, 2, 4, 8)
-SAMPLED_TASKS = ("mrpc", "sst2")
+SAMPLED = {"mrpc": (1, 4), "sst2": SAMPLES_PER_EPOCH}
 SAMPLED_METHODS = ("eb_train", "worm_update")
 
 
@@ -137,16 +153,21 @@ def settings_of(part: str, scale: Scale, seeds: int | None = None) -> Iterator[S
     """The runs that a part of the evidence needs, seed by seed.
 
     Args:
-        part (`str`): `table 1` to `table 6`, `figure 1`, `figure 2`, `baselines` or `sampling`.
+        part (`str`): One of `PARTS`.
         scale (`Scale`): One of `SCALES`.
         seeds (`int`, *optional*): Seeds, if not the scale's own number.
     """
-    for seed in range(1, 1 + (seeds or (scale.image_seeds if part in IMAGE_PARTS else scale.text_seeds))):
+    usual = {"comparison": scale.comparison_seeds, **dict.fromkeys(IMAGE_PARTS, scale.image_seeds)}
+    for seed in range(1, 1 + (seeds or usual.get(part, scale.text_seeds))):
         yield from (replace(setting, seed=seed) for setting in _of_a_seed(part, scale))
 
 
 IMAGE_PARTS = ("table 1", "table 2", "table 3", "figure 1")
-PARTS = ("baselines", "sampling", *(f"table {number}" for number in (4, 5, 6, 2, 3, 1)), "figure 1", "figure 2")
+PARTS = (
+    *("baselines", "sampling", "fading", "comparison"),
+    *(f"table {number}" for number in (4, 5, 6, 2, 3, 1)),
+    *("figure 1", "figure 2"),
+)
 
 
 def _of_a_seed(part: str, scale: Scale) -> Iterable[Setting]:
@@ -176,10 +197,37 @@ def _of_a_seed(part: str, scale: Scale) -> Iterable[Setting]:
                 if method != "dense":
                     yield _text(task, method, scale, prune_ratio=ratio)
     elif part == "sampling":
-        for task, samples, method in product(SAMPLED_TASKS, SAMPLES_PER_EPOCH, SAMPLED_METHODS):
-            yield _text(task, method, scale, prune_ratio=0.8, samples_per_epoch=samples)
+        for task, method in product(SAMPLED, SAMPLED_METHODS):
+            for samples in SAMPLED[task]:
+                yield _text(task, method, scale, prune_ratio=0.8, samples_per_epoch=samples)
+    elif part == "fading":
+        yield from (replace(setting, prune_ratio=0.8) for setting in _schedules(scale))
+    elif part == "comparison":
+        for task, ratio, method in product(TEXT, COMPARED_RATIOS, (*METHODS, "worm_fade")):
+            if method == "dense":
+                yield _text(task, method, scale)
+            elif method not in ("before", "lottery"):
+                yield _text(task, method, scale, prune_ratio=ratio)
     else:
         raise ValueError(f"`part` must be one of {', '.join(PARTS)}, got {part!r}.")
+
+
+def _schedules(scale: Scale) -> Iterable[Setting]:
+    """How fast the weights fade, by which curve, from when on, and where the ticket is drawn."""
+    task, whole = "sst2", scale.search_epochs + 1
+    for epochs in (0.25, 0.5, 1.0):
+        yield _text(task, "worm_fade", scale, fade_epochs=epochs)
+    yield _text(task, "worm_fade", scale, fade_epochs=2.0, search_epochs=whole)
+    for epochs in (0.5, 1.0, 2.0):
+        yield _text(task, "worm_fade", scale, fade_epochs=epochs, truncate_from="start")
+        yield _text(task, "worm_fade", scale, fade_epochs=epochs, samples_per_epoch=4)
+    for method in ("fade_linear", "fade_cubic"):
+        yield _text(task, method, scale)
+        yield _text(task, method, scale, fade_epochs=2.0, truncate_from="start")
+    yield _text(task, "fade_throughout", scale, search_epochs=whole)
+    yield _text(task, "fade_throughout", scale, fade_epochs=2.0, truncate_from="start", search_epochs=whole)
+    for ramp in (0.5, 0.75, 0.9):
+        yield _text(task, "gradual", scale, ramp=ramp)
 
 
 def _text(task: str, method: str, scale: Scale, **changes: Any) -> Setting:
@@ -193,4 +241,4 @@ def _image(network: str, method: str, scale: Scale, **changes: Any) -> Setting:
 
 
 def _untruncated(method: str) -> dict[str, Any]:
-    return {} if method.startswith("worm") else {"truncation": 1.0}
+    return {} if method.startswith(("worm", "fade")) else {"truncation": 1.0}

@@ -1,6 +1,7 @@
 """Reproduces the paper's tables and figures, and compares the baselines, at a small or at the paper's own scale.
 
-    python benchmarks/reproduce.py [--table 1 2 ...] [--figure 1 2] [--baselines] [--sampling] [--scale small | full]
+    python benchmarks/reproduce.py [--table 1 2 ...] [--figure 1 2] [--baselines] [--sampling] [--fading]
+                                   [--comparison] [--scale small | full]
                                    [--task mrpc ...] [--seeds N] [--model FOLDER] [--data FOLDER] [--workers N]
                                    [--minutes M] [--out benchmarks/results]
 
@@ -118,6 +119,8 @@ def main() -> None:
     parser.add_argument("--figure", type=int, nargs="+", choices=(1, 2), default=[], help="of the paper")
     parser.add_argument("--baselines", action="store_true", help="eight other ways to the same sparsity")
     parser.add_argument("--sampling", action="store_true", help="masks taken within an epoch")
+    parser.add_argument("--fading", action="store_true", help="how fast, by which curve, from when on weights fade")
+    parser.add_argument("--comparison", action="store_true", help="fading beside the baselines, at more seeds")
     parser.add_argument("--scale", choices=SCALES, default="small")
     parser.add_argument("--task", nargs="+", choices=(*TEXT, *IMAGES), default=[*TEXT, *IMAGES], help="only these")
     parser.add_argument("--model", help="Hub id or folder of the model for GLUE, instead of the scale's own")
@@ -129,7 +132,7 @@ def main() -> None:
     parser.add_argument("--pages", action="store_true", help="make the pages from the runs that there are")
     options = parser.parse_args()
     parts = [f"table {number}" for number in options.table] + [f"figure {number}" for number in options.figure]
-    parts += [part for part in ("baselines", "sampling") if getattr(options, part)]
+    parts += [part for part in ("baselines", "sampling", "fading", "comparison") if getattr(options, part)]
     scale = SCALES[options.scale]
     if options.model is not None:
         scale = replace(scale, text_model=options.model)

@@ -37,8 +37,11 @@ def data(tmp_path: Path) -> Path:
 
 def train(method: str, scale: Any, data: Path, folder: Path) -> tuple[dict[str, Any], list[WormTrainer]]:
     """What a method says of its run, and the trainers that it made."""
-    truncation = 0.003 if method.startswith("worm") else 1.0
-    setting = protocol.Setting("sst2", method, seed=1, prune_ratio=RATIO, truncation=truncation)
+    truncation = 0.003 if method.startswith(("worm", "fade")) else 1.0
+    search_epochs = 4.0 if method == "fade_throughout" else 3.0
+    setting = protocol.Setting(
+        "sst2", method, seed=1, prune_ratio=RATIO, truncation=truncation, search_epochs=search_epochs
+    )
     made: list[WormTrainer] = []
 
     def build(**changes: Any) -> WormTrainer:
@@ -54,7 +57,7 @@ def masks(model: torch.nn.Module, ratio: float = RATIO) -> dict[str, torch.Tenso
     return search.masks
 
 
-@pytest.mark.parametrize("method", protocol.METHODS)
+@pytest.mark.parametrize("method", [*protocol.METHODS, *protocol.FADING])
 def test_each_method_prunes_the_ratio_and_takes_the_same_steps(
     method: str, scale: Any, data: Path, tmp_path: Path
 ) -> None:
@@ -95,6 +98,32 @@ def test_one_shot_prunes_the_trained_weights_and_random_does_not(scale: Any, dat
     for name, mask in random.items():
         agreement = (mask == by_size[name]).float().mean().item()
         assert abs(agreement - (RATIO**2 + (1 - RATIO) ** 2)) < 0.1, "as of two independent masks"
+
+
+@pytest.mark.parametrize(("method", "power"), [("fade_linear", 1), ("fade_cubic", 3)])
+def test_a_schedule_takes_the_doomed_weights_to_zero_by_its_curve(
+    method: str, power: int, scale: Any, tmp_path: Path
+) -> None:
+    scale = protocol.replace(scale, rows={}, text_arguments=("--learning_rate", "1e-9"))  # all else stands still
+    data = glue_folder(tmp_path, "sst2", judgements(32) * 4).parent  # 4 steps an epoch
+    setting = protocol.Setting("sst2", method, seed=1, fade_epochs=2.0, truncate_from="start", prune_ratio=RATIO)
+    trainer = methods.build_trainer(setting, scale, data, str(tmp_path / "run"), {})
+    start = {layer.name: layer.weight.clone() for layer in trainer.search.layers}
+    schedule, sizes = methods.Schedule(trainer, setting), []
+    trainer.add_callback(schedule)
+
+    class Watch(methods.TrainerCallback):  # type: ignore[misc, name-defined]
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            for layer in trainer.search.layers:
+                mask = schedule.masks[layer.name]
+                sizes.append((layer.weight[~mask] / start[layer.name][~mask]).mean().item())
+                torch.testing.assert_close(layer.weight[mask], start[layer.name][mask], atol=1e-6, rtol=1e-4)
+
+    trainer.add_callback(Watch())
+    trainer.search_ticket()
+    layers = len(trainer.search.layers)
+    expected = [max(1 - step / 8, 0) ** power for step in range(1, 13)]
+    assert sizes[::layers] == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_lottery_rewinds_to_the_pretrained_weights(scale: Any, data: Path, tmp_path: Path) -> None:
