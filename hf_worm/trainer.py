@@ -182,13 +182,17 @@ class WormTrainerMixin(ReportingTrainerMixin):
             return
         refuse_optimizer(self, optimizer, self._config)  # one that `args.optim` does not name
         if self.searching:
-            fades = self._config.truncation_target == "fade"
-            batches = (self.callback_handler.train_dataloader or self.get_train_dataloader()) if fades else None
-            self._handle = self._search.attach(optimizer, None if batches is None else self._steps_in_epoch(batches))
+            self._handle = self._search.attach(optimizer, self._steps_to_fade_by())
         else:
             self._handle = self._drawn.hold(self._trained_model, optimizer)
 
     # The search.
+
+    def _steps_to_fade_by(self) -> int | None:
+        """Optimizer steps in an epoch, where weights fade; a training set without length has none."""
+        if self._config.truncation_target != "fade":
+            return None
+        return self._steps_in_epoch(self.callback_handler.train_dataloader or self.get_train_dataloader())
 
     @property
     def searching(self) -> bool:

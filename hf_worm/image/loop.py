@@ -41,7 +41,7 @@ def search_ticket(
         epochs (`int`): At the most.
     """
     search = TicketSearch(model, config)
-    search.attach(optimizer)  # for `truncation_target="update"`; does nothing for "gradient"
+    search.attach(optimizer, len(loader))  # for `truncation_target` "update" and "fade"; nothing for "gradient"
     for epoch in range(epochs):
         cast(ImageDataset, loader.dataset).set_epoch(epoch)
         model.train()

@@ -35,8 +35,9 @@ def digits() -> ImageDataset:
         {"truncation": 1.0, "scope": "global"},
         {"truncate_from": "start", "truncation": 0.01},
         {"truncation_target": "update"},
+        {"truncation_target": "fade", "fade_epochs": 2.0},
     ],
-    ids=["worm", "eb-train", "from the start", "update"],
+    ids=["worm", "eb-train", "from the start", "update", "fade"],
 )
 def test_the_loop_equals_the_trainer_bit_for_bit(
     tmp_path: Path, changes: dict[str, Any], capsys: pytest.CaptureFixture[str]
