@@ -201,7 +201,8 @@ def _of_a_seed(part: str, scale: Scale) -> Iterable[Setting]:
             for samples in SAMPLED[task]:
                 yield _text(task, method, scale, prune_ratio=0.8, samples_per_epoch=samples)
     elif part == "fading":
-        yield from (replace(setting, prune_ratio=0.8) for setting in _schedules(scale))
+        # Of SST-2, where queries and keys alone are hardly missed.
+        yield from (replace(setting, prune_ratio=0.8, layers=QUERY_KEY_VALUE) for setting in _schedules(scale))
     elif part == "comparison":
         for task, ratio, method in product(TEXT, COMPARED_RATIOS, (*METHODS, "worm_fade")):
             if method == "dense":
@@ -228,6 +229,8 @@ def _schedules(scale: Scale) -> Iterable[Setting]:
     yield _text(task, "fade_throughout", scale, fade_epochs=2.0, truncate_from="start", search_epochs=whole)
     for ramp in (0.5, 0.75, 0.9):
         yield _text(task, "gradual", scale, ramp=ramp)
+    for method in ("eb_train", "worm_update"):
+        yield _text(task, method, scale)
 
 
 def _text(task: str, method: str, scale: Scale, **changes: Any) -> Setting:

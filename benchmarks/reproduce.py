@@ -26,6 +26,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from fading import write as write_fading
 from pages import write as write_page
 from protocol import IMAGES, PARTS, SCALES, TEXT, Scale, Setting, settings_of
 
@@ -149,7 +150,11 @@ def main() -> None:
         except (ValueError, OSError, ImportError) as error:  # no data, no model: what the commands answer in a line too
             raise SystemExit(f"reproduce.py: error: {' '.join(str(error).split())}") from error
     command = f"python benchmarks/reproduce.py --scale {options.scale}"
-    print(f"{len(records)} runs in {path}; the page is {write_page(options.scale, records, options.out, command)}")
+    written = [
+        write_page(options.scale, records, options.out, command),
+        write_fading(options.scale, records, options.out),
+    ]
+    print(f"{len(records)} runs in {path}; the pages are {written[0]} and {written[1]}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,167 @@
+"""The page and the figure on fading, from the finished runs of `reproduce.py --fading --comparison`."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from pages import (
+    BEFORE,
+    COLOURS,
+    DRAWN,
+    RETRAINED,
+    SEARCHED,
+    STEPS,
+    Number,
+    Records,
+    about,
+    accuracy,
+    cells,
+    drop,
+    group,
+    of_part,
+    table,
+)
+from protocol import COMPARED_RATIOS, FADING, METHODS, SCALES, TEXT, Scale, Setting
+from scipy.stats import t
+
+TITLES = {**METHODS, **FADING}
+COMPARED = [method for method in (*METHODS, "worm_fade") if method not in ("dense", "before", "lottery")]
+DENSE = accuracy("dense")
+STORY = {"eb_train": COLOURS["eb_train"], "worm_update": COLOURS["worm_update"], "worm_fade": "#CC79A7"}
+
+
+def curve(setting: Setting) -> str:
+    if setting.method == "gradual":
+        return f"gradual, ramp over {setting.ramp:g} of the training"
+    kind = {"worm_fade": "exponential", "fade_linear": "linear", "fade_cubic": "cubic"}.get(setting.method)
+    return kind or "exponential, drawn at the end of all training"
+
+
+def schedules(scale: Scale, records: Records) -> list[str]:
+    """A row for each way to fade, over its seeds."""
+    found = of_part("fading", scale, records)
+    rows = []
+    for setting in dict.fromkeys(replace(setting, seed=0) for setting in found):
+        runs = [record for other, record in found.items() if replace(other, seed=0) == setting]
+        fades = setting.method != "gradual"
+        row = [curve(setting), setting.truncate_from if fades else "–", f"{setting.fade_epochs:g}" if fades else "–"]
+        rows.append([*row, str(setting.samples_per_epoch) if fades else "–", *cells(runs, *COLUMNS)])
+    head = ["curve", "from", "epochs", "samplings an epoch", "seeds", "before the draw, %", "drawn, %", "drop, points"]
+    return [
+        f"## How to fade: sst2, p = 0.8, {scale.search_epochs + 1:g} epochs in all",
+        "",
+        "*Epochs*: in which a doomed weight falls to 1 % of its size (exponential), or to 0. What the search leaves of "
+        "the epochs is retrained, with a fresh optimizer; *drawn at the end* has one optimizer and one schedule.",
+        "",
+        *table([*head, "retrained, %", "epochs to the ticket", "steps"], rows),
+    ]
+
+
+COLUMNS: tuple[Number, ...] = (BEFORE, DRAWN, drop, RETRAINED, SEARCHED, STEPS)
+
+
+def comparison(scale: Scale, records: Records) -> list[str]:
+    """Every method by task and ratio, and fading less each of the others, paired by seed."""
+    found = of_part("comparison", scale, records)
+    lines = [
+        "## Fading beside the others, at the same number of steps",
+        "",
+        "*Fading less this*: accuracy after all training, in points, paired by seed: mean and 95 % confidence interval "
+        "(Student's t).",
+        "",
+    ]
+    head = ["method", "seeds", "before the draw, %", "drawn, %", "drop, points", "retrained, %", "epochs to the ticket"]
+    for task, ratio in product(TEXT, COMPARED_RATIOS):
+        rows = []
+        for method in ("dense", *COMPARED):
+            final = DENSE if method == "dense" else RETRAINED
+            runs = group(found, task=task, method=method, **pruned_to(ratio, method))
+            if runs:
+                row = cells(runs, BEFORE, DRAWN, drop, final, SEARCHED, STEPS)
+                rows.append([TITLES[method], *row, against(found, task, ratio, method)])
+        if rows:
+            lines += [f"### {task}, p = {ratio:g}", "", *table([*head, "steps", "fading less this"], rows)]
+    return lines
+
+
+def pruned_to(ratio: float, method: str) -> dict[str, float]:
+    """What tells a method's runs of one ratio from others; dense runs are for all."""
+    return {} if method == "dense" else {"prune_ratio": ratio}
+
+
+def against(found: Records, task: str, ratio: float, method: str) -> str:
+    """Fading less a method: mean and 95 % confidence interval of the differences of each seed."""
+    if method == "worm_fade":
+        return ""
+    differences = []
+    for setting, record in found.items():
+        if (setting.task, setting.prune_ratio, setting.method) == (task, ratio, "worm_fade"):
+            final = DENSE if method == "dense" else RETRAINED
+            others = group(found, task=task, method=method, seed=setting.seed, **pruned_to(ratio, method))
+            mine, theirs = RETRAINED(record), final(others[0]) if others else None
+            if mine is not None and theirs is not None:
+                differences.append(mine - theirs)
+    return interval(differences)
+
+
+def interval(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:+.1f}" if values else "–"
+    mean, deviation = statistics.mean(values), statistics.stdev(values)
+    half = float(t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
+    return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+
+
+def points(record: dict[str, Any]) -> list[tuple[float, float]]:
+    """Accuracy in % against optimizer steps: each epoch's end, and before and after the draw."""
+    searched = record["steps_by_phase"].get("search", record["steps"])
+    found = [(float(step), 100 * value) for step, value in record["evaluations"]]
+    return [
+        *(point for point in found if point[0] < searched),
+        (searched, BEFORE(record) or 0.0),
+        (searched, DRAWN(record) or 0.0),
+        *dict.fromkeys(point for point in found if point[0] > searched),
+    ]
+
+
+def story(scale: Scale, records: Records, path: Path) -> bool:
+    """Accuracy against optimizer steps through search, draw and retraining; the range over seeds is shaded."""
+    found = of_part("comparison", scale, records)
+    tasks = [task for task in TEXT if group(found, task=task, method="worm_fade", prune_ratio=0.8)]
+    if not tasks:
+        return False
+    figure, axes = plt.subplots(1, len(tasks), figsize=(4.5 * len(tasks), 3.8), layout="constrained", squeeze=False)
+    for axis, task in zip(axes[0], tasks, strict=True):
+        for method, colour in STORY.items():
+            runs = [points(record) for record in group(found, task=task, method=method, prune_ratio=0.8)]
+            runs = [run for run in runs if len(run) == len(runs[0])]
+            places = [place for place, _ in runs[0]]
+            values = [[run[i][1] for run in runs] for i in range(len(places))]
+            means = [statistics.mean(value) for value in values]
+            axis.plot(places, means, color=colour, marker=".", label=f"{TITLES[method]} ({len(runs)} seeds)")
+            axis.fill_between(
+                places, list(map(min, values)), list(map(max, values)), color=colour, alpha=0.2, linewidth=0
+            )
+        axis.set(title=f"{task}, p = 0.8", xlabel="optimizer step")
+    axes[0][0].set_ylabel("accuracy, %")
+    axes[0][0].legend(frameon=False, fontsize=8, loc="lower left")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return True
+
+
+def write(scale_name: str, records: Records, out: Path) -> Path:
+    """Write the page, and the figure where there are runs for it."""
+    scale = SCALES[scale_name]
+    command = f"python benchmarks/reproduce.py --scale {scale_name} --fading --comparison"
+    lines = ["# Fading: schedules, and the comparison", "", f"`{command}`", "", *about(scale, records)]
+    if story(scale, records, out / f"fading-{scale_name}.png"):
+        lines += [f"![Accuracy against optimizer steps](fading-{scale_name}.png)", ""]
+    lines += [*comparison(scale, records), *schedules(scale, records)]
+    page = out / f"fading-{scale_name}.md"
+    page.write_text("\n".join(lines))
+    return page
