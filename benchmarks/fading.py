@@ -36,7 +36,9 @@ STORY = {"eb_train": COLOURS["eb_train"], "worm_update": COLOURS["worm_update"],
 
 def curve(setting: Setting) -> str:
     if setting.method == "gradual":
-        return f"gradual, ramp over {setting.ramp:g} of the training"
+        return f"none: gradual magnitude, ramp over {setting.ramp:g} of the training"
+    if setting.method in METHODS:
+        return f"none: {METHODS[setting.method]}"
     kind = {"worm_fade": "exponential", "fade_linear": "linear", "fade_cubic": "cubic"}.get(setting.method)
     return kind or "exponential, drawn at the end of all training"
 
@@ -47,12 +49,13 @@ def schedules(scale: Scale, records: Records) -> list[str]:
     rows = []
     for setting in dict.fromkeys(replace(setting, seed=0) for setting in found):
         runs = [record for other, record in found.items() if replace(other, seed=0) == setting]
-        fades = setting.method != "gradual"
-        row = [curve(setting), setting.truncate_from if fades else "–", f"{setting.fade_epochs:g}" if fades else "–"]
-        rows.append([*row, str(setting.samples_per_epoch) if fades else "–", *cells(runs, *COLUMNS)])
+        how = ["–", "–", "–"]
+        if setting.method in FADING:
+            how = [setting.truncate_from, f"{setting.fade_epochs:g}", str(setting.samples_per_epoch)]
+        rows.append([curve(setting), *how, *cells(runs, *COLUMNS)])
     head = ["curve", "from", "epochs", "samplings an epoch", "seeds", "before the draw, %", "drawn, %", "drop, points"]
     return [
-        f"## How to fade: sst2, p = 0.8, {scale.search_epochs + 1:g} epochs in all",
+        f"## How to fade: sst2, query, key and value, p = 0.8, {scale.search_epochs + 1:g} epochs in all",
         "",
         "*Epochs*: in which a doomed weight falls to 1 % of its size (exponential), or to 0. What the search leaves of "
         "the epochs is retrained, with a fresh optimizer; *drawn at the end* has one optimizer and one schedule.",

@@ -11,7 +11,19 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from protocol import METHODS, RATIOS, SAMPLES_PER_EPOCH, SCALES, TEXT, TRUNCATIONS, Scale, Setting, settings_of
+from protocol import (
+    COMPARED_RATIOS,
+    FADING,
+    METHODS,
+    RATIOS,
+    SAMPLES_PER_EPOCH,
+    SCALES,
+    TEXT,
+    TRUNCATIONS,
+    Scale,
+    Setting,
+    settings_of,
+)
 
 Records = dict[Setting, dict[str, Any]]
 Number = Callable[[dict[str, Any]], float | None]
@@ -232,10 +244,95 @@ def paired(found: Records, task: str, ratio: float, method: str, of: Callable[[d
     if len(differences) == 1:
         return f"{mean:+.1f} (1)"
     deviation = statistics.stdev(differences)
-    decided = abs(mean) > 2 * deviation / len(differences) ** 0.5
-    verdict = ("better" if mean > 0 else "worse") if decided else "undecided"
+    verdict = ("better" if mean > 0 else "worse") if decided(differences) else "undecided"
     spread = f"{min(differences):+.1f} to {max(differences):+.1f}, {len(differences)}"
     return f"{mean:+.1f} ± {deviation:.1f} ({spread}): {verdict}"
+
+
+ADVISABLE = ("eb_train", "worm_gradient", "worm_update", "worm_fade", "gradual")
+
+
+def recommendations(scale: Scale, records: Records) -> list[str]:
+    """By task and ratio, the method with the best mean in the end, and those that are not decided to be worse."""
+    found = {**of_part("baselines", scale, records), **of_part("comparison", scale, records)}
+    often = of_part("sampling", scale, records)
+    rows = []
+    for task, ratio in product(TEXT, COMPARED_RATIOS):
+        options = {
+            METHODS.get(method) or FADING[method]: by_seed(found, task=task, method=method, prune_ratio=ratio)
+            for method in ADVISABLE
+        }
+        best, others = leaders(options)
+        if best is None:
+            continue
+        runs = options[best]
+        losses = {seed: one for seed, one in by_seed(found, task=task, method="dense").items() if seed in runs}
+        lost = [100 * losses[seed]["metrics"]["dense"]["accuracy"] - (RETRAINED(runs[seed]) or 0.0) for seed in losses]
+        intervals = {
+            str(samples): by_seed(often, task=task, method="eb_train", samples_per_epoch=samples)
+            for samples in (SAMPLES_PER_EPOCH if ratio == 0.8 else ())
+        }
+        rarest, too = leaders(intervals)
+        rows.append(
+            [
+                f"{task}, {scale.rows.get(task, 'all')} rows",
+                f"{ratio:g}",
+                str(len(runs)),
+                best,
+                ", ".join(others) or "none",
+                cell(list(runs.values()), drop),
+                spread(lost),
+                "–" if rarest is None else ", ".join(sorted([rarest, *too], key=int)),
+            ]
+        )
+    head = ["task", "p", "seeds", "best in the end", "not decided to be worse", "drop at the draw, points"]
+    return [
+        "## What to take",
+        "",
+        "By accuracy after all training, paired by seed; *decided* as above. *Lost*: dense fine-tuning at the same "
+        "number of steps less the best. *Samplings*: how many an epoch EB Train may take, none decided to be worse.",
+        "",
+        *table([*head, "lost in all, points", "samplings an epoch"], rows),
+    ]
+
+
+def by_seed(records: Records, **wanted: Any) -> dict[int, dict[str, Any]]:
+    return {
+        setting.seed: record
+        for setting, record in records.items()
+        if all(getattr(setting, name) == value for name, value in wanted.items())
+    }
+
+
+def leaders(options: dict[str, dict[int, dict[str, Any]]]) -> tuple[str | None, list[str]]:
+    """The option with the greatest mean accuracy in the end, of those with the most seeds, and those on a par."""
+    most = max(map(len, options.values()), default=0)
+    finals = {
+        name: {seed: RETRAINED(record) or 0.0 for seed, record in runs.items()}
+        for name, runs in options.items()
+        if most > 1 and len(runs) == most
+    }
+    if not finals:
+        return None, []
+    best = max(finals, key=lambda name: statistics.mean(finals[name].values()))
+    others = []
+    for name, values in finals.items():
+        differences = [value - values[seed] for seed, value in finals[best].items() if seed in values]
+        if name != best and differences and not decided(differences):
+            others.append(name)
+    return best, others
+
+
+def decided(differences: Sequence[float]) -> bool:
+    """Whether their mean is further from 0 than twice its standard error."""
+    error = statistics.stdev(differences) / len(differences) ** 0.5
+    return abs(statistics.mean(differences)) > 2 * error
+
+
+def spread(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.1f}" if values else "–"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
 def sampling(scale: Scale, records: Records) -> list[str]:
@@ -334,6 +431,7 @@ def write(scale_name: str, records: Records, out: Path, command: str) -> Path:
         if draw(scale, records, out / f"{figure}-{scale_name}.png"):
             lines += [f"## {title}", "", f"![{title}]({figure}-{scale_name}.png)", ""]
     lines += [*baselines(scale, records), *claims(scale, records), *sampling(scale, records)]
+    lines += recommendations(scale, records)
     page = out / f"reproduce-{scale_name}.md"
     page.write_text("\n".join(lines))
     return page
