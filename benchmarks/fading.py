@@ -22,11 +22,11 @@ from pages import (
     cells,
     drop,
     group,
+    half_interval,
     of_part,
     table,
 )
 from protocol import COMPARED_RATIOS, FADING, METHODS, SCALES, TEXT, Scale, Setting
-from scipy.stats import t
 
 TITLES = {**METHODS, **FADING}
 COMPARED = [method for method in (*METHODS, "worm_fade") if method not in ("dense", "before", "lottery")]
@@ -114,8 +114,7 @@ def against(found: Records, task: str, ratio: float, method: str) -> str:
 def interval(values: Sequence[float]) -> str:
     if len(values) < 2:
         return f"{values[0]:+.1f}" if values else "–"
-    mean, deviation = statistics.mean(values), statistics.stdev(values)
-    half = float(t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
+    mean, half = statistics.mean(values), half_interval(values)
     return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
 
 

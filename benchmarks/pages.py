@@ -24,6 +24,7 @@ from protocol import (
     Setting,
     settings_of,
 )
+from scipy.stats import t
 
 Records = dict[Setting, dict[str, Any]]
 Number = Callable[[dict[str, Any]], float | None]
@@ -224,7 +225,7 @@ def claims(scale: Scale, records: Records) -> list[str]:
         "## WORM less EB Train, paired by seed",
         "",
         "Accuracy in points: mean difference ± its standard deviation (least to greatest, number of seeds). *Better* "
-        "or *worse* where the mean is further from 0 than twice its standard error, else *undecided*.",
+        "or *worse* where the 95 % confidence interval of the mean (Student's t) excludes 0, else *undecided*.",
         "",
         *table(["task", "p", "method", "drawn", "retrained"], rows),
     ]
@@ -324,9 +325,13 @@ def leaders(options: dict[str, dict[int, dict[str, Any]]]) -> tuple[str | None, 
 
 
 def decided(differences: Sequence[float]) -> bool:
-    """Whether their mean is further from 0 than twice its standard error."""
-    error = statistics.stdev(differences) / len(differences) ** 0.5
-    return abs(statistics.mean(differences)) > 2 * error
+    """Whether the confidence interval of their mean excludes 0."""
+    return abs(statistics.mean(differences)) > half_interval(differences)
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """Half of the 95 % confidence interval of the mean of two values or more, by Student's t."""
+    return float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
 
 
 def spread(values: Sequence[float]) -> str:

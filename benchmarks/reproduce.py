@@ -150,10 +150,9 @@ def main() -> None:
         except (ValueError, OSError, ImportError) as error:  # no data, no model: what the commands answer in a line too
             raise SystemExit(f"reproduce.py: error: {' '.join(str(error).split())}") from error
     command = f"python benchmarks/reproduce.py --scale {options.scale}"
-    page = write_page(options.scale, records, options.out, command)
-    print(
-        f"{len(records)} runs in {path}; the pages are {page} and {write_fading(options.scale, records, options.out)}"
-    )
+    first = write_page(options.scale, records, options.out, command)
+    second = write_fading(options.scale, records, options.out)
+    print(f"{len(records)} runs in {path}; the pages are {first} and {second}")
 
 
 if __name__ == "__main__":
