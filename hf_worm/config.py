@@ -37,8 +37,9 @@ class WormConfig:
         window (`int`, *optional*, defaults to 3):
             l, at least 2: the number of newest masks compared, the current one included.
         layers (`list[str]`, *optional*, defaults to `["query", "key"]`):
-            Representative layers: `query`, `key`, `value` (attention projections), `batchnorm`, full parameter names,
-            or shell-style patterns of them.
+            Representative layers: `query`, `key`, `value` (attention projections), `batchnorm` (channels), `neurons`
+            (of feed-forward blocks), `heads` (of attentions), full parameter names, or shell-style patterns of them. A
+            feed-forward block or an attention never loses its last neuron or head.
         scope (`str`, *optional*, defaults to `"layer"`):
             `"layer"`: p in each layer; `"global"`: p over all representative layers together.
         truncation_target (`str`, *optional*, defaults to `"gradient"`):
@@ -78,7 +79,7 @@ class WormConfig:
     window: int = field(default=3, metadata={"help": "Number of newest masks compared, the current one included."})
     layers: list[str] = field(
         default_factory=lambda: ["query", "key"],
-        metadata={"help": "Layers to watch and prune: query, key, value, batchnorm, parameter names or patterns."},
+        metadata={"help": "What to watch and prune: query, key, value, batchnorm, neurons, heads, names or patterns."},
     )
     scope: Literal["layer", "global"] = field(
         default="layer", metadata={"help": "Prune the ratio in each layer, or over all layers together."}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hf_worm.config import WormConfig
-from hf_worm.core.masks import NotFiniteError, count_kept, keep_masks, pack, pruned_share, unpack
+from hf_worm.core.masks import NotFiniteError, count_kept, keep_masks, last_of_largest, pack, pruned_share, unpack
 from hf_worm.core.sharding import full
 from hf_worm.core.truncation import Scaled, StepTruncation, fade_factor, fading, scale_gradients, scale_tensor
 from hf_worm.core.window import MaskWindow, Observation
@@ -262,16 +262,19 @@ class TicketSearch:
     def _take_masks(self) -> dict[str, torch.Tensor]:
         """The masks of the weights as they are now, packed as soon as they are made: they are never all in memory."""
         self._require_layers()
-        weights = [layer.weight for layer in self.layers]
+        scores = [layer.scores for layer in self.layers]
         try:
-            masks = keep_masks(weights, self.config.prune_ratio, self.config.scope, pack)
+            masks = keep_masks(scores, self.config.prune_ratio, self.config.scope, pack)
         except NotFiniteError as error:
-            names = [layer.name for layer in self.layers if not full(layer.weight).isfinite().all()]
+            names = [layer.name for layer in self.layers if not full(layer.scores).isfinite().all()]
             raise ValueError(
                 f"`{names[0]}` holds NaN or infinite weights ({len(names)} of {len(self.layers)} layers do): they have "
                 "no magnitude to rank, training has diverged. Lower the learning rate, clip the gradients, or train in "
                 "bf16 instead of fp16."
             ) from error
+        for place, (layer, values) in enumerate(zip(self.layers, scores, strict=True)):
+            if layer.granularity != "weight" and not count_kept(masks[place]):
+                masks[place] = pack(last_of_largest(values))
         return {layer.name: mask for layer, mask in zip(self.layers, masks, strict=True)}
 
     def _require_layers(self) -> None:
@@ -346,4 +349,4 @@ class TicketSearch:
 
     def _doomed_share(self) -> float:
         newest = self._window.masks[-1]
-        return pruned_share([layer.weight for layer in self.layers], [newest[layer.name] for layer in self.layers])
+        return pruned_share([layer.scores for layer in self.layers], [newest[layer.name] for layer in self.layers])

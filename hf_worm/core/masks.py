@@ -154,6 +154,17 @@ def _select(bits: torch.Tensor, pruned: int, infinity: int) -> torch.Tensor:
     return keep
 
 
+def last_of_largest(scores: torch.Tensor) -> torch.Tensor:
+    """The mask that keeps one unit alone: the one that would go last.
+
+    Args:
+        scores (`torch.Tensor`): At least 0, of shape `(units,)`.
+    """
+    mask = torch.zeros_like(scores, dtype=torch.bool)
+    mask[len(scores) - 1 - int(scores.flip(0).argmax())] = True
+    return mask
+
+
 def pack(mask: torch.Tensor) -> torch.Tensor:
     """A mask in one bit per unit: `uint8` of shape `(ceil(n / 8),)` on the CPU; flat index 0 is the highest bit."""
     return torch.from_numpy(np.packbits(mask.cpu().flatten().numpy()))

@@ -8,7 +8,8 @@ from torch import nn
 from .attention import FAMILIES, ROLES, fused_projections, in_attention
 from .names import Named, group, listed, pattern
 
-WORDS = (*ROLES, "batchnorm")
+LARGER = ("neurons", "heads")  # units of many weights
+WORDS = (*ROLES, "batchnorm", *LARGER)
 LISTED = 5  # candidates, close matches or names in one message
 
 
@@ -44,8 +45,12 @@ def not_found(missing: Sequence[str], present: Sequence[str], model: nn.Module, 
     """
     roles = [word for word in missing if word in ROLES]
     sought = [f"{_join(roles, 'or')} projection"] if roles else []
-    if "batchnorm" in missing:
-        sought.append("BatchNorm with affine parameters")
+    described = {
+        "batchnorm": "BatchNorm with affine parameters",
+        "neurons": "feed-forward block of `nn.Linear` that go by known names (`fc1`/`fc2`, ...)",
+        "heads": "attention with separate query, key, value and output projections that tells the width of its heads",
+    }
+    sought += [description for word, description in described.items() if word in missing]
     message = f"Found no {' and no '.join(sought)} in `{type(model).__name__}`"
 
     fused = fused_projections(named) if roles else []
@@ -60,7 +65,8 @@ def not_found(missing: Sequence[str], present: Sequence[str], model: nn.Module, 
         message += ". Name the layers to watch"
     # Weights of an attention first, then the larger group.
     entries = sorted(groups, key=lambda entry: (not in_attention(entry), -sum(p.numel() for p in groups[entry])))
-    example = entries[:1] if fused else present or entries[:1]
+    single = [word for word in present if word not in LARGER]  # larger units own what the others would
+    example = entries[:1] if fused else single or entries[:1]
     if example:
         quoted = ", ".join(f'"{entry}"' for entry in example)
         message += f", for example `WormConfig(layers=[{quoted}])`"
@@ -89,6 +95,14 @@ def left_out(layers: Sequence[str], fused: Named, model: nn.Module, named: Named
         f"Not all attentions of `{type(model).__name__}` are watched: some have query, key and value fused in one "
         f"weight: {listed(entries, LISTED)}. Watch those weights as a whole too, `WormConfig(layers=[{setting}])`, or, "
         "if they are to be left out, name the others by patterns instead of words."
+    )
+
+
+def owned_twice(name: str, one: str, other: str) -> ValueError:
+    """For a parameter parts of which two entries of `layers` would prune as units of two kinds."""
+    return ValueError(
+        f"`{one}` and `{other}` in `layers` both own `{name}`, as units of two kinds: a weight can have but one mask. "
+        "Leave one of them out."
     )
 
 

@@ -2,14 +2,17 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import nn
 
 from .attention import ROLES, fused_projections, projections
 from .batchnorm import batchnorm_scales
-from .errors import WORDS, frozen, left_out, no_entries, not_floating_point, not_found, unknown_entry
-from .layer import RepresentativeLayer, View
+from .errors import WORDS, frozen, left_out, no_entries, not_floating_point, not_found, owned_twice, unknown_entry
+from .heads import heads
+from .layer import Granularity, RepresentativeLayer, View
 from .names import Named, matches, named_parameters
+from .neurons import neurons
 
 
 def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "key")) -> list[RepresentativeLayer]:
@@ -22,6 +25,10 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
             - `"query"`, `"key"` or `"value"`: the attention projections of that role, cross-attention included. With
               LoRA, the base weight is the representative one;
             - `"batchnorm"`: the scale γ of every BatchNorm with affine parameters, its β masked with it;
+            - `"neurons"`: the hidden neurons of every feed-forward block: a neuron is its rows and biases in the
+              projections that lead in (gated ones included) and its column in the one that leads out;
+            - `"heads"`: the heads of every attention: a head is its rows and biases in query, key and value and its
+              columns in the output projection; heads that share a key and a value are one unit;
             - a parameter's name, or a shell-style pattern over such names: the whole of each parameter that matches.
 
     Warns where a word finds some of the attentions, and others that train have a fused projection.
@@ -31,7 +38,9 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
         shared or asked for. Names are those of `model.named_parameters()` without the wrappers' prefixes.
 
     Raises:
-        `ValueError`: If an entry finds nothing, or finds a parameter that is not floating point.
+        `ValueError`:
+            If an entry finds nothing, finds a parameter that is not floating point, or finds units that own a part of
+            what another entry's own (`"heads"` beside `"query"`).
 
     Example:
 
@@ -53,13 +62,19 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
         raise not_found(missing, present, model, named)
 
     # Words before names and patterns, so that a β that goes with its γ is not a layer of its own as well.
-    chosen: dict[nn.Parameter, tuple[View, ...]] = {}
-    owned: set[nn.Parameter] = set()
+    chosen: dict[nn.Parameter, Units] = {}
+    owned: dict[nn.Parameter, tuple[str, Units]] = {}  # by whom, as what
     for entry in sorted(found, key=lambda entry: entry not in WORDS):
-        for views in found[entry]:
-            if views[0].parameter not in owned:
-                chosen[views[0].parameter] = views
-                owned.update(view.parameter for view in views)
+        for units in found[entry]:
+            parameters = [view.parameter for view in units.views]
+            taken = [(parameter, *owned[parameter]) for parameter in parameters if parameter in owned]
+            for parameter, other, theirs in taken:
+                if units.granularity != theirs.granularity:
+                    name = next(name for name, one in named if one is parameter)
+                    raise owned_twice(name, other, entry)
+            if not taken:
+                chosen[parameters[0]] = units
+                owned.update(dict.fromkeys(parameters, (entry, units)))
 
     fused = [(name, weight) for name, weight in fused_projections(named) if weight not in owned]
     fused = [(name, weight) for name, weight in fused if weight.requires_grad]
@@ -71,7 +86,8 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
         if parameter in chosen:
             if not parameter.is_floating_point():
                 raise not_floating_point(name, parameter)
-            result.append(RepresentativeLayer(name, chosen.pop(parameter)))  # a shared one: under its first name
+            units = chosen.pop(parameter)  # a shared one: under its first name
+            result.append(RepresentativeLayer(name, units.views, units.granularity))
     return result
 
 
@@ -82,11 +98,22 @@ def require_trainable(layers: Sequence[RepresentativeLayer]) -> None:
         raise frozen(names, len(layers))
 
 
-def _find(entry: str, model: nn.Module, named: Named) -> list[tuple[View, ...]]:
-    """The views of each layer that one entry of `layers` means."""
+class Units(NamedTuple):
+    """What the units of one layer own, and what they are."""
+
+    views: tuple[View, ...]
+    granularity: Granularity = "weight"
+
+
+def _find(entry: str, model: nn.Module, named: Named) -> list[Units]:
+    """The units of each layer that one entry of `layers` means."""
     if entry == "batchnorm":
-        return batchnorm_scales(model)
+        return [Units(views) for views in batchnorm_scales(model)]
+    if entry == "neurons":
+        return [Units(views, "neuron") for views in neurons(named)]
+    if entry == "heads":
+        return [Units(views, "head") for views in heads(model)]
     for role in ROLES:
         if entry == role:
-            return [(View(parameter),) for parameter in projections(named, role)]
-    return [(View(parameter),) for name, parameter in named if matches(name, entry)]
+            return [Units((View(parameter),)) for parameter in projections(named, role)]
+    return [Units((View(parameter),)) for name, parameter in named if matches(name, entry)]

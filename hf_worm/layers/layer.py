@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -13,10 +13,34 @@ _DISTRIBUTED = torch.distributed.is_available()  # some builds of torch have no 
 if _DISTRIBUTED or TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
+Granularity = Literal["weight", "neuron", "head"]
+
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """The part of a parameter that is all of it."""
     return tensor
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The part of a parameter along one of its axes, on which each unit owns a block of neighbouring entries.
+
+    Args:
+        axis (`int`): The axis: 0 for the rows of a weight or the entries of a bias, 1 for the columns of a weight.
+        units (`int`): How many units share it, in blocks of the same length.
+    """
+
+    axis: int
+    units: int
+
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A view of shape `(units, block, ...)`."""
+        ahead = tensor.movedim(self.axis, 0)
+        return ahead.view(self.units, len(ahead) // self.units, *ahead.shape[1:])
+
+    def kept(self, tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """A smaller copy of the tensor, with the blocks that `mask` (`bool`, one entry for each unit) keeps."""
+        return self(tensor)[mask.to(tensor.device)].flatten(0, 1).movedim(0, self.axis).contiguous()
 
 
 @dataclass(frozen=True)
@@ -79,12 +103,16 @@ class View:
 class RepresentativeLayer:
     """A named tensor whose units are watched and pruned.
 
-    The first view is scored; all of them are truncated, drawn and held together. A weight of an attention projection is
-    a unit with one view, itself; a BatchNorm channel is a unit with two, γ (scored) and β.
+    All views are truncated, drawn and held together. A weight of an attention projection is a unit with one view,
+    itself; a BatchNorm channel is a unit with two, γ (scored) and β; an FFN neuron has rows, entries of biases and a
+    column, and its score is the L1 norm of them all.
 
     Args:
-        name (`str`): Name of the scored parameter, as in `model.named_parameters()`.
-        views (`tuple[View, ...]`): The parts of parameters that the units own; the first is scored.
+        name (`str`): Name of the first view's parameter, as in `model.named_parameters()`.
+        views (`tuple[View, ...]`): The parts of parameters that the units own.
+        granularity (`str`, *optional*, defaults to `"weight"`):
+            What a unit is: `"weight"`, of which the first view is scored, or `"neuron"` or `"head"`, which lie along
+            the views' first dimension.
 
     Raises:
         ValueError: A view is a part of a sharded parameter.
@@ -92,6 +120,7 @@ class RepresentativeLayer:
 
     name: str
     views: tuple[View, ...]
+    granularity: Granularity = "weight"
 
     def __post_init__(self) -> None:
         for view in self.views:
@@ -104,18 +133,27 @@ class RepresentativeLayer:
 
     @property
     def parameter(self) -> nn.Parameter:
-        """The scored parameter."""
+        """The first view's parameter, whose name is the layer's."""
         return self.views[0].parameter
 
     @property
     def shape(self) -> torch.Size:
         """Shape of the units, and so of the mask."""
-        return self.weight.shape
+        shape = self.weight.shape
+        return shape if self.granularity == "weight" else shape[:1]
 
     @property
     def weight(self) -> torch.Tensor:
-        """What is scored by its absolute value (L1 magnitude), one weight for each unit, of shape `self.shape`."""
+        """The first view's data."""
         return self.views[0].weight
+
+    @property
+    def scores(self) -> torch.Tensor:
+        """What ranks the units by its absolute value, of shape `self.shape`: the weight itself, or an L1 norm."""
+        if self.granularity == "weight":
+            return self.weight
+        norms = [view.weight.detach().abs().flatten(1).sum(1, dtype=torch.float32) for view in self.views]
+        return torch.stack(norms).sum(0)
 
 
 def reshard(model: nn.Module) -> None:

@@ -170,7 +170,7 @@ def test_an_entry_that_matches_nothing(entry: str, close: str) -> None:
 def test_an_entry_that_is_close_to_nothing() -> None:
     message = error(build(BERT), ["zzzzzzzz"])
     assert "Close to it" not in message
-    assert "`query`, `key`, `value` and `batchnorm`" in message
+    assert "`query`, `key`, `value`, `batchnorm`, `neurons` and `heads`" in message
 
 
 @pytest.mark.parametrize("entries", [[], "query"])

@@ -1,0 +1,301 @@
+"""Neurons and heads: which parts of which parameters they own in every family, and how they are scored."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    AlbertConfig,
+    AutoModel,
+    BartConfig,
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ElectraConfig,
+    GPT2Config,
+    LlamaConfig,
+    MPNetConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    RobertaConfig,
+    T5Config,
+    ViTConfig,
+)
+
+from hf_worm import TicketSearch, WormConfig
+from hf_worm.layers import RepresentativeLayer, representative_layers
+
+HIDDEN, NEURONS, HEADS, SIZE = 24, 20, 6, 4  # SIZE: of a head
+USUAL = {"vocab_size": 40, "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": HEADS}
+USUAL |= {"intermediate_size": NEURONS, "max_position_embeddings": 32}
+
+# Config; names of the projections in and out of the neurons; of query, key, value and output; key-value heads.
+ZOO: dict[str, tuple[PreTrainedConfig, str, str, str, int]] = {
+    name: (config, neurons, heads.rpartition(" ")[0], heads.rpartition(" ")[2], groups)
+    for name, (config, neurons, heads, groups) in {
+        "bert": (
+            BertConfig(**USUAL),
+            "intermediate.dense output.dense",
+            "attention.self.query attention.self.key attention.self.value attention.output.dense",
+            HEADS,
+        ),
+        "roberta": (
+            RobertaConfig(**USUAL),
+            "intermediate.dense output.dense",
+            "attention.self.query attention.self.key attention.self.value attention.output.dense",
+            HEADS,
+        ),
+        "electra": (
+            ElectraConfig(**USUAL, embedding_size=8),
+            "intermediate.dense output.dense",
+            "attention.self.query attention.self.key attention.self.value attention.output.dense",
+            HEADS,
+        ),
+        "deberta_v2": (
+            DebertaV2Config(**USUAL),
+            "intermediate.dense output.dense",
+            "attention.self.query_proj attention.self.key_proj attention.self.value_proj attention.output.dense",
+            HEADS,
+        ),
+        "mpnet": (
+            MPNetConfig(**USUAL),
+            "intermediate.dense output.dense",
+            "attention.attn.q attention.attn.k attention.attn.v attention.attn.o",
+            HEADS,
+        ),
+        "albert": (
+            AlbertConfig(**USUAL, embedding_size=8),
+            "ffn ffn_output",
+            "attention.query attention.key attention.value attention.dense",
+            HEADS,
+        ),
+        "distilbert": (
+            DistilBertConfig(vocab_size=40, dim=HIDDEN, n_layers=2, n_heads=HEADS, hidden_dim=NEURONS),
+            "ffn.lin1 ffn.lin2",
+            "attention.q_lin attention.k_lin attention.v_lin attention.out_lin",
+            HEADS,
+        ),
+        "vit": (
+            ViTConfig(
+                hidden_size=HIDDEN,
+                num_hidden_layers=2,
+                num_attention_heads=HEADS,
+                intermediate_size=NEURONS,
+                image_size=8,
+                patch_size=4,
+            ),
+            "mlp.fc1 mlp.fc2",
+            "attention.q_proj attention.k_proj attention.v_proj attention.o_proj",
+            HEADS,
+        ),
+        "llama": (
+            LlamaConfig(**USUAL, num_key_value_heads=2),
+            "mlp.gate_proj mlp.up_proj mlp.down_proj",
+            "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj",
+            2,
+        ),
+        "qwen2": (
+            Qwen2Config(**USUAL, num_key_value_heads=3),
+            "mlp.gate_proj mlp.up_proj mlp.down_proj",
+            "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj",
+            3,
+        ),
+    }.items()
+}
+
+
+def zoo_model(name: str) -> nn.Module:
+    model = AutoModel.from_config(ZOO[name][0]).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()  # biases begin at 0
+    return model
+
+
+@pytest.fixture(params=ZOO)
+def family(request: pytest.FixtureRequest) -> tuple[nn.Module, str, str, str, int]:
+    return (zoo_model(request.param), *ZOO[request.param][1:])
+
+
+def block_of(layer: RepresentativeLayer, first: str) -> str:
+    """The path of the block that a layer belongs to, from the name of its first projection."""
+    assert layer.name.endswith(f"{first}.weight")
+    return layer.name.removesuffix(f"{first}.weight")
+
+
+def rows(model: nn.Module, path: str, unit: int, size: int) -> list[torch.Tensor]:
+    """What a unit has of a projection that leads in."""
+    module = model.get_submodule(path)
+    mine = slice(unit * size, (unit + 1) * size)
+    return [module.weight[mine]] + ([] if module.bias is None else [module.bias[mine]])
+
+
+def columns(model: nn.Module, path: str, unit: int, size: int) -> list[torch.Tensor]:
+    return [model.get_submodule(path).weight[:, unit * size : (unit + 1) * size]]
+
+
+def parts_of_neuron(family: tuple[nn.Module, str, str, str, int], layer: RepresentativeLayer, unit: int) -> list[Any]:
+    model, names, _, _, _ = family
+    *leading_in, leading_out = names.split()
+    block = block_of(layer, leading_in[0])
+    parts = [part for name in leading_in for part in rows(model, block + name, unit, 1)]
+    return parts + columns(model, block + leading_out, unit, 1)
+
+
+def parts_of_head(family: tuple[nn.Module, str, str, str, int], layer: RepresentativeLayer, unit: int) -> list[Any]:
+    model, _, names, output, groups = family
+    query, key, value = names.split()
+    block, sharing = block_of(layer, query), HEADS // groups
+    parts = rows(model, block + query, unit, SIZE * sharing)
+    parts += rows(model, block + key, unit, SIZE) + rows(model, block + value, unit, SIZE)
+    return parts + columns(model, block + output, unit, SIZE * sharing)
+
+
+PARTS: dict[str, Callable[..., list[Any]]] = {"neurons": parts_of_neuron, "heads": parts_of_head}
+
+
+@pytest.mark.parametrize("word", PARTS)
+def test_a_units_score_is_the_l1_norm_of_all_that_it_owns(family: Any, word: str) -> None:
+    model = family[0]
+    layers = representative_layers(model, [word])
+    blocks = 1 if "Albert" in type(model).__name__ else 2
+    assert [tuple(layer.shape) for layer in layers] == [(NEURONS if word == "neurons" else family[4],)] * blocks
+    for layer in layers:
+        expected = [sum(part.abs().sum() for part in PARTS[word](family, layer, i)) for i in range(len(layer.scores))]
+        torch.testing.assert_close(layer.scores, torch.stack(expected))
+
+
+@pytest.mark.parametrize("word", PARTS)
+def test_the_draw_zeroes_all_of_a_pruned_unit_and_nothing_else(family: Any, word: str) -> None:
+    model = family[0]
+    search = TicketSearch(model, WormConfig(layers=[word], prune_ratio=0.4))
+    search.observe()
+    ticket = search.draw()
+    zeros = 0
+    for layer in search.layers:
+        mask = ticket.masks[layer.name]
+        assert int((~mask).sum()) == round(0.4 * len(mask)) > 0
+        for unit, kept in enumerate(mask.tolist()):
+            parts = PARTS[word](family, layer, unit)
+            assert all(bool((part != 0).all() if kept else (part == 0).all()) for part in parts)
+            zeros += 0 if kept else sum(part.numel() for part in parts)
+    assert zeros == sum(int((parameter == 0).sum()) for parameter in model.parameters())
+
+
+def test_a_pruned_unit_changes_nothing_that_the_others_do() -> None:
+    """A head's or neuron's part of the sum that the block puts out is missing, and no more."""
+    model = zoo_model("bert")
+    search = TicketSearch(model, WormConfig(layers=["neurons", "heads"], prune_ratio=0.5))
+    search.observe()
+    masks = search.masks
+    block = model.encoder.layer[0]
+    x = torch.randn(2, 5, HIDDEN)
+    hidden = block.intermediate(x) * masks["encoder.layer.0.intermediate.dense.weight"]
+    context = block.attention.self(x)[0].unflatten(-1, (HEADS, SIZE))
+    context = (context * masks["encoder.layer.0.attention.self.query.weight"][:, None]).flatten(-2)
+    expected = block.output.dense(hidden), block.attention.output.dense(context)
+    search.draw()
+    found = block.output.dense(block.intermediate(x)), block.attention.output.dense(block.attention.self(x)[0])
+    torch.testing.assert_close(found, expected)
+
+
+def test_neurons_and_heads_together_are_layers_of_their_own() -> None:
+    layers = representative_layers(zoo_model("bert"), ["neurons", "heads"])
+    assert [(layer.granularity, layer.name.rpartition(".")[0]) for layer in layers[:2]] == [
+        ("head", "encoder.layer.0.attention.self.query"),
+        ("neuron", "encoder.layer.0.intermediate.dense"),
+    ]
+    owned = [view.parameter for layer in layers for view in layer.views]
+    assert len(owned) == len(set(owned))
+
+
+@pytest.mark.parametrize("config", [BartConfig, T5Config])
+def test_encoder_and_decoder_have_heads_and_neurons(config: type[PreTrainedConfig]) -> None:
+    sizes = {"d_model": 24, "encoder_attention_heads": 6, "decoder_attention_heads": 6, "num_heads": 6, "d_kv": 4}
+    sizes |= {"encoder_layers": 1, "decoder_layers": 1, "num_layers": 1, "d_ff": 20}
+    sizes |= {"encoder_ffn_dim": 20, "decoder_ffn_dim": 20, "vocab_size": 40}
+    model = AutoModel.from_config(config(**sizes))
+    assert [tuple(layer.shape) for layer in representative_layers(model, ["heads"])] == [(6,)] * 3
+    assert [tuple(layer.shape) for layer in representative_layers(model, ["neurons"])] == [(20,)] * 2
+
+
+@pytest.mark.parametrize(
+    ("other", "name"),
+    [("query", "self.query"), ("value", "self.value"), ("*.attention.output.dense.weight", "output.dense")],
+)
+def test_heads_beside_a_part_of_them_are_refused(other: str, name: str) -> None:
+    message = rf"both own `encoder.layer.0.attention.{name}.weight`, as units of two kinds: .* Leave one of them out."
+    for layers in (["heads", other], [other, "heads"]):
+        with pytest.raises(ValueError, match=message):
+            representative_layers(zoo_model("bert"), layers)
+
+
+def test_a_model_whose_neurons_or_heads_are_unknown_says_what_was_looked_for() -> None:
+    model = AutoModel.from_config(GPT2Config(n_embd=12, n_layer=1, n_head=3, vocab_size=40))
+    with pytest.raises(ValueError, match=r"Found no feed-forward block of `nn\.Linear`"):
+        representative_layers(model, ["neurons"])
+    with pytest.raises(ValueError, match="Found no attention with separate query, key, value and output projections"):
+        representative_layers(model, ["heads"])
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_the_last_head_stays(scope: str) -> None:
+    model = zoo_model("bert")
+    with torch.no_grad():  # the first block's are all smaller than the second's, and the fourth is its largest
+        first = representative_layers(model, ["heads"])[0]
+        for view in first.views:
+            view.weight.mul_(0.01)
+            view.weight[3] *= 2
+    search = TicketSearch(
+        model, WormConfig(layers=["heads"], prune_ratio=0.95 if scope == "layer" else 0.5, scope=scope)
+    )
+    search.observe()
+    first, second = search.masks.values()
+    assert first.tolist() == [False, False, False, True, False, False]
+    assert int(second.sum()) == (1 if scope == "layer" else HEADS)
+
+
+def test_of_equal_heads_the_last_stays() -> None:
+    model = zoo_model("bert")
+    with torch.no_grad():
+        for layer in representative_layers(model, ["heads"]):
+            for view in layer.views:
+                view.weight.fill_(1.0)
+    search = TicketSearch(model, WormConfig(layers=["heads"], prune_ratio=0.99))
+    search.observe()
+    assert all(mask.tolist() == [False] * 5 + [True] for mask in search.masks.values())
+
+
+def test_fading_and_truncation_work_on_units() -> None:
+    model = zoo_model("bert")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    search = TicketSearch(model, WormConfig.fade(layers=["heads", "neurons"], stopping_point=1.0, fade_epochs=2.0))
+    search.attach(optimizer, steps_per_epoch=2)
+    search.observe()
+    first = search.observe()
+    before = {layer.name: [view.weight.clone() for view in layer.views] for layer in search.layers}
+    for _ in range(4):
+        optimizer.step()
+    for layer in search.layers:
+        factor = torch.where(search.masks[layer.name], 1.0, 0.01)
+        for view, old in zip(layer.views, before[layer.name], strict=True):
+            torch.testing.assert_close(view.weight, old * factor.view(-1, *[1] * (old.dim() - 1)))
+    share = first.doomed_share
+    assert search.observe().doomed_share == pytest.approx(0.01 * share / (1 - share + 0.01 * share), rel=1e-3)
+
+
+def test_gradients_of_a_doomed_unit_are_truncated_in_all_its_parts() -> None:
+    model = zoo_model("llama")
+    search = TicketSearch(model, WormConfig(layers=["heads", "neurons"], stopping_point=1.0, truncation=0.25))
+    search.observe()
+    search.observe()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    search.truncate_gradients()
+    for layer in search.layers:
+        factor = torch.where(search.masks[layer.name], 1.0, 0.25)
+        for view in layer.views:
+            expected = factor.view(-1, *[1] * (view.gradient.dim() - 1)).expand_as(view.gradient)
+            assert torch.equal(view.gradient, expected)
