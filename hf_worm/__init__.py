@@ -3,6 +3,7 @@
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
 from hf_worm.layers import RepresentativeLayer, representative_layers
+from hf_worm.loading import load_compact
 from hf_worm.search import TicketSearch
 from hf_worm.ticket import Ticket
 from hf_worm.trainer import WormTrainer, WormTrainerMixin
@@ -17,5 +18,6 @@ __all__ = [
     "WormConfig",
     "WormTrainer",
     "WormTrainerMixin",
+    "load_compact",
     "representative_layers",
 ]

@@ -1,5 +1,6 @@
 """A ticket: which units stay, and how that was found."""
 
+import copy
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -12,11 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from hf_worm.compact import cut
 from hf_worm.config import WormConfig, find_file, parse_json, read_json, replace_file
 from hf_worm.core.masks import pack, unpack
 from hf_worm.core.window import Observation
 from hf_worm.layers import RepresentativeLayer, View, representative_layers
 from hf_worm.layers.layer import reshard
+from hf_worm.layers.names import listed
 
 TICKET_NAME = "ticket.safetensors"
 HISTORY_NAME = "worm_history.json"
@@ -61,6 +64,30 @@ class Ticket:
         _zero(self._pruned(model))
         return model
 
+    def compact(self, model: nn.Module) -> nn.Module:
+        """A smaller copy of the model, without the neurons and heads that the ticket prunes: the same outputs.
+
+        Its `save_pretrained` leaves a checkpoint that plain `from_pretrained` loads, where the model's configuration
+        can say the new shapes; [`~hf_worm.load_compact`] loads any.
+
+        Args:
+            model (`nn.Module`): The model, as for [`~Ticket.apply_`]; it stays as it is.
+
+        Raises:
+            ValueError:
+                The ticket prunes scattered weights, which can't be cut out; the model's representative layers are not
+                those of the ticket; or its heads can't be cut out, for a reason that the message names.
+        """
+        layers = self._layers(model)
+        scattered = [layer.name for layer in layers if layer.granularity == "weight"]
+        if scattered:
+            raise ValueError(
+                f"The ticket prunes single weights of {listed(scattered)}: a matrix with scattered zeros is no smaller "
+                "one. Search for units that can be cut out: `WormConfig(layers=['neurons', 'heads'])`."
+            )
+        drawn = copy.deepcopy(model)
+        return cut(self.apply_(drawn), layers, self.masks)
+
     def hold(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> "Held":
         """Apply the ticket now and again after every step of `optimizer`.
 
@@ -85,12 +112,17 @@ class Ticket:
             optimizer.register_step_post_hook(lambda *_: _zero(pruned)),
         )
 
-    def _pruned(self, model: nn.Module) -> "Pruned":
+    def _layers(self, model: nn.Module) -> list[RepresentativeLayer]:
+        """The model's representative layers, if they are those of the ticket."""
         reshard(model)
         layers = representative_layers(model, self.config.layers)
         found, wanted = ({n: tuple(s) for n, s in shapes} for shapes in (_shapes(layers), _mask_shapes(self.masks)))
         if found != wanted:
             raise ValueError(mismatch(f"`{type(model).__name__}`", found, "the ticket", wanted))
+        return layers
+
+    def _pruned(self, model: nn.Module) -> "Pruned":
+        layers = self._layers(model)
         return [(view, ~view.local_mask(self.masks[layer.name])) for layer in layers for view in layer.views]
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:

@@ -38,9 +38,9 @@ class Slices:
         ahead = tensor.movedim(self.axis, 0)
         return ahead.view(self.units, len(ahead) // self.units, *ahead.shape[1:])
 
-    def kept(self, tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """A smaller copy of the tensor, with the blocks that `mask` (`bool`, one entry for each unit) keeps."""
-        return self(tensor)[mask.to(tensor.device)].flatten(0, 1).movedim(0, self.axis).contiguous()
+    def kept(self, tensor: torch.Tensor, units: list[int]) -> torch.Tensor:
+        """A smaller copy of the tensor, with the blocks of those units alone."""
+        return self(tensor)[units].flatten(0, 1).movedim(0, self.axis).contiguous()
 
 
 @dataclass(frozen=True)

@@ -6,112 +6,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import (
-    AlbertConfig,
-    AutoModel,
-    BartConfig,
-    BertConfig,
-    DebertaV2Config,
-    DistilBertConfig,
-    ElectraConfig,
-    GPT2Config,
-    LlamaConfig,
-    MPNetConfig,
-    PreTrainedConfig,
-    Qwen2Config,
-    RobertaConfig,
-    T5Config,
-    ViTConfig,
-)
+from transformers import AutoModel, BartConfig, GPT2Config, PreTrainedConfig, T5Config
+from zoo import HEADS, HIDDEN, NEURONS, SIZE, ZOO, zoo_model
 
 from hf_worm import TicketSearch, WormConfig
 from hf_worm.layers import RepresentativeLayer, representative_layers
-
-HIDDEN, NEURONS, HEADS, SIZE = 24, 20, 6, 4  # SIZE: of a head
-USUAL = {"vocab_size": 40, "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": HEADS}
-USUAL |= {"intermediate_size": NEURONS, "max_position_embeddings": 32}
-
-# Config; names of the projections in and out of the neurons; of query, key, value and output; key-value heads.
-ZOO: dict[str, tuple[PreTrainedConfig, str, str, str, int]] = {
-    name: (config, neurons, heads.rpartition(" ")[0], heads.rpartition(" ")[2], groups)
-    for name, (config, neurons, heads, groups) in {
-        "bert": (
-            BertConfig(**USUAL),
-            "intermediate.dense output.dense",
-            "attention.self.query attention.self.key attention.self.value attention.output.dense",
-            HEADS,
-        ),
-        "roberta": (
-            RobertaConfig(**USUAL),
-            "intermediate.dense output.dense",
-            "attention.self.query attention.self.key attention.self.value attention.output.dense",
-            HEADS,
-        ),
-        "electra": (
-            ElectraConfig(**USUAL, embedding_size=8),
-            "intermediate.dense output.dense",
-            "attention.self.query attention.self.key attention.self.value attention.output.dense",
-            HEADS,
-        ),
-        "deberta_v2": (
-            DebertaV2Config(**USUAL),
-            "intermediate.dense output.dense",
-            "attention.self.query_proj attention.self.key_proj attention.self.value_proj attention.output.dense",
-            HEADS,
-        ),
-        "mpnet": (
-            MPNetConfig(**USUAL),
-            "intermediate.dense output.dense",
-            "attention.attn.q attention.attn.k attention.attn.v attention.attn.o",
-            HEADS,
-        ),
-        "albert": (
-            AlbertConfig(**USUAL, embedding_size=8),
-            "ffn ffn_output",
-            "attention.query attention.key attention.value attention.dense",
-            HEADS,
-        ),
-        "distilbert": (
-            DistilBertConfig(vocab_size=40, dim=HIDDEN, n_layers=2, n_heads=HEADS, hidden_dim=NEURONS),
-            "ffn.lin1 ffn.lin2",
-            "attention.q_lin attention.k_lin attention.v_lin attention.out_lin",
-            HEADS,
-        ),
-        "vit": (
-            ViTConfig(
-                hidden_size=HIDDEN,
-                num_hidden_layers=2,
-                num_attention_heads=HEADS,
-                intermediate_size=NEURONS,
-                image_size=8,
-                patch_size=4,
-            ),
-            "mlp.fc1 mlp.fc2",
-            "attention.q_proj attention.k_proj attention.v_proj attention.o_proj",
-            HEADS,
-        ),
-        "llama": (
-            LlamaConfig(**USUAL, num_key_value_heads=2),
-            "mlp.gate_proj mlp.up_proj mlp.down_proj",
-            "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj",
-            2,
-        ),
-        "qwen2": (
-            Qwen2Config(**USUAL, num_key_value_heads=3),
-            "mlp.gate_proj mlp.up_proj mlp.down_proj",
-            "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj",
-            3,
-        ),
-    }.items()
-}
-
-
-def zoo_model(name: str) -> nn.Module:
-    model = AutoModel.from_config(ZOO[name][0]).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_()  # biases begin at 0
-    return model
 
 
 @pytest.fixture(params=ZOO)

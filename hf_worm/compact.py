@@ -1,0 +1,183 @@
+"""Cuts pruned neurons and heads out of a model: smaller weights, the same outputs."""
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+
+from hf_worm.layers import RepresentativeLayer, representative_layers
+from hf_worm.layers.heads import head_size
+from hf_worm.layers.layer import Slices
+
+RECORD = "worm_compact"  # field of a model's configuration, for what its own fields can't say
+Kept = dict[str, list[int]]  # by the layer's name: the units that stay, ascending
+
+# What attentions keep of the number of their heads, and of the width of all of them together.
+COUNTS = ("num_attention_heads", "num_heads", "n_heads")
+WIDTHS = ("all_head_size", "inner_dim")
+# What configurations call the number of neurons of a feed-forward block.
+NEURONS = ("intermediate_size", "hidden_dim", "d_ff", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim")
+
+
+def cut(model: nn.Module, layers: Sequence[RepresentativeLayer], masks: Mapping[str, torch.Tensor]) -> nn.Module:
+    """A smaller copy of a model, without the neurons and heads that the masks prune.
+
+    Its configuration, where it has one, says the new shapes in its own fields if it can: one number of neurons, or of
+    heads, for all blocks. Else they are recorded in a field `worm_compact`, for [`~hf_worm.load_compact`].
+
+    Args:
+        model (`nn.Module`): Stays as it is. What the masks prune is 0 in it, or should be.
+        layers (`Sequence[RepresentativeLayer]`): Its layers of neurons and heads.
+        masks (`Mapping[str, torch.Tensor]`): For each layer by its name, `bool`, which units stay; at least one.
+
+    Raises:
+        ValueError: An attention's heads can't be cut out, for a reason that the message names.
+    """
+    smaller = copy.deepcopy(model)
+    for word in sorted({f"{layer.granularity}s" for layer in layers}):
+        own = [layer for layer in layers if word == f"{layer.granularity}s"]
+        kept = {layer.name: masks[layer.name].nonzero().flatten().tolist() for layer in own}
+        shrink_(smaller, word, kept)
+        before = {layer.shape.numel() for layer in own}
+        config = getattr(smaller, "config", None)
+        if config is not None:
+            _describe(smaller, config, word, kept, before.pop() if len(before) == 1 else None)
+    return smaller
+
+
+def shrink_(model: nn.Module, word: str, kept: Kept) -> None:
+    """Replace weights by smaller ones, in place; weights without data (on the device `meta`) too.
+
+    Args:
+        model (`nn.Module`): The model.
+        word (`str`): `"neurons"` or `"heads"`.
+        kept (`dict[str, list[int]]`): The units that stay, for each of the layers that the word finds.
+    """
+    for layer in representative_layers(model, [word]):
+        units = kept[layer.name]
+        if word == "heads":
+            for attention in _holders(model, layer.parameter):
+                _lose_heads(attention, len(units) / layer.shape.numel(), units)
+        for view in layer.views:
+            assert isinstance(view.part, Slices)
+            smaller = nn.Parameter(view.part.kept(view.parameter.data, units), view.parameter.requires_grad)
+            _replace(model, view.parameter, smaller)
+
+
+def _replace(model: nn.Module, parameter: nn.Parameter, smaller: nn.Parameter) -> None:
+    for module in model.modules():
+        for name, own in list(module.named_parameters(recurse=False)):
+            if own is parameter:
+                setattr(module, name, smaller)
+                if isinstance(module, nn.Linear) and name == "weight":
+                    module.out_features, module.in_features = smaller.shape
+
+
+def _holders(model: nn.Module, weight: nn.Parameter) -> list[nn.Module]:
+    """The modules one of whose children has the weight."""
+    return [
+        module
+        for module in model.modules()
+        if any(own is weight for child in module.children() for own in child.parameters(recurse=False))
+    ]
+
+
+def _lose_heads(attention: nn.Module, share: float, units: list[int]) -> None:
+    """Tell an attention how many heads it has left, and have biases that it is given for each head follow."""
+    if getattr(attention, "has_relative_attention_bias", False):
+        raise ValueError(
+            f"`{type(attention).__name__}` has a position bias for each head, which all attentions after it share: its "
+            "heads can't be cut out one attention at a time. Compact the neurons alone."
+        )
+    for name in (*COUNTS, *WIDTHS):
+        if hasattr(attention, name):
+            setattr(attention, name, round(share * getattr(attention, name)))
+    names = list(inspect.signature(attention.forward).parameters)
+    if "position_bias" in names:
+        attention.register_forward_pre_hook(BiasOfHeads(names.index("position_bias"), units), with_kwargs=True)
+
+
+class BiasOfHeads:
+    """Takes the position bias of the heads that an attention has left (MPNet), out of that of all heads.
+
+    Args:
+        place (`int`): Of the argument `position_bias` of the attention's forward pass.
+        heads (`list[int]`): The heads that are left.
+    """
+
+    def __init__(self, place: int, heads: list[int]) -> None:
+        self.place, self.heads = place, heads
+
+    def __call__(
+        self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if len(args) > self.place:
+            args = (*args[: self.place], self._of_heads(args[self.place]), *args[self.place + 1 :])
+        elif "position_bias" in kwargs:
+            kwargs = {**kwargs, "position_bias": self._of_heads(kwargs["position_bias"])}
+        return args, kwargs
+
+    def _of_heads(self, bias: torch.Tensor | None) -> torch.Tensor | None:
+        return None if bias is None else bias[:, self.heads]
+
+
+# The configuration.
+
+
+def _describe(model: nn.Module, config: Any, word: str, kept: Kept, before: int | None) -> None:
+    """Put the new shapes into the configuration of a model that was shrunk.
+
+    Args:
+        model (`nn.Module`): The model.
+        config (`PreTrainedConfig`): Its configuration.
+        word (`str`): `"neurons"` or `"heads"`.
+        kept (`dict[str, list[int]]`): The units that stayed, by layer.
+        before (`int`, *optional*): How many a layer had; `None` where they had different numbers.
+    """
+    record = dict(getattr(config, RECORD, None) or {})
+    counts = {len(left) for left in kept.values()}
+    if len(counts) == 1 and before is not None and word not in record:
+        fields = _fields(model, config, word, before, counts.pop())
+        if fields and _says_the_shapes(model, config, word, fields):
+            for name, value in fields.items():
+                setattr(config, name, value)
+            return
+    if word == "heads":  # as they were numbered at first
+        first = record.get(word, {})
+        record[word] = {name: [first[name][i] for i in left] if name in first else left for name, left in kept.items()}
+    else:
+        record[word] = {name: len(left) for name, left in kept.items()}
+    setattr(config, RECORD, record)
+
+
+def _fields(model: nn.Module, config: Any, word: str, before: int, after: int) -> dict[str, int]:
+    """What a configuration would have to say for all layers to have `after` units instead of `before`."""
+    if word == "neurons":
+        return {name: after for name in NEURONS if getattr(config, name, None) == before}
+    if not hasattr(config, "num_attention_heads"):
+        return {}
+    query = representative_layers(model, ["heads"])[0].parameter
+    size = head_size(_holders(model, query)[0])
+    assert size is not None  # or its heads would not have been found
+    fields = {"num_attention_heads": query.shape[0] // size, "head_dim": size}
+    return {**fields, "num_key_value_heads": after} if hasattr(config, "num_key_value_heads") else fields
+
+
+def _says_the_shapes(model: nn.Module, config: Any, word: str, fields: dict[str, int]) -> bool:
+    """Whether a model made from the configuration with those fields has the shapes that this one has."""
+    try:
+        changed = type(config).from_dict({**config.to_dict(), **fields})
+        with torch.device("meta"):
+            made = type(model)(changed)
+        return _shapes(made, word) == _shapes(model, word)
+    except (ValueError, StrictDataclassError):  # the number of heads has to divide the width, for one
+        return False
+
+
+def _shapes(model: nn.Module, word: str) -> dict[str, list[torch.Size]]:
+    layers = representative_layers(model, [word])
+    return {layer.name: [view.parameter.shape for view in layer.views] for layer in layers}

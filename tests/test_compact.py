@@ -1,0 +1,208 @@
+"""A compact model computes what the drawn one does, and its checkpoint comes back as it was."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModel, BertForSequenceClassification, T5Config
+from zoo import HEADS, NEURONS, SIZE, ZOO, zoo_model
+
+from hf_worm import Ticket, TicketSearch, WormConfig, load_compact
+
+GRANULARITIES = (["neurons"], ["heads"], ["neurons", "heads"])
+RATIOS = (0.1, 0.5, 0.9)
+OWN_HEAD_SIZE = ("vit", "llama", "qwen2")  # families whose configuration can say fewer heads
+
+
+def drawn(model: nn.Module, **settings: Any) -> tuple[Ticket, nn.Module]:
+    """A ticket by the weights as they are, and a copy of the model with it drawn."""
+    copied = copy.deepcopy(model)
+    search = TicketSearch(copied, WormConfig(**settings))
+    search.observe()
+    return search.draw(), copied
+
+
+def inputs(model: nn.Module) -> dict[str, torch.Tensor]:
+    if model.main_input_name == "pixel_values":
+        return {"pixel_values": torch.randn(2, 3, 8, 8)}
+    return {"input_ids": torch.randint(3, 40, (2, 7))}
+
+
+def outputs(model: nn.Module, given: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.eval()(**given)[0]
+
+
+def modest(name: str) -> nn.Module:
+    """With weights of the size that trained ones have: outputs are near 1."""
+    model = zoo_model(name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.2)
+    return model
+
+
+def size(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("layers", GRANULARITIES, ids="+".join)
+@pytest.mark.parametrize("name", ZOO)
+def test_compact_equals_drawn_and_comes_back(name: str, layers: list[str], ratio: float, tmp_path: Path) -> None:
+    model = modest(name)
+    ticket, zeroed = drawn(model, layers=layers, prune_ratio=ratio)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    compact = ticket.compact(model)
+    given = inputs(model)
+    torch.testing.assert_close(outputs(compact, given), outputs(zeroed, given), rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items()), "it is a copy"
+    zeros = sum(int((parameter == 0).sum()) for parameter in zeroed.parameters())
+    assert size(compact) == size(model) - zeros
+    assert not any((parameter == 0).any() for parameter in compact.parameters())
+
+    compact.save_pretrained(tmp_path)
+    loaded = load_compact(tmp_path)
+    assert type(loaded) is type(model)
+    assert {**loaded.config.to_dict(), "_name_or_path": ""} == {**compact.config.to_dict(), "_name_or_path": ""}
+    assert torch.equal(outputs(loaded, given), outputs(compact, given))
+    expressible = layers == ["neurons"] or name in OWN_HEAD_SIZE
+    if expressible and not hasattr(compact.config, "worm_compact"):
+        plain = type(model).from_pretrained(tmp_path)
+        assert torch.equal(outputs(plain, given), outputs(compact, given))
+    else:
+        assert name != "vit" and layers != ["neurons"], "its configuration says any number of heads, or of neurons"
+        with pytest.raises(RuntimeError, match="mismatched"):
+            type(model).from_pretrained(tmp_path)
+
+
+def test_a_configuration_that_says_the_shapes_says_them_in_its_own_fields() -> None:
+    ticket, _ = drawn(zoo_model("bert"), layers=["neurons"], prune_ratio=0.25)
+    assert ticket.compact(zoo_model("bert")).config.intermediate_size == 0.75 * NEURONS
+    ticket, _ = drawn(zoo_model("llama"), layers=["heads"], prune_ratio=0.5)
+    config = ticket.compact(zoo_model("llama")).config
+    assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (3, 1, SIZE)
+    assert not hasattr(config, "worm_compact")
+
+
+def test_a_number_of_heads_that_the_configuration_refuses_is_recorded() -> None:
+    """Of six heads with a key and a value each, five are left: 24 is no multiple of 5, which Llama asks for."""
+    from transformers import LlamaConfig
+
+    model = AutoModel.from_config(LlamaConfig(**{**ZOO["llama"][0].to_diff_dict(), "num_key_value_heads": HEADS}))
+    ticket, _ = drawn(model, layers=["heads"], prune_ratio=0.17)
+    config = ticket.compact(model).config
+    assert config.num_attention_heads == HEADS
+    assert [len(kept) for kept in config.worm_compact["heads"].values()] == [5, 5]
+
+
+@pytest.mark.parametrize("layers", GRANULARITIES, ids="+".join)
+@pytest.mark.parametrize("name", ["bert", "mpnet", "llama"])
+def test_layers_with_different_numbers_of_units(name: str, layers: list[str], tmp_path: Path) -> None:
+    model = modest(name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(torch.rand(()) + 0.5)
+    ticket, zeroed = drawn(model, layers=layers, prune_ratio=0.25, scope="global")
+    assert len({int(mask.sum()) for mask in ticket.masks.values()}) > 1, "they are all alike"
+    compact = ticket.compact(model)
+    given = inputs(model)
+    torch.testing.assert_close(outputs(compact, given), outputs(zeroed, given), rtol=1e-5, atol=1e-5)
+    compact.save_pretrained(tmp_path)
+    assert torch.equal(outputs(load_compact(tmp_path), given), outputs(compact, given))
+    with pytest.raises(RuntimeError, match="mismatched"):
+        type(model).from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["bert", "mpnet", "vit"])
+def test_a_compact_model_can_be_made_smaller_still(name: str, tmp_path: Path) -> None:
+    model = modest(name)
+    given = inputs(model)
+    for layers, ratio in ((["heads"], 0.34), (["neurons"], 0.3), (["heads", "neurons"], 0.5)):
+        ticket, zeroed = drawn(model, layers=layers, prune_ratio=ratio)
+        expected = outputs(zeroed, given)
+        model = ticket.compact(model)
+        torch.testing.assert_close(outputs(model, given), expected, rtol=1e-5, atol=1e-5)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(outputs(load_compact(tmp_path), given), outputs(model, given))
+
+
+def test_a_compact_model_trains(bert: BertForSequenceClassification) -> None:
+    ticket, _ = drawn(bert, layers=["neurons", "heads"])
+    compact = ticket.compact(bert).train()
+    compact(input_ids=torch.randint(0, 64, (4, 6)), labels=torch.tensor([0, 1, 0, 1])).loss.backward()
+    assert all(parameter.requires_grad and parameter.grad is not None for parameter in compact.parameters())
+
+
+def test_a_fresh_process_without_hf_worm_loads_what_the_configuration_says(tmp_path: Path) -> None:
+    model = modest("bert")
+    ticket, zeroed = drawn(model, layers=["neurons"])
+    ticket.compact(model).save_pretrained(tmp_path)
+    torch.save(given := inputs(model), tmp_path / "given.pt")
+    program = (
+        "import sys, torch; sys.modules['hf_worm'] = None\n"
+        "from transformers import AutoModel\n"
+        f"model = AutoModel.from_pretrained({str(tmp_path)!r}).eval()\n"
+        f"print(model(**torch.load({str(tmp_path / 'given.pt')!r}))[0].double().flatten().tolist())"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    expected = outputs(zeroed, given).flatten().double()
+    torch.testing.assert_close(torch.tensor(json.loads(found)).double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_scattered_zeros_cannot_be_cut_out(bert: BertForSequenceClassification) -> None:
+    ticket, _ = drawn(bert)
+    with pytest.raises(ValueError, match=r"single weights of `bert\.encoder.* no smaller one\. Search for units"):
+        ticket.compact(bert)
+
+
+def test_heads_that_share_a_position_bias_cannot_be_cut_out() -> None:
+    model = AutoModel.from_config(T5Config(d_model=24, num_heads=6, d_kv=4, num_layers=1, d_ff=20, vocab_size=40))
+    ticket, _ = drawn(model, layers=["heads"])
+    with pytest.raises(ValueError, match="`T5Attention` has a position bias for each head"):
+        ticket.compact(model)
+    ticket, _ = drawn(model, layers=["neurons"])
+    assert ticket.compact(model).config.d_ff == 10
+
+
+def test_a_ticket_of_another_model_is_refused() -> None:
+    ticket, _ = drawn(zoo_model("bert"), layers=["neurons"])
+    with pytest.raises(ValueError, match="are not those of the ticket"):
+        ticket.compact(ticket.compact(zoo_model("bert")))
+
+
+def test_an_ordinary_checkpoint_loads_too(tmp_path: Path) -> None:
+    model = modest("bert")
+    model.save_pretrained(tmp_path)
+    given = inputs(model)
+    assert torch.equal(outputs(load_compact(tmp_path), given), outputs(model, given))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"worm_compact": []},
+        {"worm_compact": {"heads": {"encoder.layer.0.attention.self.query.weight": []}}},
+        {"worm_compact": {"heads": {"encoder.layer.0.attention.self.query.weight": ["a"]}}},
+        {"worm_compact": {"heads": {"encoder.layer.0.attention.self.query.weight": [0, 99]}}},
+        {"worm_compact": {"heads": {"nothing": [0]}}},
+        {"worm_compact": {"neurons": {"encoder.layer.0.intermediate.dense.weight": 0}}},
+        {"worm_compact": {"wings": {}}},
+        {"architectures": ["BertForWorms"]},
+        {"architectures": None},
+    ],
+    ids=str,
+)
+def test_a_damaged_record_is_refused_with_the_folder_named(damage: dict[str, Any], tmp_path: Path) -> None:
+    ticket, _ = drawn(zoo_model("bert"), layers=["heads"])
+    ticket.compact(zoo_model("bert")).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **damage}))
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        load_compact(tmp_path)
