@@ -12,6 +12,7 @@ from torch import nn
 from hf_worm.layers import RepresentativeLayer, representative_layers
 from hf_worm.layers.heads import head_size
 from hf_worm.layers.layer import Slices
+from hf_worm.layers.names import listed
 
 RECORD = "worm_compact"  # field of a model's configuration, for what its own fields can't say
 Kept = dict[str, list[int]]  # by the layer's name: the units that stay, ascending
@@ -23,6 +24,16 @@ WIDTHS = ("all_head_size", "inner_dim")
 NEURONS = ("intermediate_size", "hidden_dim", "d_ff", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim")
 
 
+def require_larger_units(layers: Sequence[RepresentativeLayer]) -> None:
+    """Raise a `ValueError` where the units of a layer are single weights, which can't be cut out."""
+    scattered = [layer.name for layer in layers if layer.granularity == "weight"]
+    if scattered:
+        raise ValueError(
+            f"Units of {listed(scattered)} are single weights: a matrix with scattered zeros is no smaller one. Search "
+            "for units that can be cut out: `WormConfig(layers=['neurons', 'heads'])`."
+        )
+
+
 def cut(model: nn.Module, layers: Sequence[RepresentativeLayer], masks: Mapping[str, torch.Tensor]) -> nn.Module:
     """A smaller copy of a model, without the neurons and heads that the masks prune.
 
@@ -30,7 +41,7 @@ def cut(model: nn.Module, layers: Sequence[RepresentativeLayer], masks: Mapping[
     heads, for all blocks. Else they are recorded in a field `worm_compact`, for [`~hf_worm.load_compact`].
 
     Args:
-        model (`nn.Module`): Stays as it is. What the masks prune is 0 in it, or should be.
+        model (`nn.Module`): Stays as it is.
         layers (`Sequence[RepresentativeLayer]`): Its layers of neurons and heads.
         masks (`Mapping[str, torch.Tensor]`): For each layer by its name, `bool`, which units stay; at least one.
 

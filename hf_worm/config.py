@@ -60,6 +60,9 @@ class WormConfig:
             Epochs in which a weight about to be pruned falls to 1 % of its size, above 0; only with
             `truncation_target="fade"`. The ticket is then drawn once the masks have converged and the weights to be
             pruned hold less than 3 % of the representative layers' L1 norm.
+        compact (`bool`, *optional*, defaults to `False`):
+            Once the ticket is drawn, cut what it prunes out of the model, and retrain the smaller one: for `neurons`
+            and `heads`.
 
     Raises:
         ValueError: A setting is outside its range, or contradicts another.
@@ -105,12 +108,18 @@ class WormConfig:
         metadata={"help": "Epochs in which a weight about to be pruned falls to a hundredth (truncation_target=fade)."},
     )
 
+    compact: bool = field(
+        default=False, metadata={"help": "Cut pruned neurons and heads out, and retrain the smaller model."}
+    )
+
     def __post_init__(self) -> None:
         for name in ("prune_ratio", "truncation", "stopping_point", "margin", "retrain_epochs", "fade_epochs"):
             value = getattr(self, name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not abs(value) <= sys.float_info.max:  # nor is NaN, or a whole number too large for one
                 raise ValueError(f"`{name}` must be a finite number, got {value!r}.")
+        if not isinstance(self.compact, bool):
+            raise ValueError(f"`compact` must be true or false, got {self.compact!r}.")
         if not 0 <= self.prune_ratio < 1:
             raise ValueError(f"`prune_ratio` must be in [0, 1), got {self.prune_ratio}.")
         for name in ("truncation", "stopping_point"):

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_worm.compact import RECORD
 from hf_worm.config import CONFIG_NAME, WormConfig
 from hf_worm.layers import representative_layers
 from hf_worm.run import Progress
@@ -25,16 +26,23 @@ NOTE = (
     "matrices; they do not make a dense matrix product faster. A silent channel saves both once it is cut out of the "
     "network, which this does not do."
 )
+NOTE_COMPACT = (
+    "What the ticket prunes is cut out: the checkpoint is a dense one of smaller matrices, which take less room and "
+    "less time on any hardware."
+)
 STAGES = {"before_draw": "before the draw", "drawn": "drawn", "retrained": "retrained"}
 
 
-def build_report(ticket: Ticket, progress: Progress, model: nn.Module) -> dict[str, Any]:
+def build_report(
+    ticket: Ticket, progress: Progress, model: nn.Module, before: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The report of a run, as `worm_report.json` has it.
 
     Args:
         ticket (`Ticket`): The ticket that was drawn.
         progress (`Progress`): Steps, epochs, seconds and metrics of the phases so far.
         model (`nn.Module`): The pruned model.
+        before (`dict`, *optional*): Where the model was made smaller, the [`account`] of the model before.
 
     Returns:
         `dict`: JSON-ready. `metrics` by stage; `search`, `draw`, `retrain`: epochs, steps and wall-clock seconds;
@@ -62,7 +70,7 @@ def build_report(ticket: Ticket, progress: Progress, model: nn.Module) -> dict[s
     }
     if "retrain" in progress.steps:
         report["retrain"] = phase("retrain")
-    report["account"] = account(ticket, model)
+    report["account"] = account(ticket, model) if before is None else cut_out(before, model)
     report["layers"] = {name: 1 - int(mask.count_nonzero()) / mask.numel() for name, mask in ticket.masks.items()}
     report["config"] = asdict(ticket.config)
     report["loading"] = loading(model)
@@ -86,6 +94,11 @@ def account(ticket: Ticket, model: nn.Module) -> dict[str, Any]:
         "share_of_model": pruned / whole,
         "note": NOTE,
     }
+
+
+def cut_out(before: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """The account of a model that was made smaller, from that of the model before."""
+    return {**before, "note": NOTE_COMPACT, "compact_weights": sum(p.numel() for p in model.parameters())}
 
 
 def model_name(model: nn.Module) -> str:
@@ -122,7 +135,9 @@ def loading(model: nn.Module) -> dict[str, Any]:
     elif getattr(exports, name, None) is kind:
         module = package
     call = None
-    if hasattr(kind, "from_pretrained"):
+    if getattr(getattr(model, "config", None), RECORD, None) is not None:
+        module, name, call, options = "hf_worm", "load_compact", "load_compact", {}
+    elif hasattr(kind, "from_pretrained"):
         call = f"{name}.from_pretrained"
     elif hasattr(kind, "save_pretrained"):
         call = name

@@ -47,10 +47,14 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
 
     Attributes:
         ticket (`Ticket`, *optional*): The ticket, once it is drawn.
+        compacted (`bool`): Whether what the ticket prunes has been cut out of the model.
+        dense_account (`dict`, *optional*): If so, the account of weights of the model before.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.ticket: Ticket | None = None
+        self.compacted = False
+        self.dense_account: dict[str, Any] | None = None
         super().__init__(*args, **kwargs)
 
     def _evaluate_stage(self, stage: str) -> None:
@@ -115,7 +119,7 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
 
     def report(self) -> dict[str, Any]:
         """What the run did, as `worm_report.json` has it: metrics, phases, observations and the account of weights."""
-        return build_report(self._drawn, self.progress, self._trained_model)
+        return build_report(self._drawn, self.progress, self._trained_model, self.dense_account)
 
     def _write_report(self) -> None:
         if self.is_world_process_zero():

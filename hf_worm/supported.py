@@ -1,11 +1,15 @@
 """Ways to train that a `WormTrainer` refuses, each with what to do instead."""
 
+from collections.abc import Sequence
+
 import torch
 from accelerate.utils import DistributedType
 from transformers import Trainer
 from transformers.training_args import OptimizerNames
 
+from hf_worm.compact import require_larger_units
 from hf_worm.config import WormConfig
+from hf_worm.layers import RepresentativeLayer
 
 # How training may be distributed: every process holds all of every weight, and of its averaged gradient.
 SUPPORTED = {DistributedType.NO} | {kind for kind in DistributedType if kind.startswith("MULTI_")}
@@ -72,6 +76,24 @@ def refuse_optimizer(trainer: Trainer, optimizer: str | torch.optim.Optimizer, c
             f"`{label}` steps by the sign or the direction of the gradients, whatever their size: truncating them does "
             "little or nothing. Truncate the step instead, `WormConfig(truncation_target='update')`, or do not "
             "truncate: `WormConfig.eb_train()`."
+        )
+
+
+def refuse_compact(layers: Sequence[RepresentativeLayer], given_optimizer: bool) -> None:
+    """Refuse to make a model smaller where there is nothing to cut out, or nothing to train it with.
+
+    Args:
+        layers (`Sequence[RepresentativeLayer]`): What is watched.
+        given_optimizer (`bool`): Whether the optimizer is one that the user made, of the model as it is now.
+
+    Raises:
+        ValueError: It is so.
+    """
+    require_larger_units(layers)
+    if given_optimizer:
+        raise ValueError(
+            "`compact=True` needs an optimizer that the trainer makes, since the smaller model has other parameters: "
+            "name it (`TrainingArguments(optim=...)`) or pass `optimizer_cls_and_kwargs` instead of `optimizers`."
         )
 
 

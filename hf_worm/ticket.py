@@ -1,6 +1,5 @@
 """A ticket: which units stay, and how that was found."""
 
-import copy
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -13,13 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from hf_worm.compact import cut
+from hf_worm.compact import cut, require_larger_units
 from hf_worm.config import WormConfig, find_file, parse_json, read_json, replace_file
 from hf_worm.core.masks import pack, unpack
 from hf_worm.core.window import Observation
 from hf_worm.layers import RepresentativeLayer, View, representative_layers
 from hf_worm.layers.layer import reshard
-from hf_worm.layers.names import listed
 
 TICKET_NAME = "ticket.safetensors"
 HISTORY_NAME = "worm_history.json"
@@ -79,14 +77,8 @@ class Ticket:
                 those of the ticket; or its heads can't be cut out, for a reason that the message names.
         """
         layers = self._layers(model)
-        scattered = [layer.name for layer in layers if layer.granularity == "weight"]
-        if scattered:
-            raise ValueError(
-                f"The ticket prunes single weights of {listed(scattered)}: a matrix with scattered zeros is no smaller "
-                "one. Search for units that can be cut out: `WormConfig(layers=['neurons', 'heads'])`."
-            )
-        drawn = copy.deepcopy(model)
-        return cut(self.apply_(drawn), layers, self.masks)
+        require_larger_units(layers)
+        return cut(model, layers, self.masks)
 
     def hold(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> "Held":
         """Apply the ticket now and again after every step of `optimizer`.

@@ -14,11 +14,11 @@ from transformers.trainer_utils import EvalLoopOutput, HubStrategy, TrainOutput,
 from hf_worm.callback import PhaseCallback, observation_line
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
-from hf_worm.hub import set_aside
+from hf_worm.hub import account, set_aside
 from hf_worm.reporting import ReportingTrainerMixin
 from hf_worm.run import Progress, load_state
 from hf_worm.search import TicketSearch
-from hf_worm.supported import refuse_optimizer, refuse_unsupported
+from hf_worm.supported import refuse_compact, refuse_optimizer, refuse_unsupported
 from hf_worm.ticket import Ticket
 
 
@@ -52,6 +52,8 @@ class WormTrainerMixin(ReportingTrainerMixin):
         if worm_config is not None:
             refuse_unsupported(self, worm_config)
             self.search = TicketSearch(self._trained_model, worm_config)
+            if worm_config.compact:
+                refuse_compact(self.search.layers, given_optimizer="optimizer" in self._given_states)
             self.add_callback(PhaseCallback(self, worm_config))
 
     # The three phases.
@@ -112,7 +114,7 @@ class WormTrainerMixin(ReportingTrainerMixin):
                 f"`{type(self.train_dataset).__name__}`. Use `truncation_target='update'`, or a loop of your own with "
                 "`search.attach(optimizer, steps_per_epoch=...)`."
             )
-        self.ticket = None
+        self.ticket, self.compacted, self.dense_account = None, False, None
         self.progress = Progress()
         output = self._train_phase("search", self._find_checkpoint(resume_from_checkpoint), options)
         if not self._search.history:
@@ -121,6 +123,8 @@ class WormTrainerMixin(ReportingTrainerMixin):
 
     def draw_ticket(self) -> Ticket:
         """Set the weights that the newest mask prunes to 0; evaluate before and after, where there is an eval set.
+
+        With `WormConfig(compact=True)`, `trainer.model` is a smaller model from here on.
 
         Returns:
             `Ticket`: Also kept as `trainer.ticket`.
@@ -140,6 +144,8 @@ class WormTrainerMixin(ReportingTrainerMixin):
                 stacklevel=2,
             )
         self._evaluate_stage("drawn")
+        if self.ticket.config.compact:
+            self._cut_out()
         self.progress.tick()
         self._write_report()
         return self.ticket
@@ -157,6 +163,10 @@ class WormTrainerMixin(ReportingTrainerMixin):
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
         if checkpoint is not None:
             self.ticket = Ticket.from_pretrained(checkpoint)
+            if self.ticket.config.compact and not self.compacted:
+                self.search = TicketSearch(self._trained_model, self._config)
+                self._search.load_state_dict(load_state(checkpoint)[1])
+                self._cut_out()
         args, model_init, epochs = self.args, self.model_init, self._drawn.config.retrain_epochs
         self.args = copy.copy(args)
         self.args.num_train_epochs, self.args.max_steps = epochs, -1
@@ -166,24 +176,25 @@ class WormTrainerMixin(ReportingTrainerMixin):
             output = self._train_phase("retrain", checkpoint, options)
         finally:
             self.args, self.model_init = args, model_init
-        self._drawn.apply_(self._trained_model)  # whatever callbacks did to the weights at the end of training
+        self._apply_ticket()  # whatever callbacks did to the weights at the end of training
         self._evaluate_stage("retrained")
         self._write_report()
         return output
 
     def begin_phase(self) -> None:
         super().begin_phase()
-        if self.searching or self._checkpoint_state is not None:
-            self.search = TicketSearch(self._trained_model, self._config)
-        if self._checkpoint_state is not None:
-            self._search.load_state_dict(self._checkpoint_state[1])
+        if not self.compacted:  # the search is of the model that it was made for
+            if self.searching or self._checkpoint_state is not None:
+                self.search = TicketSearch(self._trained_model, self._config)
+            if self._checkpoint_state is not None:
+                self._search.load_state_dict(self._checkpoint_state[1])
         optimizer = self._torch_optimizer
         if optimizer is None:
             return
         refuse_optimizer(self, optimizer, self._config)  # one that `args.optim` does not name
         if self.searching:
             self._handle = self._search.attach(optimizer, self._steps_to_fade_by())
-        else:
+        elif not self.compacted:
             self._handle = self._drawn.hold(self._trained_model, optimizer)
 
     # The search.
@@ -255,6 +266,18 @@ class WormTrainerMixin(ReportingTrainerMixin):
         if self.is_world_process_zero():
             tqdm.write(observation_line(seen, self._config, self.state.epoch or 0.0))
 
+    # What is pruned.
+
+    def _apply_ticket(self) -> None:
+        if self.ticket is not None and not self.compacted:
+            self.ticket.apply_(self._trained_model)
+
+    def _cut_out(self) -> None:
+        """Go on with a smaller copy of the model."""
+        self.dense_account = account(self._drawn, self._trained_model)
+        self.model = self.model_wrapped = self._drawn.compact(self._trained_model)
+        self.compacted = True
+
     # What is evaluated, and what is saved.
 
     def evaluation_loop(
@@ -266,13 +289,11 @@ class WormTrainerMixin(ReportingTrainerMixin):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """The parent's, on the weights that would be saved."""
-        if self.ticket is not None:
-            self.ticket.apply_(self._trained_model)
+        self._apply_ticket()
         return super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if self.ticket is not None:
-            self.ticket.apply_(self._trained_model)  # whatever callbacks did to the weights since the last step
+        self._apply_ticket()  # whatever callbacks did to the weights since the last step
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             self._save_ticket(output_dir if output_dir is not None else self._output_dir)

@@ -26,6 +26,7 @@ OTHER: dict[str, Any] = {
     "retrain_epochs": 2.5,
     "truncate_from": "start",
     "fade_epochs": 0.5,
+    "compact": True,
 }
 
 
@@ -50,6 +51,7 @@ def test_defaults_are_the_papers_for_transformers() -> None:
         "retrain_epochs": 1.0,
         "truncate_from": "trigger",
         "fade_epochs": 1.0,
+        "compact": False,
     }
 
 
@@ -94,6 +96,7 @@ WRONG = [
     *(("prune_ratio", value, "must be in [0, 1)") for value in (-0.1, 1, 1.0, 1.5)),
     *((name, value, "must be in [0, 1]") for name in ("truncation", "stopping_point") for value in (-0.003, 1.001)),
     *((name, value, "must be at least 0") for name in ("margin", "retrain_epochs") for value in (-0.005, -1)),
+    *(("compact", value, "must be true or false") for value in ("yes", 1, None)),
     *(("fade_epochs", value, "must be above 0") for value in (0, 0.0, -1.0)),
     *(("window", value, "must be a whole number of at least 2") for value in (1, 0, -3, 3.0, "3", None, True)),
     *(("layers", value, "must be a list of strings") for value in ("query", None, 3, [1], ["query", None], {"query"})),

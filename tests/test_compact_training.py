@@ -1,0 +1,173 @@
+"""`WormConfig(compact=True)`: the smaller model is what is retrained, saved, resumed, reported and pushed."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from training import accuracy, arguments, checkpoints, examples, report, same_weights, weights, worm_trainer
+from transformers import BertForSequenceClassification
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_worm import Ticket, WormConfig, WormTrainer, load_compact
+
+EVALUATED = {"eval_dataset": examples(32), "compute_metrics": accuracy}
+
+
+def compact_trainer(
+    bert: BertForSequenceClassification,
+    folder: Path,
+    layers: list[str],
+    changes: dict[str, Any] | None = None,
+    **rest: Any,
+) -> WormTrainer:
+    config = WormConfig(layers=layers, stopping_point=0.9, margin=0.1, compact=True, **(changes or {}))
+    return worm_trainer(copy.deepcopy(bert), folder, config, **{**EVALUATED, **rest})
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.eval()(input_ids=torch.stack([row["input_ids"] for row in examples(8)])).logits
+
+
+@pytest.mark.parametrize("layers", [["neurons"], ["heads"], ["neurons", "heads"]], ids="+".join)
+def test_a_run_leaves_a_smaller_model_that_loads(
+    bert: BertForSequenceClassification, tmp_path: Path, layers: list[str]
+) -> None:
+    trainer = compact_trainer(bert, tmp_path, layers, {"retrain_epochs": 2.0})
+    given = trainer.model
+    trainer.train()
+    trainer.save_model()
+    assert trainer.model is not given and trainer.compacted
+    dense, left = (sum(p.numel() for p in model.parameters()) for model in (given, trainer.model))
+    assert left < dense
+    assert not same_weights(weights(trainer.model), weights(trainer.ticket.compact(given))), "it was not retrained"
+    assert torch.equal(logits(load_compact(tmp_path)), logits(trainer.model))
+    if layers == ["neurons"]:
+        plain = BertForSequenceClassification.from_pretrained(tmp_path)
+        assert plain.config.intermediate_size == 16
+        assert torch.equal(logits(plain), logits(trainer.model))
+    written = report(tmp_path)
+    assert set(written["metrics"]) == {"before_draw", "drawn", "retrained"}
+    account = written["account"]
+    assert account["model_weights"] == dense and account["compact_weights"] == left
+    assert account["pruned_weights"] == dense - left
+    assert "cut out" in account["note"]
+    loaded = Ticket.from_pretrained(tmp_path)
+    assert all(torch.equal(mask, trainer.ticket.masks[name]) for name, mask in loaded.masks.items())
+
+
+def test_the_smaller_model_starts_where_the_drawn_one_stood(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    trainer = compact_trainer(bert, tmp_path, ["neurons", "heads"], {"retrain_epochs": 0.0})
+    given = trainer.model
+    trainer.train()
+    torch.testing.assert_close(logits(trainer.model), logits(given), rtol=1e-5, atol=1e-6)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(report(tmp_path)["metrics"]["drawn"]["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("target", ["gradient", "fade"])
+def test_resuming_from_any_checkpoint_ends_the_same(
+    bert: BertForSequenceClassification, tmp_path: Path, target: str
+) -> None:
+    changes = {"truncation_target": target, "retrain_epochs": 2.0}
+    settings = {"save_strategy": "steps", "save_steps": 5}
+    whole = compact_trainer(bert, tmp_path / "whole", ["neurons", "heads"], changes, **settings)
+    whole.train()
+    searched = report(tmp_path / "whole")["search"]["steps"]
+    steps = [int(folder.name.partition("-")[2]) for folder in checkpoints(tmp_path / "whole")]
+    assert min(steps) < searched < max(steps), "both phases are put to the test"
+    for checkpoint in checkpoints(tmp_path / "whole"):
+        resumed = compact_trainer(bert, tmp_path / "resumed", ["neurons", "heads"], changes, **settings)
+        resumed.train(resume_from_checkpoint=str(checkpoint))
+        assert same_weights(weights(resumed.model), weights(whole.model)), checkpoint.name
+        assert resumed.search.history == whole.search.history
+        again, first = report(tmp_path / "resumed"), report(tmp_path / "whole")
+        assert {name: again[name] for name in ("account", "metrics", "layers", "loading")} == {
+            name: first[name] for name in ("account", "metrics", "layers", "loading")
+        }
+
+
+def test_the_best_of_the_smaller_models_is_kept(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    worst = {"metric_for_best_model": "eval_loss", "greater_is_better": True}  # or the best would be the last
+    saving = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True}
+    trainer = compact_trainer(bert, tmp_path, ["neurons", "heads"], {"retrain_epochs": 3.0}, **worst, **saving)
+    trainer.train()
+    best = load_compact(trainer.state.best_model_checkpoint)
+    assert same_weights(weights(trainer.model), weights(best))
+    assert trainer.state.best_model_checkpoint != get_last_checkpoint(str(tmp_path))
+
+
+def test_the_card_loads_it(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = compact_trainer(bert, tmp_path / "heads", ["heads"])
+    trainer.train()
+    trainer.create_model_card()
+    text = ModelCard.load(tmp_path / "heads" / "README.md").text
+    assert "from hf_worm import load_compact" in text and 'load_compact("heads")' in text
+    trainer = compact_trainer(bert, tmp_path / "neurons", ["neurons"])
+    trainer.train()
+    trainer.create_model_card()
+    text = ModelCard.load(tmp_path / "neurons" / "README.md").text
+    assert 'BertForSequenceClassification.from_pretrained("neurons")' in text and "load_compact" not in text
+
+
+def test_a_second_run_of_the_same_trainer_goes_on_from_the_smaller_model(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    trainer = compact_trainer(bert, tmp_path, ["neurons"])
+    trainer.train()
+    first = report(tmp_path)["account"]
+    trainer.train()
+    assert trainer.model.config.intermediate_size == 8
+    assert report(tmp_path)["account"]["model_weights"] == first["compact_weights"]
+
+
+def test_with_a_model_init_each_run_begins_with_a_new_model(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    config = WormConfig(layers=["neurons"], stopping_point=0.9, compact=True)
+    trainer = worm_trainer(bert, tmp_path, config, model_init=lambda: copy.deepcopy(bert))
+    for _ in range(2):
+        trainer.train()
+        assert trainer.model.config.intermediate_size == 16
+
+
+@pytest.mark.parametrize("layers", [["query"], ["neurons", "value"]])
+def test_single_weights_are_refused_before_training(
+    bert: BertForSequenceClassification, tmp_path: Path, layers: list[str]
+) -> None:
+    with pytest.raises(ValueError, match="are single weights: a matrix with scattered zeros is no smaller one"):
+        compact_trainer(bert, tmp_path, layers)
+
+
+def test_an_optimizer_of_the_dense_model_is_refused(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    config = WormConfig(layers=["neurons"], compact=True)
+    optimizer = torch.optim.SGD(bert.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"`compact=True` needs an optimizer that the trainer makes"):
+        WormTrainer(model=bert, args=arguments(tmp_path), worm_config=config, optimizers=(optimizer, None))
+
+
+def test_zeros_of_neurons_are_held_where_they_are_not_cut_out(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    config = WormConfig(layers=["neurons", "heads"], stopping_point=0.9, retrain_epochs=2.0)
+    trainer = worm_trainer(bert, tmp_path, config, save_strategy="epoch", weight_decay=0.1)
+    trainer.train()
+    pruned = report(tmp_path)["account"]["pruned_weights"]
+    saved = [folder for folder in checkpoints(tmp_path) if (folder / "ticket.safetensors").exists()]
+    assert len(saved) == 2
+    for folder in saved:
+        model = BertForSequenceClassification.from_pretrained(folder)
+        for layer, mask in zip(trainer.search.layers, trainer.ticket.masks.values(), strict=True):
+            for view in layer.views:
+                mine = view.part(dict(model.named_parameters())[name_of(bert, view.parameter)])
+                assert (mine[~mask] == 0).all() and (mine[mask] != 0).any()
+    assert json.loads((tmp_path / "worm_report.json").read_text())["account"]["pruned_weights"] == pruned > 0
+
+
+def name_of(model: torch.nn.Module, parameter: torch.nn.Parameter) -> str:
+    return next(name for name, own in model.named_parameters() if own is parameter)
