@@ -71,6 +71,8 @@ def build_report(
     if "retrain" in progress.steps:
         report["retrain"] = phase("retrain")
     report["account"] = account(ticket, model) if before is None else cut_out(before, model)
+    if progress.costs:
+        report["costs"] = progress.costs
     report["layers"] = {name: 1 - int(mask.count_nonzero()) / mask.numel() for name, mask in ticket.masks.items()}
     report["config"] = asdict(ticket.config)
     report["loading"] = loading(model)
@@ -185,6 +187,11 @@ def card_section(repository: str, report: dict[str, Any]) -> str:
             f"{account['representative_weights']:,} weights watched ({', '.join(config['layers'])}) and "
             f"{account['share_of_model']:.1%} of the model's {account['model_weights']:,}; {how}.",
             account["note"],
+            *(
+                ["### Size and time", _table(*cost_rows(report["costs"])), gains(report["costs"])]
+                if "costs" in report
+                else []
+            ),
             "### Metrics",
             _metrics_table(report["metrics"]),
             "### The search",
@@ -227,6 +234,45 @@ def _loading_code(repository: str, loading: dict[str, Any]) -> str:
         f'model = {loading["call"]}("{repository}"{options})\n'
         "```"
     )
+
+
+def _costs_section(costs: dict[str, Any] | None) -> list[str]:
+    return [] if costs is None else ["### Size and time", _table(*cost_rows(costs)), gains(costs)]
+
+
+def cost_rows(costs: dict[str, Any], spread: bool = True) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table of sizes and times, a row for each model; medians, and quartiles if asked for."""
+    size, seconds = costs["size"], costs["seconds"]
+    head = ["", "parameters", "MB", "multiply-adds, M", *(f"{action}, ms" for action in seconds)]
+    rows = [
+        [
+            name,
+            f"{counts['parameters']:,}",
+            f"{counts['bytes'] / 1e6:,.1f}",
+            f"{counts['multiply_adds'] / 1e6:,.1f}",
+            *(_milliseconds(times[name], spread) for times in seconds.values()),
+        ]
+        for name, counts in size.items()
+    ]
+    return head, rows
+
+
+def gains(costs: dict[str, Any]) -> str:
+    """How many times as fast as the dense model the compact one is at each action, and where nothing was gained."""
+    told = []
+    for action, times in costs["seconds"].items():
+        dense, compact = times["dense"], times["compact"]
+        apart = compact["high"] < dense["low"]
+        told.append(f"{action}: " + (f"{dense['median'] / compact['median']:.2f}×" if apart else "nothing gained"))
+    return (
+        f"The compact model against the dense one: {', '.join(told)}. Medians, with quartiles, on the machine that "
+        "trained; rows of its data. Zeros alone (*drawn*) gain nothing."
+    )
+
+
+def _milliseconds(times: dict[str, float], spread: bool) -> str:
+    low, median, high = (1000 * times[name] for name in ("low", "median", "high"))
+    return f"{median:.2f} ({low:.2f} to {high:.2f})" if spread else f"{median:.2f}"
 
 
 def _observations_table(observations: list[dict[str, Any]]) -> str:

@@ -30,6 +30,7 @@ class Progress:
         epochs (`dict[str, float]`): Epochs of each finished phase.
         seconds (`dict[str, float]`): Wall-clock seconds of each phase so far, over all its resumptions.
         metrics (`dict[str, dict[str, float]]`): The evaluations `before_draw`, `drawn` and `retrained`.
+        costs (`dict[str, Any]`): Where the model was made smaller, what [`~hf_worm.speed.costs`] measured.
     """
 
     phase: str = "search"
@@ -38,11 +39,18 @@ class Progress:
     epochs: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    costs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.phase not in PHASES or type(self.observed_step) is not int:
             raise ValueError(f"`phase` must be one of {PHASES}, got {self.phase!r} after {self.observed_step!r} steps")
-        for name, kind in (("steps", int), ("epochs", (int, float)), ("seconds", (int, float)), ("metrics", dict)):
+        for name, kind in (
+            ("steps", int),
+            ("epochs", (int, float)),
+            ("seconds", (int, float)),
+            ("metrics", dict),
+            ("costs", dict),
+        ):
             values = getattr(self, name)
             if not isinstance(values, dict) or not all(isinstance(value, kind) for value in values.values()):
                 raise ValueError(f"`{name}` must hold a value for each phase or stage, got {values!r}")

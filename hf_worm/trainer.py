@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput, HubStrategy, TrainOutput, has_length, set_seed
 
 from hf_worm.callback import PhaseCallback, observation_line
@@ -18,6 +18,7 @@ from hf_worm.hub import account, set_aside
 from hf_worm.reporting import ReportingTrainerMixin
 from hf_worm.run import Progress, load_state
 from hf_worm.search import TicketSearch
+from hf_worm.speed import costs
 from hf_worm.supported import refuse_compact, refuse_optimizer, refuse_unsupported
 from hf_worm.ticket import Ticket
 
@@ -132,6 +133,7 @@ class WormTrainerMixin(ReportingTrainerMixin):
         search = self._search
         self.progress.enter("draw")
         self._evaluate_stage("before_draw")
+        dense = copy.deepcopy(self._trained_model) if self._config.compact else None
         self.ticket = search.draw()
         if not self.ticket.converged:
             largest = search.history[-1].max_distance
@@ -144,8 +146,10 @@ class WormTrainerMixin(ReportingTrainerMixin):
                 stacklevel=2,
             )
         self._evaluate_stage("drawn")
-        if self.ticket.config.compact:
+        if dense is not None:
+            drawn = self._trained_model
             self._cut_out()
+            self.progress.costs = self._costs({"dense": dense, "drawn": drawn, "compact": self._trained_model})
         self.progress.tick()
         self._write_report()
         return self.ticket
@@ -277,6 +281,14 @@ class WormTrainerMixin(ReportingTrainerMixin):
         self.dense_account = account(self._drawn, self._trained_model)
         self.model = self.model_wrapped = self._drawn.compact(self._trained_model)
         self.compacted = True
+
+    def _costs(self, models: dict[str, nn.Module]) -> dict[str, Any]:
+        """Sizes and times of models on rows of the training set; nothing for models of other libraries."""
+        batch = self._prepare_inputs(next(iter(self.get_train_dataloader())))
+        if not isinstance(self._trained_model, PreTrainedModel):
+            return {}
+        with self.accelerator.autocast():
+            return costs(models, batch)
 
     # What is evaluated, and what is saved.
 

@@ -13,6 +13,9 @@ from transformers import BertForSequenceClassification
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_worm import Ticket, WormConfig, WormTrainer, load_compact
+from hf_worm.cli import main
+from hf_worm.hub import gains
+from hf_worm.job.table import cost_lines, result_table
 
 EVALUATED = {"eval_dataset": examples(32), "compute_metrics": accuracy}
 
@@ -171,3 +174,42 @@ def test_zeros_of_neurons_are_held_where_they_are_not_cut_out(
 
 def name_of(model: torch.nn.Module, parameter: torch.nn.Parameter) -> str:
     return next(name for name, own in model.named_parameters() if own is parameter)
+
+
+def test_what_it_costs_is_measured_and_told(
+    bert: BertForSequenceClassification, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = compact_trainer(bert, tmp_path / "run", ["neurons", "heads"], save_strategy="epoch")
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card()
+    written = report(tmp_path / "run")
+    size, seconds = written["costs"]["size"], written["costs"]["seconds"]
+    assert size["dense"] == size["drawn"], "zeros take the same room"
+    assert size["compact"]["parameters"] == written["account"]["compact_weights"] < size["dense"]["parameters"]
+    assert size["compact"]["bytes"] == 4 * size["compact"]["parameters"]
+    assert size["compact"]["multiply_adds"] < size["dense"]["multiply_adds"]
+    assert set(seconds) == {"forward 1", "forward 32", "training step 32"}
+    card = ModelCard.load(tmp_path / "run" / "README.md").text
+    row = f"| compact | {size['compact']['parameters']:,} |"
+    assert "### Size and time" in card and row in card and "The compact model against the dense one" in card
+    table = result_table(written)
+    assert main(["show", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr().out
+    for line in cost_lines(written["costs"]):
+        assert line in table and f"  {line}" in shown
+    resumed = compact_trainer(bert, tmp_path / "again", ["neurons", "heads"])
+    resumed.train(resume_from_checkpoint=str(checkpoints(tmp_path / "run")[-1]))
+    assert report(tmp_path / "again")["costs"] == written["costs"], "of the draw, which was not repeated"
+
+
+def test_where_nothing_is_gained_it_is_said() -> None:
+    def times(low: float, median: float, high: float) -> dict[str, float]:
+        return {"low": low, "median": median, "high": high}
+
+    seconds = {
+        "forward 1": {"dense": times(1, 2, 3), "drawn": times(1, 2, 3), "compact": times(0.9, 1.0, 1.1)},
+        "forward 32": {"dense": times(4, 4, 4), "drawn": times(4, 4, 4), "compact": times(1, 2, 3)},
+    }
+    told = gains({"seconds": seconds})
+    assert "forward 1: nothing gained, forward 32: 2.00×." in told

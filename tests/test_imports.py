@@ -16,18 +16,19 @@ TRAINER_ROOM |= {"loading"}
 # Which rooms of the package each room may import.
 MAY_IMPORT: dict[str, set[str]] = {"config": set(), "core": {"core"}, "layers": {"layers", "core", "config"}}
 MAY_IMPORT["models"] = {"models"}  # checkpoints carry their code
+MAY_IMPORT["speed"] = {"speed"}
 MAY_IMPORT["compact"] = MAY_IMPORT["layers"] | {"compact"}
 MAY_IMPORT["ticket"] = MAY_IMPORT["compact"]
 MAY_IMPORT["search"] = MAY_IMPORT["ticket"] | {"ticket"}
 for _room in TRAINER_ROOM:
-    MAY_IMPORT[_room] = MAY_IMPORT["search"] | {"search"} | TRAINER_ROOM
+    MAY_IMPORT[_room] = MAY_IMPORT["search"] | {"search", "speed"} | TRAINER_ROOM
 MAY_IMPORT["job"] = MAY_IMPORT["trainer"] | {"job"}
 MAY_IMPORT["glue"] = MAY_IMPORT["job"] | {"glue"}
 MAY_IMPORT["image"] = MAY_IMPORT["job"] | {"image", "models"}
 MAY_IMPORT["show"] = MAY_IMPORT["job"] | {"show"}
 MAY_IMPORT["cli"] = MAY_IMPORT["glue"] | MAY_IMPORT["image"] | MAY_IMPORT["show"] | {"cli"}
 ABOVE_TRAINER = {"job", "glue", "image", "show", "cli"}
-WITHOUT_TRANSFORMERS = {"config", "core", "layers", "compact", "ticket", "search"}
+WITHOUT_TRANSFORMERS = {"config", "core", "layers", "compact", "speed", "ticket", "search"}
 
 FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if file != PACKAGE / "__init__.py"]
 

@@ -5,6 +5,7 @@ from textwrap import wrap
 from typing import Any
 
 from hf_worm.config import WormConfig
+from hf_worm.hub import cost_rows, gains
 
 STAGES = {
     "before_draw": ("dense, before the draw", "search"),
@@ -25,6 +26,7 @@ def result_table(report: Mapping[str, Any]) -> str:
         f"{method_line(config)}: {len(search['observations'])} observations, {outcome}",
         *stage_table(report["metrics"], report),
         pruned_line(account, config.layers),
+        *(cost_lines(report["costs"]) if "costs" in report else []),
         *wrap(account["note"], 120),
     ]
     return "\n".join(lines)
@@ -51,6 +53,12 @@ def stage_table(metrics: Mapping[str, Mapping[str, float]], phases: Mapping[str,
             cost = [_number(phases[phase].get("epochs"), 2), _number(phases[phase].get("seconds"), 1)]
             rows.append([title, *(_number(metrics.get(stage, {}).get(name), 4) for name in names), *cost])
     return aligned(rows)
+
+
+def cost_lines(costs: dict[str, Any]) -> list[str]:
+    """Lines of a table of sizes and median times, and what was gained."""
+    head, rows = cost_rows(costs, spread=False)
+    return [*aligned([head, *rows]), *wrap(gains(costs), 92)]
 
 
 def pruned_line(account: Mapping[str, Any], layers: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from hf_worm.checkpoint import newest_whole
 from hf_worm.config import CONFIG_NAME, WormConfig, find_file, read_json
 from hf_worm.core.masks import unpack
 from hf_worm.core.window import Observation
-from hf_worm.hub import REPORT_NAME, STAGES
+from hf_worm.hub import REPORT_NAME, STAGES, cost_rows, gains
 from hf_worm.run import STATE_NAME, Progress, load_state
 from hf_worm.show.record import Record, Status, is_number, shares_pruned
 from hf_worm.ticket import HISTORY_NAME, TICKET_NAME, read_history, read_masks, read_observations
@@ -35,6 +35,7 @@ class _Part:
     masks: dict[str, torch.Tensor] = field(default_factory=dict)
     layers: dict[str, float] = field(default_factory=dict)
     account: dict[str, Any] | None = None
+    costs: dict[str, Any] | None = None
     retraining: bool = False
 
     def begins(self, whole: "_Part") -> bool:
@@ -110,6 +111,7 @@ def read_run(path: str) -> Record:
         masks=masks,
         layers=shares_pruned(masks) or best.layers,
         account=best.account,
+        costs=best.costs,
         log=newest.log if newest else [],
         notes=notes,
     )
@@ -221,9 +223,21 @@ def _read_report(path: Path) -> _Part:
             metrics={stage: _numbers(report["metrics"][stage]) for stage in STAGES if stage in report["metrics"]},
             layers=_numbers(report["layers"]),
             account={**account, "note": str(report["account"]["note"])},
+            costs=_costs(report.get("costs")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged, or no report of a run: {error!r}.") from error
+
+
+def _costs(costs: Any) -> dict[str, Any] | None:
+    """What [`~hf_worm.speed.costs`] measured, if it is whole."""
+    if costs is None:
+        return None
+    size = {name: _numbers(counts) for name, counts in costs["size"].items()}
+    seconds = {action: {name: _numbers(times[name]) for name in size} for action, times in costs["seconds"].items()}
+    cost_rows({"size": size, "seconds": seconds})  # raises where a number is missing
+    gains({"size": size, "seconds": seconds})
+    return {"size": size, "seconds": seconds}
 
 
 def _read_state(checkpoint: Path, trainer: _TrainerState | None) -> _Part:

@@ -50,7 +50,7 @@ class Record:
         metrics (`dict[str, dict[str, float]]`): By `before_draw`, `drawn` and `retrained`: the evaluation.
         masks (`dict[str, torch.Tensor]`): The newest by layer: `bool`, `True` = keep. Empty where there are none.
         layers (`dict[str, float]`): Share pruned by layer, in [0, 1].
-        account (`dict`, *optional*): As in `worm_report.json`.
+        account, costs (`dict`, *optional*): As in `worm_report.json`.
         log (`list[dict]`): The Trainer's `log_history`, as far as it was saved.
         notes (`list[str]`): What is missing, and what was passed over.
     """
@@ -65,6 +65,7 @@ class Record:
     masks: dict[str, torch.Tensor]
     layers: dict[str, float]
     account: dict[str, Any] | None
+    costs: dict[str, Any] | None
     log: list[dict[str, Any]]
     notes: list[str]
 

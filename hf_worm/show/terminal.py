@@ -5,7 +5,7 @@ from dataclasses import asdict
 from textwrap import wrap
 
 from hf_worm.hub import NOTE, REPORT_NAME, STAGES
-from hf_worm.job.table import aligned, method_line, pruned_line, stage_table
+from hf_worm.job.table import aligned, cost_lines, method_line, pruned_line, stage_table
 from hf_worm.search import FADE_BOUND
 from hf_worm.show.record import Record, cut, shared_ends, short_names
 
@@ -28,6 +28,7 @@ def run_text(record: Record) -> str:
             *section("Training and evaluation", _training(record)),
             *section("Pruned of each layer", _layers(record)),
             *section("Account", [*pruned_lines(record), *honest_note(record)]),
+            *section("Size and time", cost_lines(record.costs) if record.costs else []),
             *section("Not here", note_lines(record)),
         ]
     )

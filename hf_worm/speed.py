@@ -1,0 +1,104 @@
+"""What a model costs: parameters, bytes, multiply-adds, and times measured side by side."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+BATCHES = (1, 32)  # rows of a forward pass
+WARM_UP, ROUNDS, SECONDS = 2, 15, 10.0  # rounds: at most, and so long in all; three at least
+Batch = Mapping[str, Any]
+
+
+def costs(models: Mapping[str, nn.Module], batch: Batch) -> dict[str, Any]:
+    """Measure models on the same rows; no weight changes.
+
+    Args:
+        models (`Mapping[str, nn.Module]`): By name, on one device.
+        batch (`Mapping[str, Any]`): What they are called with; tensors of one row or more, repeated as needed.
+
+    Returns:
+        `dict`: JSON-ready. `size`: by name `parameters`, `bytes`, and `multiply_adds` of the forward pass of one row.
+        `seconds`: by what was run (`forward 1`, `forward 32`; `training step 32`, which is forward and backward) and by
+        name `median`, `low` and `high` (quartiles) over `rounds`, in each of which all models take their turn.
+    """
+    modes = {name: model.training for name, model in models.items()}
+    try:
+        seconds = {f"forward {rows}": _race(models, repeated(batch, rows), _forward) for rows in BATCHES}
+        if "labels" in batch:
+            seconds[f"training step {BATCHES[-1]}"] = _race(models, repeated(batch, BATCHES[-1]), _train)
+        size = {name: _size(model, repeated(batch, 1)) for name, model in models.items()}
+    finally:
+        for name, model in models.items():
+            model.train(modes[name])
+    return {"size": size, "seconds": seconds}
+
+
+def repeated(batch: Batch, rows: int) -> dict[str, Any]:
+    """The first rows of a batch, as often as it takes to have so many."""
+    given = next(len(value) for value in batch.values() if isinstance(value, torch.Tensor))
+    places = [place % given for place in range(rows)]
+    return {name: value[places] if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+
+
+def _forward(model: nn.Module, batch: Batch) -> None:
+    model.eval()
+    with torch.inference_mode():
+        model(**batch)
+
+
+def _train(model: nn.Module, batch: Batch) -> None:
+    model.train()
+    with torch.random.fork_rng():
+        model(**batch)["loss"].backward()
+    model.zero_grad(set_to_none=True)
+
+
+def _race(
+    models: Mapping[str, nn.Module], batch: Batch, action: Callable[[nn.Module, Batch], None]
+) -> dict[str, dict[str, float]]:
+    """Seconds of an action by model: median, quartiles and rounds."""
+    for model in models.values():
+        for _ in range(WARM_UP):
+            action(model, batch)
+    times: dict[str, list[float]] = {name: [] for name in models}
+    begun = time.perf_counter()
+    for done in range(ROUNDS):
+        if done >= 3 and time.perf_counter() - begun > SECONDS:
+            break
+        for name, model in models.items():
+            times[name].append(_timed(model, batch, action))
+    return {name: _summary(values) for name, values in times.items()}
+
+
+def _timed(model: nn.Module, batch: Batch, action: Callable[[nn.Module, Batch], None]) -> float:
+    _wait()
+    begun = time.perf_counter()
+    action(model, batch)
+    _wait()
+    return time.perf_counter() - begun
+
+
+def _wait() -> None:
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
+def _summary(values: list[float]) -> dict[str, float]:
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": median, "low": low, "high": high, "rounds": len(values)}
+
+
+def _size(model: nn.Module, batch: Batch) -> dict[str, int]:
+    parameters = list(model.parameters())
+    with FlopCounterMode(display=False) as counted:
+        _forward(model, batch)
+    return {
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        "multiply_adds": counted.get_total_flops() // 2,
+    }

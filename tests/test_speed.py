@@ -1,0 +1,57 @@
+"""Costs of models: counts against those by hand; times are measured, not tested."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertForSequenceClassification
+
+from hf_worm.speed import costs, repeated
+
+
+class Net(nn.Module):
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, hidden), nn.Linear(hidden, 3)
+        self.dropout = nn.Dropout(0.5)
+        self.batches: list[int] = []
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        self.batches.append(len(x))
+        logits = self.second(self.dropout(self.first(x).relu()))
+        return {"logits": logits} | ({} if labels is None else {"loss": nn.functional.cross_entropy(logits, labels)})
+
+
+def test_counts_are_those_by_hand() -> None:
+    found = costs({"dense": Net(8), "compact": Net(4)}, {"x": torch.randn(2, 6), "labels": torch.tensor([0, 2])})
+    assert found["size"] == {
+        "dense": {"parameters": 83, "bytes": 332, "multiply_adds": 6 * 8 + 8 * 3},
+        "compact": {"parameters": 43, "bytes": 172, "multiply_adds": 6 * 4 + 4 * 3},
+    }
+    assert set(found["seconds"]) == {"forward 1", "forward 32", "training step 32"}
+    for times in found["seconds"].values():
+        assert set(times) == {"dense", "compact"}
+        assert all(0 < one["low"] <= one["median"] <= one["high"] and one["rounds"] >= 3 for one in times.values())
+
+
+def test_each_model_takes_the_same_batches_of_1_and_32_rows() -> None:
+    models = {"a": Net(8), "b": Net(4)}
+    found = costs(models, {"x": torch.randn(5, 6)})
+    assert set(found["seconds"]) == {"forward 1", "forward 32"}, "without labels there is no loss"
+    assert models["a"].batches == models["b"].batches and set(models["a"].batches) == {1, 32}
+
+
+def test_nothing_changes(bert: BertForSequenceClassification) -> None:
+    before, mode = copy.deepcopy(bert.state_dict()), bert.training
+    batch = {"input_ids": torch.randint(0, 64, (2, 5)), "labels": torch.tensor([0, 1])}
+    state = torch.random.get_rng_state()
+    costs({"bert": bert}, batch)
+    assert all(torch.equal(weight, before[name]) for name, weight in bert.state_dict().items())
+    assert bert.training == mode and all(parameter.grad is None for parameter in bert.parameters())
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(1, [0]), (3, [0, 1, 0])])
+def test_rows_are_repeated(rows: int, expected: list[int]) -> None:
+    assert repeated({"x": torch.tensor([0, 1]), "flag": True}, rows)["x"].tolist() == expected
