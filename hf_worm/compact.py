@@ -1,9 +1,8 @@
 """Cuts pruned neurons and heads out of a model: smaller weights, the same outputs."""
 
-import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -24,40 +23,65 @@ WIDTHS = ("all_head_size", "inner_dim")
 NEURONS = ("intermediate_size", "hidden_dim", "d_ff", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim")
 
 
-def require_larger_units(layers: Sequence[RepresentativeLayer]) -> None:
-    """Raise a `ValueError` where the units of a layer are single weights, which can't be cut out."""
+def require_larger_units(model: nn.Module, layers: Sequence[RepresentativeLayer]) -> None:
+    """Raise a `ValueError` where units can't be cut out: single weights, or channels of a model that is not known."""
     scattered = [layer.name for layer in layers if layer.granularity == "weight"]
     if scattered:
         raise ValueError(
             f"Units of {listed(scattered)} are single weights: a matrix with scattered zeros is no smaller one. Search "
             "for units that can be cut out: `WormConfig(layers=['neurons', 'heads'])`."
         )
+    if any(layer.granularity == "channel" for layer in layers) and not isinstance(model, HasChannels):
+        raise ValueError(
+            f"Where the channels of a `{type(model).__name__}` come from and go to is not known: they can be pruned, "
+            "but not cut out. `CifarResNetForImageClassification` and `VggBnForImageClassification` of "
+            "`hf_worm.models` say it."
+        )
 
 
-def cut(model: nn.Module, layers: Sequence[RepresentativeLayer], masks: Mapping[str, torch.Tensor]) -> nn.Module:
-    """A smaller copy of a model, without the neurons and heads that the masks prune.
+def cut_(model: nn.Module, layers: Sequence[RepresentativeLayer], masks: Mapping[str, torch.Tensor]) -> None:
+    """Cut the neurons, heads and channels that the masks prune out of a model, in place.
 
     Its configuration, where it has one, says the new shapes in its own fields if it can: one number of neurons, or of
     heads, for all blocks. Else they are recorded in a field `worm_compact`, for [`~hf_worm.load_compact`].
 
     Args:
-        model (`nn.Module`): Stays as it is.
-        layers (`Sequence[RepresentativeLayer]`): Its layers of neurons and heads.
-        masks (`Mapping[str, torch.Tensor]`): For each layer by its name, `bool`, which units stay; at least one.
+        model (`nn.Module`): The model; what the masks prune is 0 in it.
+        layers (`Sequence[RepresentativeLayer]`): Its layers.
+        masks (`Mapping[str, torch.Tensor]`): For each layer by its name, `bool`, which units stay.
 
     Raises:
         ValueError: An attention's heads can't be cut out, for a reason that the message names.
     """
-    smaller = copy.deepcopy(model)
-    for word in sorted({f"{layer.granularity}s" for layer in layers}):
+    channels = {layer.name: masks[layer.name] for layer in layers if layer.granularity == "channel"}
+    if channels:
+        _cut_channels(model, channels)
+    for word in sorted({f"{layer.granularity}s" for layer in layers if layer.summed}):
         own = [layer for layer in layers if word == f"{layer.granularity}s"]
-        kept = {layer.name: masks[layer.name].nonzero().flatten().tolist() for layer in own}
-        shrink_(smaller, word, kept)
         before = {layer.shape.numel() for layer in own}
-        config = getattr(smaller, "config", None)
+        kept = {layer.name: masks[layer.name].nonzero().flatten().tolist() for layer in own}
+        shrink_(model, word, kept)
+        config = getattr(model, "config", None)
         if config is not None:
-            _describe(smaller, config, word, kept, before.pop() if len(before) == 1 else None)
-    return smaller
+            _describe(model, config, word, kept, before.pop() if len(before) == 1 else None)
+
+
+def left_pruned(model: nn.Module, words: Sequence[str], masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The masks of what is pruned and could not be cut out, for the layers of a compact model.
+
+    Channels that other layers add to stay (those of a ResNet's stem), and the one that a BatchNorm has to have.
+
+    Args:
+        model (`nn.Module`): The compact model.
+        words (`Sequence[str]`): What is watched.
+        masks (`Mapping[str, torch.Tensor]`): Of the model before.
+    """
+    found = {}
+    for layer in representative_layers(model, words):
+        mask = masks[layer.name]
+        cut_out = layer.shape != mask.shape
+        found[layer.name] = torch.full(layer.shape, bool(mask.any())) if cut_out else mask
+    return found
 
 
 def shrink_(model: nn.Module, word: str, kept: Kept) -> None:
@@ -86,6 +110,8 @@ def _replace(model: nn.Module, parameter: nn.Parameter, smaller: nn.Parameter) -
                 setattr(module, name, smaller)
                 if isinstance(module, nn.Linear) and name == "weight":
                     module.out_features, module.in_features = smaller.shape
+                elif isinstance(module, nn.Conv2d) and name == "weight":
+                    module.out_channels, module.in_channels = smaller.shape[:2]
 
 
 def _holders(model: nn.Module, weight: nn.Parameter) -> list[nn.Module]:
@@ -134,6 +160,53 @@ class BiasOfHeads:
 
     def _of_heads(self, bias: torch.Tensor | None) -> torch.Tensor | None:
         return None if bias is None else bias[:, self.heads]
+
+
+# Channels.
+
+
+@runtime_checkable
+class HasChannels(Protocol):
+    """A model that says where the channels of its BatchNorms come from and go to."""
+
+    def channel_paths(self) -> dict[str, tuple[str, list[str], str | None]]:
+        """By BatchNorm: the convolution before it, what takes its channels in, the buffer of those that it has."""
+
+    def say_channels(self) -> None:
+        """Put the channels that the modules have now into the configuration."""
+
+
+def _cut_channels(model: Any, masks: Mapping[str, torch.Tensor]) -> None:
+    """Cut silent channels out, in place; of a BatchNorm that has no others, the first one stays.
+
+    Args:
+        model (`HasChannels`): The model.
+        masks (`Mapping[str, torch.Tensor]`): By the name of γ; those that the model says nothing of stay.
+    """
+    for norm_path, (convolution, takers, buffer) in model.channel_paths().items():
+        mask = masks.get(f"{norm_path}.weight")
+        if mask is None or mask.all():
+            continue
+        units = mask.nonzero().flatten().tolist() or [0]
+        norm, own = model.get_submodule(norm_path), Slices(0, mask.numel())
+        if buffer is not None:
+            path, _, name = buffer.rpartition(".")
+            block = model.get_submodule(path)
+            places = getattr(block, name)
+            left = torch.tensor(units, device=mask.device) if places is None else places[units]
+            setattr(block, name, left.to(norm.weight.device))
+        norm.num_features = len(units)
+        for name in ("running_mean", "running_var"):
+            setattr(norm, name, own.kept(getattr(norm, name), units))
+        for module in (norm, model.get_submodule(convolution)):
+            for parameter in list(module.parameters(recurse=False)):
+                _replace(model, parameter, nn.Parameter(own.kept(parameter.data, units), parameter.requires_grad))
+        for taker in takers:
+            weight = model.get_submodule(taker).weight
+            _replace(
+                model, weight, nn.Parameter(Slices(1, mask.numel()).kept(weight.data, units), weight.requires_grad)
+            )
+    model.say_channels()
 
 
 # The configuration.

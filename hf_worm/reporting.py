@@ -47,15 +47,19 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
 
     Attributes:
         ticket (`Ticket`, *optional*): The ticket, once it is drawn.
-        compacted (`bool`): Whether what the ticket prunes has been cut out of the model.
-        dense_account (`dict`, *optional*): If so, the account of weights of the model before.
+        dense_account (`dict`, *optional*): Once it is cut out of the model, the account of the model before.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.ticket: Ticket | None = None
-        self.compacted = False
+        self._rest: Ticket | None = None  # of a model that was made smaller: what could not be cut out
         self.dense_account: dict[str, Any] | None = None
         super().__init__(*args, **kwargs)
+
+    @property
+    def compacted(self) -> bool:
+        """Whether what the ticket prunes has been cut out of the model."""
+        return self._rest is not None
 
     def _evaluate_stage(self, stage: str) -> None:
         # The trainers of sentence-transformers evaluate by an `evaluator` as well, with or without a data set.

@@ -273,7 +273,7 @@ class TicketSearch:
                 "bf16 instead of fp16."
             ) from error
         for place, (layer, values) in enumerate(zip(self.layers, scores, strict=True)):
-            if layer.granularity != "weight" and not count_kept(masks[place]):
+            if layer.summed and not count_kept(masks[place]):
                 masks[place] = pack(last_of_largest(values))
         return {layer.name: mask for layer, mask in zip(self.layers, masks, strict=True)}
 

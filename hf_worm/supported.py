@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from accelerate.utils import DistributedType
+from torch import nn
 from transformers import Trainer
 from transformers.training_args import OptimizerNames
 
@@ -79,17 +80,18 @@ def refuse_optimizer(trainer: Trainer, optimizer: str | torch.optim.Optimizer, c
         )
 
 
-def refuse_compact(layers: Sequence[RepresentativeLayer], given_optimizer: bool) -> None:
+def refuse_compact(model: nn.Module, layers: Sequence[RepresentativeLayer], given_optimizer: bool) -> None:
     """Refuse to make a model smaller where there is nothing to cut out, or nothing to train it with.
 
     Args:
-        layers (`Sequence[RepresentativeLayer]`): What is watched.
+        model (`nn.Module`): The model.
+        layers (`Sequence[RepresentativeLayer]`): What is watched of it.
         given_optimizer (`bool`): Whether the optimizer is one that the user made, of the model as it is now.
 
     Raises:
         ValueError: It is so.
     """
-    require_larger_units(layers)
+    require_larger_units(model, layers)
     if given_optimizer:
         raise ValueError(
             "`compact=True` needs an optimizer that the trainer makes, since the smaller model has other parameters: "

@@ -1,9 +1,10 @@
 """A ticket: which units stay, and how that was found."""
 
+import copy
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from hf_worm.compact import cut, require_larger_units
+from hf_worm.compact import cut_, left_pruned, require_larger_units
 from hf_worm.config import WormConfig, find_file, parse_json, read_json, replace_file
 from hf_worm.core.masks import pack, unpack
 from hf_worm.core.window import Observation
@@ -63,7 +64,9 @@ class Ticket:
         return model
 
     def compact(self, model: nn.Module) -> nn.Module:
-        """A smaller copy of the model, without the neurons and heads that the ticket prunes: the same outputs.
+        """A smaller copy of the model, without the neurons, heads and channels that the ticket prunes.
+
+        Its outputs are those of the model with the ticket applied.
 
         Its `save_pretrained` leaves a checkpoint that plain `from_pretrained` loads, where the model's configuration
         can say the new shapes; [`~hf_worm.load_compact`] loads any.
@@ -77,8 +80,18 @@ class Ticket:
                 those of the ticket; or its heads can't be cut out, for a reason that the message names.
         """
         layers = self._layers(model)
-        require_larger_units(layers)
-        return cut(model, layers, self.masks)
+        require_larger_units(model, layers)
+        smaller = self.apply_(copy.deepcopy(model))
+        cut_(smaller, self._layers(smaller), self.masks)
+        return smaller
+
+    def rest(self, compact: nn.Module) -> "Ticket":
+        """The ticket of a compact model: it prunes what could not be cut out, so that it can be held.
+
+        Args:
+            compact (`nn.Module`): What [`~Ticket.compact`] made.
+        """
+        return replace(self, masks=left_pruned(compact, self.config.layers, self.masks))
 
     def hold(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> "Held":
         """Apply the ticket now and again after every step of `optimizer`.

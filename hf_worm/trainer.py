@@ -54,7 +54,9 @@ class WormTrainerMixin(ReportingTrainerMixin):
             refuse_unsupported(self, worm_config)
             self.search = TicketSearch(self._trained_model, worm_config)
             if worm_config.compact:
-                refuse_compact(self.search.layers, given_optimizer="optimizer" in self._given_states)
+                refuse_compact(
+                    self._trained_model, self.search.layers, given_optimizer="optimizer" in self._given_states
+                )
             self.add_callback(PhaseCallback(self, worm_config))
 
     # The three phases.
@@ -115,7 +117,7 @@ class WormTrainerMixin(ReportingTrainerMixin):
                 f"`{type(self.train_dataset).__name__}`. Use `truncation_target='update'`, or a loop of your own with "
                 "`search.attach(optimizer, steps_per_epoch=...)`."
             )
-        self.ticket, self.compacted, self.dense_account = None, False, None
+        self.ticket, self._rest, self.dense_account = None, None, None
         self.progress = Progress()
         output = self._train_phase("search", self._find_checkpoint(resume_from_checkpoint), options)
         if not self._search.history:
@@ -198,8 +200,8 @@ class WormTrainerMixin(ReportingTrainerMixin):
         refuse_optimizer(self, optimizer, self._config)  # one that `args.optim` does not name
         if self.searching:
             self._handle = self._search.attach(optimizer, self._steps_to_fade_by())
-        elif not self.compacted:
-            self._handle = self._drawn.hold(self._trained_model, optimizer)
+        else:
+            self._handle = (self._rest or self._drawn).hold(self._trained_model, optimizer)
 
     # The search.
 
@@ -273,14 +275,15 @@ class WormTrainerMixin(ReportingTrainerMixin):
     # What is pruned.
 
     def _apply_ticket(self) -> None:
-        if self.ticket is not None and not self.compacted:
-            self.ticket.apply_(self._trained_model)
+        ticket = self._rest or self.ticket
+        if ticket is not None:
+            ticket.apply_(self._trained_model)
 
     def _cut_out(self) -> None:
         """Go on with a smaller copy of the model."""
         self.dense_account = account(self._drawn, self._trained_model)
         self.model = self.model_wrapped = self._drawn.compact(self._trained_model)
-        self.compacted = True
+        self._rest = self._drawn.rest(self.model)
 
     def _costs(self, models: dict[str, nn.Module]) -> dict[str, Any]:
         """Sizes and times of models on rows of the training set; nothing for models of other libraries."""

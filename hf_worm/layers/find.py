@@ -69,7 +69,7 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
             parameters = [view.parameter for view in units.views]
             taken = [(parameter, *owned[parameter]) for parameter in parameters if parameter in owned]
             for parameter, other, theirs in taken:
-                if units.granularity != theirs.granularity:
+                if units.granularity != theirs.granularity and "channel" not in (units.granularity, theirs.granularity):
                     name = next(name for name, one in named if one is parameter)
                     raise owned_twice(name, other, entry)
             if not taken:
@@ -108,7 +108,7 @@ class Units(NamedTuple):
 def _find(entry: str, model: nn.Module, named: Named) -> list[Units]:
     """The units of each layer that one entry of `layers` means."""
     if entry == "batchnorm":
-        return [Units(views) for views in batchnorm_scales(model)]
+        return [Units(views, "channel") for views in batchnorm_scales(model)]
     if entry == "neurons":
         return [Units(views, "neuron") for views in neurons(named)]
     if entry == "heads":

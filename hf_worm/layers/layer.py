@@ -13,7 +13,7 @@ _DISTRIBUTED = torch.distributed.is_available()  # some builds of torch have no 
 if _DISTRIBUTED or TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
-Granularity = Literal["weight", "neuron", "head"]
+Granularity = Literal["weight", "channel", "neuron", "head"]
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -111,8 +111,8 @@ class RepresentativeLayer:
         name (`str`): Name of the first view's parameter, as in `model.named_parameters()`.
         views (`tuple[View, ...]`): The parts of parameters that the units own.
         granularity (`str`, *optional*, defaults to `"weight"`):
-            What a unit is: `"weight"`, of which the first view is scored, or `"neuron"` or `"head"`, which lie along
-            the views' first dimension.
+            What a unit is: `"weight"` or `"channel"` (of a BatchNorm), of which the first view is scored, or `"neuron"`
+            or `"head"`, which lie along the views' first dimension and are scored by the L1 norm of all views.
 
     Raises:
         ValueError: A view is a part of a sharded parameter.
@@ -140,7 +140,12 @@ class RepresentativeLayer:
     def shape(self) -> torch.Size:
         """Shape of the units, and so of the mask."""
         shape = self.weight.shape
-        return shape if self.granularity == "weight" else shape[:1]
+        return shape[:1] if self.summed else shape
+
+    @property
+    def summed(self) -> bool:
+        """Whether a unit's score is a sum over all views."""
+        return self.granularity in ("neuron", "head")
 
     @property
     def weight(self) -> torch.Tensor:
@@ -150,7 +155,7 @@ class RepresentativeLayer:
     @property
     def scores(self) -> torch.Tensor:
         """What ranks the units by its absolute value, of shape `self.shape`: the weight itself, or an L1 norm."""
-        if self.granularity == "weight":
+        if not self.summed:
             return self.weight
         norms = [view.weight.detach().abs().flatten(1).sum(1, dtype=torch.float32) for view in self.views]
         return torch.stack(norms).sum(0)

@@ -23,6 +23,9 @@ class CifarResNetConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
             Channels of the stem and of the first stage; each further stage has twice as many as the one before.
         depths (`Sequence[int]`, *optional*, defaults to `(2, 2, 2, 2)`):
             Basic blocks of each stage; a basic block has two convolutions.
+        channels (`list[list[int]]`, *optional*):
+            Of a network that lost channels, for each basic block in turn: those between its convolutions, those that
+            its second convolution adds to, and those that its shortcut's convolution puts out (0 where it has none).
         num_labels (`int`, *optional*, defaults to 10):
             Number of classes.
         kwargs: What every `PreTrainedConfig` takes (`id2label`, ...).
@@ -38,6 +41,7 @@ class CifarResNetConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     image_size: int
     width: int
     depths: list[int]
+    channels: list[list[int]] | None
 
     def __init__(
         self,
@@ -45,12 +49,14 @@ class CifarResNetConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         image_size: int = 32,
         width: int = 64,
         depths: Sequence[int] = (2, 2, 2, 2),
+        channels: list[list[int]] | None = None,
         **kwargs: Any,
     ) -> None:
         self.num_channels = num_channels
         self.image_size = image_size
         self.width = width
         self.depths = list(depths) if isinstance(depths, tuple) else depths  # type: ignore[assignment]  # checked below
+        self.channels = channels
         if kwargs.get("id2label") is None:
             kwargs.setdefault("num_labels", 10)
         super().__init__(**kwargs)
@@ -70,31 +76,61 @@ class CifarResNetConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
                 "`depths` must be a list of whole numbers of at least 1, one for each stage, such as [2, 2, 2, 2] for "
                 f"ResNet-18, got {self.depths!r}."
             )
+        if self.channels is not None and not (
+            isinstance(self.channels, list)
+            and len(self.channels) == sum(self.depths)
+            and all(isinstance(block, list) and len(block) == 3 for block in self.channels)
+            and all(_is_count(block[0]) and _is_count(block[1]) and _is_count(block[2] + 1) for block in self.channels)
+        ):
+            raise ValueError(
+                f"`channels` must be a list of {sum(self.depths)} lists of three whole numbers, one for each block, or "
+                f"`None`, got {self.channels!r}."
+            )
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut around them, which is a 1×1 convolution where the shape changes."""
+    """Two 3×3 convolutions and a shortcut around them, which is a 1×1 convolution where the shape changes.
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    Args:
+        in_channels, out_channels (`int`): Of the block.
+        stride (`int`): Of the first convolution.
+        channels (`list[int]`, *optional*):
+            Those between the convolutions, those that the second one puts out, and those that the shortcut's puts out,
+            where they are fewer: then buffers say which channels of the block they are, and the others are 0.
+    """
+
+    places: torch.Tensor | None
+    shortcut_places: torch.Tensor | None
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, channels: list[int] | None = None) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.out_channels = out_channels
+        inner, outer, short = channels or [out_channels] * 3
+        self.conv1 = nn.Conv2d(in_channels, inner, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
         self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(inner, outer, kernel_size=3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outer)
         self.downsample = (
             nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False),
-                nn.BatchNorm2d(out_channels),
+                nn.Conv2d(in_channels, short, kernel_size=1, stride=stride, bias=False),
+                nn.BatchNorm2d(short),
             )
             if stride != 1 or in_channels != out_channels
             else None
         )
+        self.register_buffer("places", None if outer == out_channels else torch.arange(outer))
+        fewer = self.downsample is not None and short != out_channels
+        self.register_buffer("shortcut_places", torch.arange(short) if fewer else None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)) + shortcut)
+        if self.shortcut_places is not None:
+            nothing = shortcut.new_zeros(len(shortcut), self.out_channels, *shortcut.shape[2:])
+            shortcut = nothing.index_copy(1, self.shortcut_places, shortcut)
+        x = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        x = x + shortcut if self.places is None else shortcut.index_add(1, self.places, x)
+        x = self.relu(x)
         return x
 
 
@@ -120,15 +156,44 @@ class CifarResNetForImageClassification(PreTrainedModel):  # type: ignore[no-unt
         self.conv1 = nn.Conv2d(config.num_channels, config.width, kernel_size=3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(config.width)
         self.relu = nn.ReLU(inplace=True)
-        channels = config.width
+        of_blocks: list[list[int] | None] = [*config.channels] if config.channels else [None] * sum(config.depths)
+        channels, further = config.width, iter(of_blocks)
         for stage, depth in enumerate(config.depths):
-            blocks = [BasicBlock(channels, config.width * 2**stage, stride=1 if stage == 0 else 2)]
+            blocks = [BasicBlock(channels, config.width * 2**stage, 1 if stage == 0 else 2, next(further))]
             channels = config.width * 2**stage
-            blocks += [BasicBlock(channels, channels, stride=1) for _ in range(depth - 1)]
+            blocks += [BasicBlock(channels, channels, 1, next(further)) for _ in range(depth - 1)]
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, config.num_labels)  # type: ignore[arg-type]  # `check` has seen that it is a number
         self.post_init()  # type: ignore[no-untyped-call]
+
+    def blocks(self) -> dict[str, BasicBlock]:
+        """The basic blocks by their paths, in turn."""
+        return {path: module for path, module in self.named_modules() if isinstance(module, BasicBlock)}
+
+    def channel_paths(self) -> dict[str, tuple[str, list[str], str | None]]:
+        """By BatchNorm: the convolution before it, what takes its channels in, and the buffer that says which it has.
+
+        All by their paths. The channels of the stem, which every block of the first stage adds to, are not among them.
+        """
+        paths: dict[str, tuple[str, list[str], str | None]] = {}
+        for block, module in self.blocks().items():
+            paths[f"{block}.bn1"] = (f"{block}.conv1", [f"{block}.conv2"], None)
+            paths[f"{block}.bn2"] = (f"{block}.conv2", [], f"{block}.places")
+            if module.downsample is not None:
+                paths[f"{block}.downsample.1"] = (f"{block}.downsample.0", [], f"{block}.shortcut_places")
+        return paths
+
+    def say_channels(self) -> None:
+        """Put the channels that the blocks have now into the configuration."""
+        self.config.channels = [
+            [
+                block.bn1.num_features,
+                block.bn2.num_features,
+                0 if block.downsample is None else len(block.downsample.get_parameter("1.weight")),
+            ]
+            for block in self.blocks().values()
+        ]
 
     def _init_weights(self, module: nn.Module) -> None:
         """Convolutions as in arXiv:1502.01852 (fan-out, ReLU), BatchNorm the identity, the classifier as PyTorch's."""

@@ -31,6 +31,8 @@ class VggBnConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
             Units of the two hidden layers of the classic classifier.
         dropout (`float`, *optional*, defaults to 0.5):
             Share of the units of those layers dropped in training, in [0, 1).
+        channels (`list[int]`, *optional*):
+            Channels of each convolution, where they are not those that `width` makes: of a network that lost some.
         num_labels (`int`, *optional*, defaults to 10):
             Number of classes.
         kwargs: What every `PreTrainedConfig` takes (`id2label`, ...).
@@ -48,6 +50,7 @@ class VggBnConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     classifier: str
     classifier_size: int
     dropout: float
+    channels: list[int] | None
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class VggBnConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         classifier: Literal["classic", "slim"] = "classic",
         classifier_size: int = 4096,
         dropout: float = 0.5,
+        channels: list[int] | None = None,
         **kwargs: Any,
     ) -> None:
         self.num_channels = num_channels
@@ -65,6 +69,7 @@ class VggBnConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         self.classifier = classifier
         self.classifier_size = classifier_size
         self.dropout = dropout
+        self.channels = channels
         if kwargs.get("id2label") is None:
             kwargs.setdefault("num_labels", 10)
         super().__init__(**kwargs)
@@ -85,6 +90,20 @@ class VggBnConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
             raise ValueError(f"`classifier` must be one of {CLASSIFIERS}, got {self.classifier!r}.")
         if not isinstance(self.dropout, int | float) or isinstance(self.dropout, bool) or not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` must be a number in [0, 1), got {self.dropout!r}.")
+        convolutions = sum(widths > 0 for widths in LAYOUT)
+        if self.channels is not None and not (
+            isinstance(self.channels, list)
+            and len(self.channels) == convolutions
+            and all(type(count) is int and count > 0 for count in self.channels)
+        ):
+            raise ValueError(
+                f"`channels` must be a list of {convolutions} whole numbers of at least 1, one for each convolution, "
+                f"or `None`, got {self.channels!r}."
+            )
+
+    def channels_of_convolutions(self) -> list[int]:
+        """Channels of each convolution in turn."""
+        return self.channels or [widths * self.width for widths in LAYOUT if widths]
 
 
 class VggBnForImageClassification(PreTrainedModel):  # type: ignore[no-untyped-call]
@@ -106,13 +125,13 @@ class VggBnForImageClassification(PreTrainedModel):  # type: ignore[no-untyped-c
         config.check()
         super().__init__(config)
         layers: list[nn.Module] = []
-        channels = config.num_channels
+        channels, further = config.num_channels, iter(config.channels_of_convolutions())
         for widths in LAYOUT:
             if widths == 0:
                 layers.append(nn.MaxPool2d(kernel_size=2, stride=2))
                 continue
-            layers.append(nn.Conv2d(channels, widths * config.width, kernel_size=3, padding=1))
-            channels = widths * config.width
+            before, channels = channels, next(further)
+            layers.append(nn.Conv2d(before, channels, kernel_size=3, padding=1))
             layers += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
         self.features = nn.Sequential(*layers)
         self.avgpool = nn.AdaptiveAvgPool2d(1 if config.classifier == "slim" else 7)
@@ -131,6 +150,17 @@ class VggBnForImageClassification(PreTrainedModel):  # type: ignore[no-untyped-c
                 nn.Linear(config.classifier_size, labels),
             )
         self.post_init()  # type: ignore[no-untyped-call]
+
+    def channel_paths(self) -> dict[str, tuple[str, list[str], str | None]]:
+        """By BatchNorm: the convolution before it, and what takes its channels in; all by their paths."""
+        places = [place for place, module in enumerate(self.features) if isinstance(module, nn.Conv2d)]
+        last = "classifier" if self.config.classifier == "slim" else "classifier.0"
+        takers = [*(f"features.{place}" for place in places[1:]), last]
+        return {f"features.{p + 1}": (f"features.{p}", [taker], None) for p, taker in zip(places, takers, strict=True)}
+
+    def say_channels(self) -> None:
+        """Put the channels that the convolutions have now into the configuration."""
+        self.config.channels = [module.out_channels for module in self.features if isinstance(module, nn.Conv2d)]
 
     def _init_weights(self, module: nn.Module) -> None:
         """Convolutions as in arXiv:1502.01852 (fan-out, ReLU), BatchNorm the identity, linear layers N(0, 0.01²)."""
