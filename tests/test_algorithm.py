@@ -28,8 +28,46 @@ Rows = list[dict[str, Any]]
 Masks = dict[str, torch.Tensor]
 
 
-def watched_units(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """By the name of what is scored, what is truncated and drawn: a query or key alone, γ of a BatchNorm with its β."""
+class Block:
+    """A parameter, of which each unit owns some neighbouring rows, or columns."""
+
+    def __init__(self, parameter: nn.Parameter, units: int, columns: bool = False) -> None:
+        self.parameter, self.units, self.columns = parameter, units, columns
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.t() if self.columns else tensor
+        return tensor.unflatten(0, (self.units, -1))
+
+    @property
+    def data(self) -> torch.Tensor:
+        return self.of(self.parameter.data)
+
+    @property
+    def grad(self) -> torch.Tensor:
+        return self.of(self.parameter.grad)
+
+    def detach(self) -> torch.Tensor:
+        return self.data
+
+
+def neurons_and_heads(bert: nn.Module) -> dict[str, list[Block]]:
+    found = {}
+    for place, block in enumerate(bert.bert.encoder.layer):
+        own, heads = block.attention.self, block.attention.self.num_attention_heads
+        into = [p for projection in (own.query, own.key, own.value) for p in projection.parameters()]
+        out = block.attention.output.dense.weight
+        found[f"bert.encoder.layer.{place}.attention.self.query.weight"] = [Block(p, heads) for p in into]
+        found[f"bert.encoder.layer.{place}.attention.self.query.weight"].append(Block(out, heads, columns=True))
+        into, out = list(block.intermediate.dense.parameters()), block.output.dense.weight
+        found[f"bert.encoder.layer.{place}.intermediate.dense.weight"] = [Block(p, len(p)) for p in into]
+        found[f"bert.encoder.layer.{place}.intermediate.dense.weight"].append(Block(out, out.shape[1], columns=True))
+    return found
+
+
+def watched_units(model: nn.Module, config: WormConfig) -> dict[str, list[Any]]:
+    """By the layer's name, what is truncated and drawn: a query or key alone, γ of a BatchNorm with its β, blocks."""
+    if "neurons" in config.layers:
+        return neurons_and_heads(model)
     parameters = dict(model.named_parameters())
     parts = {name: [name] for name in QUERY_AND_KEY}
     parts |= {f"{norm}.weight": [f"{norm}.weight", f"{norm}.bias"] for norm in BATCHNORMS}
@@ -43,8 +81,14 @@ def naive_mask(weight: torch.Tensor, prune_ratio: float) -> torch.Tensor:
     return mask.view(weight.shape)
 
 
-def naive_masks(watched: dict[str, list[nn.Parameter]], config: WormConfig) -> Masks:
-    scored = {name: parts[0].detach() for name, parts in watched.items()}
+def naive_scores(parts: list[Any]) -> torch.Tensor:
+    if isinstance(parts[0], Block):
+        return torch.stack([sum(part.data[unit].abs().sum() for part in parts) for unit in range(parts[0].units)])
+    return parts[0].detach()
+
+
+def naive_masks(watched: dict[str, list[Any]], config: WormConfig) -> Masks:
+    scored = {name: naive_scores(parts) for name, parts in watched.items()}
     if config.scope == "layer":
         return {name: naive_mask(weight, config.prune_ratio) for name, weight in scored.items()}
     together = naive_mask(torch.cat([weight.flatten() for weight in scored.values()]), config.prune_ratio)
@@ -75,7 +119,7 @@ def algorithm_1(
 ) -> dict[str, Any]:
     batches = batches_of(rows)
     schedule = decay(optimizer, epochs * len(batches))
-    watched = watched_units(model)
+    watched = watched_units(model, config)
     newest = naive_masks(watched, config)  # of the first weights: only for `truncate_from="start"`
     truncating = config.truncate_from == "start"
     converged = False
@@ -115,8 +159,8 @@ def algorithm_1(
         all_distances.append(tuple(distances))
         all_truncating.append(truncating)
         if len(window) == config.window and max(distances) < config.stopping_point:
-            doomed = sum(parts[0].detach()[~newest[name]].double().abs().sum() for name, parts in watched.items())
-            whole = sum(parts[0].detach().double().abs().sum() for parts in watched.values())
+            doomed = sum(naive_scores(parts)[~newest[name]].double().abs().sum() for name, parts in watched.items())
+            whole = sum(naive_scores(parts).double().abs().sum() for parts in watched.values())
             converged = config.truncation_target != "fade" or bool(doomed / whole < 0.03)
             if converged:
                 break
@@ -124,12 +168,17 @@ def algorithm_1(
 
 
 def draw_and_retrain(
-    model: nn.Module, optimizer: torch.optim.Optimizer, rows: Rows, masks: Masks, max_grad_norm: float
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rows: Rows,
+    masks: Masks,
+    config: WormConfig,
+    max_grad_norm: float,
 ) -> None:
     """The lines after the algorithm's loop, with an epoch of retraining."""
     batches = batches_of(rows)
     schedule = decay(optimizer, len(batches))
-    watched = watched_units(model)
+    watched = watched_units(model, config)
     for batch in [None, *batches]:  # the draw, and a draw after every step
         if batch is not None:
             model(**batch)["loss"].backward()
@@ -174,7 +223,7 @@ def make_optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer:
     transformer = isinstance(model, BertForSequenceClassification)
     if name == "adamw":
         return torch.optim.AdamW(model.parameters(), lr=2e-3 if transformer else 0.01, weight_decay=0.01)
-    watched = [part for parts in watched_units(model).values() for part in parts]
+    watched = [part for parts in watched_units(model, WormConfig()).values() for part in parts]
     others = [parameter for parameter in model.parameters() if all(parameter is not part for part in watched)]
     rates = (1.0, 1e-3) if transformer else (0.05, 0.05)  # SGD moves BERT's queries and keys at a rate of their own
     groups = [{"params": parameters, "lr": rate} for parameters, rate in zip((watched, others), rates, strict=True)]
@@ -254,6 +303,25 @@ def test_bert_goes_the_same_three_ways_bit_for_bit(
     check_three_ways(awake(bert), tmp_path, config, optimizer, epochs=6, max_grad_norm=max_grad_norm)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"truncation": 1.0},
+        {"scope": "global", "prune_ratio": 0.7},
+        {"truncation_target": "update"},
+        {"truncate_from": "start"},
+        {"truncation_target": "fade", "fade_epochs": 1.5},
+    ],
+    ids=["worm", "eb-train", "global", "update", "start", "fade"],
+)
+def test_neurons_and_heads_go_the_same_three_ways_bit_for_bit(
+    bert: BertForSequenceClassification, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    config = WormConfig(layers=["neurons", "heads"], stopping_point=0.15, margin=0.3, **changes)
+    check_three_ways(without_dropout(bert), tmp_path, config, "adamw", epochs=6, max_grad_norm=1.0)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize(
     "changes",
@@ -284,7 +352,7 @@ def test_the_draw_and_the_retraining_go_the_same_three_ways_bit_for_bit(
     by_the_paper, by_hand = copy.deepcopy(model), copy.deepcopy(model)
     rows = rows_for(model)
     searched = algorithm_1(by_the_paper, make_optimizer(optimizer, by_the_paper), rows, config, 4, 1.0)
-    draw_and_retrain(by_the_paper, make_optimizer(optimizer, by_the_paper), rows, searched["masks"], 1.0)
+    draw_and_retrain(by_the_paper, make_optimizer(optimizer, by_the_paper), rows, searched["masks"], config, 1.0)
 
     search = TicketSearch(by_hand, config)
     plain_loop(by_hand, make_optimizer(optimizer, by_hand), rows, 4, 1.0, search)
