@@ -28,13 +28,14 @@ def costs(models: Mapping[str, nn.Module], batch: Batch) -> dict[str, Any]:
     """
     modes = {name: model.training for name, model in models.items()}
     try:
-        seconds = {f"forward {rows}": _race(models, repeated(batch, rows), _forward) for rows in BATCHES}
+        times = {f"forward {rows}": race(models, repeated(batch, rows), forward) for rows in BATCHES}
         if "labels" in batch:
-            seconds[f"training step {BATCHES[-1]}"] = _race(models, repeated(batch, BATCHES[-1]), _train)
-        size = {name: _size(model, repeated(batch, 1)) for name, model in models.items()}
+            times[f"training step {BATCHES[-1]}"] = race(models, repeated(batch, BATCHES[-1]), training_step)
+        size = {name: counts(model, repeated(batch, 1)) for name, model in models.items()}
     finally:
         for name, model in models.items():
             model.train(modes[name])
+    seconds = {what: {name: _summary(values) for name, values in by_model.items()} for what, by_model in times.items()}
     return {"size": size, "seconds": seconds}
 
 
@@ -45,23 +46,25 @@ def repeated(batch: Batch, rows: int) -> dict[str, Any]:
     return {name: value[places] if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
 
-def _forward(model: nn.Module, batch: Batch) -> None:
+def forward(model: nn.Module, batch: Batch) -> None:
+    """A forward pass for its outputs alone."""
     model.eval()
     with torch.inference_mode():
         model(**batch)
 
 
-def _train(model: nn.Module, batch: Batch) -> None:
+def training_step(model: nn.Module, batch: Batch) -> None:
+    """Forward and backward, without the optimizer's step."""
     model.train()
     with torch.random.fork_rng():
         model(**batch)["loss"].backward()
     model.zero_grad(set_to_none=True)
 
 
-def _race(
+def race(
     models: Mapping[str, nn.Module], batch: Batch, action: Callable[[nn.Module, Batch], None]
-) -> dict[str, dict[str, float]]:
-    """Seconds of an action by model: median, quartiles and rounds."""
+) -> dict[str, list[float]]:
+    """Seconds of an action by model, one entry for each round, in which all models take their turn."""
     for model in models.values():
         for _ in range(WARM_UP):
             action(model, batch)
@@ -72,7 +75,7 @@ def _race(
             break
         for name, model in models.items():
             times[name].append(_timed(model, batch, action))
-    return {name: _summary(values) for name, values in times.items()}
+    return times
 
 
 def _timed(model: nn.Module, batch: Batch, action: Callable[[nn.Module, Batch], None]) -> float:
@@ -93,10 +96,11 @@ def _summary(values: list[float]) -> dict[str, float]:
     return {"median": median, "low": low, "high": high, "rounds": len(values)}
 
 
-def _size(model: nn.Module, batch: Batch) -> dict[str, int]:
+def counts(model: nn.Module, batch: Batch) -> dict[str, int]:
+    """Parameters, their bytes, and multiply-adds of a forward pass."""
     parameters = list(model.parameters())
     with FlopCounterMode(display=False) as counted:
-        _forward(model, batch)
+        forward(model, batch)
     return {
         "parameters": sum(parameter.numel() for parameter in parameters),
         "bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),

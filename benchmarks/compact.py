@@ -1,0 +1,137 @@
+"""What cutting out gains: compact models against dense ones, in one run, with random weights.
+
+    python benchmarks/compact.py [--layers 12] [--rows 32] [--length 128] [--threads N] [--out benchmarks/results]
+
+A BERT of BERT-base's shape without half of its FFN neurons, and without three quarters of them and half of its heads;
+ResNet-18 and VGG-11 for 32×32 images without half of their channels. In each round all models of a kind take their
+turn, and a ratio is of that round. Writes compact.json and compact.md.
+"""
+
+import argparse
+import json
+import os
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from machine import machine
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification
+
+from hf_worm import Ticket, TicketSearch, WormConfig
+from hf_worm.models import (
+    CifarResNetConfig,
+    CifarResNetForImageClassification,
+    VggBnConfig,
+    VggBnForImageClassification,
+)
+from hf_worm.speed import counts, forward, race, repeated, training_step
+
+ACTIONS = {"forward": forward, "training step": training_step}
+LIMITS = {"neurons 0.5": 1.35, "neurons 0.75, heads 0.5": 2.0, "channels 0.5": 2.0}  # of the forward pass
+
+
+def compact(model: nn.Module, **ratios: float) -> nn.Module:
+    """A smaller copy, without the share given of each kind of unit."""
+    for word, ratio in ratios.items():
+        config = WormConfig(layers=[word], prune_ratio=ratio)
+        search = TicketSearch(model, config)
+        search.observe()
+        model = Ticket(search.masks, config).compact(model)
+    return model
+
+
+def scattered(model: nn.Module) -> nn.Module:
+    """Scales that rank the channels; as they are made all are 1."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight)
+    return model
+
+
+def kinds(rows: int, length: int, layers: int) -> dict[str, tuple[dict[str, nn.Module], dict[str, torch.Tensor]]]:
+    """By kind, the models, the dense one first, and what they are called with."""
+    bert = BertForSequenceClassification(BertConfig(num_hidden_layers=layers))
+    resnet = scattered(CifarResNetForImageClassification(CifarResNetConfig()))
+    vgg = scattered(VggBnForImageClassification(VggBnConfig(classifier="slim")))
+    labels = torch.arange(rows) % 2
+    sentences = {"input_ids": torch.randint(1000, 30000, (rows, length)), "labels": labels}
+    images = {"pixel_values": torch.randn(rows, 3, 32, 32), "labels": labels}
+    return {
+        f"BERT-base's shape, {layers} blocks, {rows} × {length}": (
+            {
+                "dense": bert,
+                "neurons 0.5": compact(bert, neurons=0.5),
+                "neurons 0.75, heads 0.5": compact(bert, neurons=0.75, heads=0.5),
+            },
+            sentences,
+        ),
+        f"ResNet-18, {rows} images": ({"dense": resnet, "channels 0.5": compact(resnet, batchnorm=0.5)}, images),
+        f"VGG-11, slim, {rows} images": ({"dense": vgg, "channels 0.5": compact(vgg, batchnorm=0.5)}, images),
+    }
+
+
+def measure(models: Mapping[str, nn.Module], batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Size of each model, and its seconds in each round."""
+    size = {name: counts(model, repeated(batch, 1)) for name, model in models.items()}
+    return {"size": size, "seconds": {name: race(models, batch, action) for name, action in ACTIONS.items()}}
+
+
+def quartiles(dense: list[float], smaller: list[float]) -> str:
+    """Of the rounds' ratios, the median first."""
+    low, middle, high = statistics.quantiles([a / b for a, b in zip(dense, smaller, strict=True)], n=4)
+    return f"{middle:.2f}× ({low:.2f} to {high:.2f})"
+
+
+def page(results: dict[str, Any]) -> str:
+    lines = [
+        "# What cutting out gains",
+        "",
+        f"`{results['command']}` on {results['machine']['cpu']}, {results['threads']} threads, torch "
+        f"{results['machine']['torch']}, fp32, random weights. *Faster*: seconds of the dense model by those of this "
+        "one in the same round, median and quartiles over the rounds. A training step is forward and backward.",
+        "",
+    ]
+    head = ["model", "parameters, M", "multiply-adds of a row, M", "rounds", "forward, faster", "limit", "met"]
+    for kind, found in results["kinds"].items():
+        rows = []
+        for name, size in found["size"].items():
+            times = {action: (found["seconds"][action]["dense"], found["seconds"][action][name]) for action in ACTIONS}
+            ratio, limit = statistics.median([a / b for a, b in zip(*times["forward"], strict=True)]), LIMITS.get(name)
+            row = [name, f"{size['parameters'] / 1e6:.1f}", f"{size['multiply_adds'] / 1e6:,.0f}"]
+            row += [str(len(times["forward"][0])), quartiles(*times["forward"])]
+            row += ["", ""] if limit is None else [f"{limit:g}×", "yes" if ratio >= limit else "**no**"]
+            rows.append([*row, quartiles(*times["training step"])])
+        lines += [f"## {kind}", "", "| " + " | ".join([*head, "training step, faster"]) + " |"]
+        lines += ["|" + " --- |" * (len(head) + 1), *("| " + " | ".join(row) + " |" for row in rows), ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=12, help="blocks of the BERT")
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--length", type=int, default=128, help="tokens of a row")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(options.threads)
+    made = kinds(options.rows, options.length, options.layers)
+    results = {
+        "command": f"python benchmarks/compact.py --layers {options.layers} --rows {options.rows} --length "
+        f"{options.length} --threads {options.threads}",
+        "machine": machine(),
+        "threads": options.threads,
+        "kinds": {kind: measure(models, batch) for kind, (models, batch) in made.items()},
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "compact.json").write_text(json.dumps(results) + "\n")
+    (options.out / "compact.md").write_text(page(results))
+    print(page(results))
+
+
+if __name__ == "__main__":
+    main()
