@@ -414,9 +414,9 @@ def figure_2(scale: Scale, records: Records, path: Path) -> bool:
             (step, [value for value in values if value is not None]) for step, values in zip(steps, losses, strict=True)
         ]
         mean = [statistics.mean(values) for _, values in kept]
-        axis.plot(
-            [step for step, _ in kept], mean, color=COLOURS[method], label=f"{METHODS[method]} ({len(runs)} seeds)"
-        )
+        width = 4.0 if method == "eb_train" else 1.3  # the second is drawn over the first, which it may hide
+        label = f"{METHODS[method]} ({len(runs)} seeds)"
+        axis.plot([step for step, _ in kept], mean, color=COLOURS[method], linewidth=width, label=label)
         low, high = [min(values) for _, values in kept], [max(values) for _, values in kept]
         axis.fill_between([step for step, _ in kept], low, high, color=COLOURS[method], alpha=0.2, linewidth=0)
     for step in sorted({record["steps_by_phase"]["search"] for record in found.values()}):
