@@ -15,6 +15,7 @@ from protocol import (
     COMPARED_RATIOS,
     FADING,
     METHODS,
+    PARTS,
     RATIOS,
     SAMPLES_PER_EPOCH,
     SCALES,
@@ -132,21 +133,28 @@ def group(records: Records, **wanted: Any) -> list[dict[str, Any]]:
 
 def cnn_tables(scale: Scale, records: Records) -> list[str]:
     found = of_part("table 1", scale, records)
-    rows = []
+    rows, lines = [], []
     for truncation in TRUNCATIONS:
         runs = group(found, truncation=truncation)
+        if not runs:
+            continue
         row = cells(runs, SEARCHED, DRAWN, epochs_to_target)
         rows.append([f"{truncation:g}", TABLE_1[truncation], *row, converged(runs)])
     head = ["r", "paper: epochs of search / drawn, % / epochs to 90 %", "seeds", "epochs of search", "drawn, %"]
-    lines = ["## Table 1: VGG-11, truncated from the first step", ""]
-    lines += table([*head, "epochs to 90 %", "converged"], rows)
+    if rows:
+        lines = ["## Table 1: VGG-11, truncated from the first step", ""]
+        lines += table([*head, "epochs to 90 %", "converged"], rows)
     for name, network, paper in (("2", "ResNet-18", TABLE_2), ("3", "VGG-11", TABLE_3)):
         found = of_part(f"table {name}", scale, records)
         rows = []
         for method, figures in paper.items():
             runs = group(found, method=method)
+            if not runs:
+                continue
             row = cells(runs, SEARCHED, BEFORE, DRAWN, after_an_epoch, epochs_to_target, SECONDS)
             rows.append([METHODS[method], figures, *row, converged(runs)])
+        if not rows:
+            continue
         lines += [f"## Table {name}: {network}", ""]
         head = ["method", "paper: epochs of search / before the draw, % / after an epoch, % / epochs to 90 %", "seeds"]
         head += [
@@ -172,7 +180,10 @@ def text_tables(scale: Scale, records: Records) -> list[str]:
         rows = [
             [task, figures, *cells(group(found, task=task), BEFORE, SEARCHED, DRAWN, after_an_epoch, SECONDS)]
             for task, figures in paper.items()
+            if group(found, task=task)
         ]
+        if not rows:
+            continue
         lines += [f"## Table {name}: {title}", ""]
         head = ["task", "paper: before the draw, % / epochs of search / drawn, % / after an epoch, %", "seeds"]
         head += ["before the draw, %", "epochs of search", "drawn, %", "after an epoch, %", "CPU seconds"]
@@ -200,7 +211,7 @@ def baselines(scale: Scale, records: Records) -> list[str]:
     head = ["method", "seeds", "dense, %", "drawn, %", "drop, points", "retrained, %", "epochs to the ticket", "steps"]
     for task, ratio in product(TEXT, RATIOS):
         rows = []
-        for method, title in METHODS.items():
+        for method, title in METHODS.items() if group(found, task=task) else []:
             if method == "dense":
                 runs, stages = group(found, task=task, method=method), (accuracy("dense"), NONE, NONE, NONE)
             else:
@@ -209,7 +220,8 @@ def baselines(scale: Scale, records: Records) -> list[str]:
                 untrained = method in ("before", "lottery")
                 stages = (NONE, NONE, NONE, RETRAINED) if untrained else (BEFORE, DRAWN, drop, RETRAINED)
             rows.append([title, *cells(runs, *stages, SEARCHED, STEPS, SECONDS)])
-        lines += [f"### {task}, p = {ratio:g}", "", *table([*head, "CPU seconds"], rows)]
+        if rows:
+            lines += [f"### {task}, p = {ratio:g}", "", *table([*head, "CPU seconds"], rows)]
     return lines
 
 
@@ -402,9 +414,9 @@ def figure_2(scale: Scale, records: Records, path: Path) -> bool:
             (step, [value for value in values if value is not None]) for step, values in zip(steps, losses, strict=True)
         ]
         mean = [statistics.mean(values) for _, values in kept]
-        axis.plot(
-            [step for step, _ in kept], mean, color=COLOURS[method], label=f"{METHODS[method]} ({len(runs)} seeds)"
-        )
+        width = 4.0 if method == "eb_train" else 1.3  # the second is drawn over the first, which it may hide
+        label = f"{METHODS[method]} ({len(runs)} seeds)"
+        axis.plot([step for step, _ in kept], mean, color=COLOURS[method], linewidth=width, label=label)
         low, high = [min(values) for _, values in kept], [max(values) for _, values in kept]
         axis.fill_between([step for step, _ in kept], low, high, color=COLOURS[method], alpha=0.2, linewidth=0)
     for step in sorted({record["steps_by_phase"]["search"] for record in found.values()}):
@@ -446,7 +458,10 @@ def about(scale: Scale, records: Records) -> list[str]:
     machines = sorted({f"{r['machine']['cpu']}, torch {r['machine']['torch']}" for r in records.values()})
     arguments = " ".join(scale.text_arguments)
     networks = "; ".join(f"{name}: `{' '.join(given)}`" for name, given in scale.image_arguments.items())
+    wanted = {setting for part in PARTS for setting in settings_of(part, scale)}
+    missing = len(wanted - set(records))
     return [
+        *([f"**Not all is run yet: {missing} of {len(wanted)} runs are missing.**", ""] if missing else []),
         f"{len(records)} runs on {'; '.join(machines)}. Mean ± standard deviation over seeds; `python "
         "benchmarks/reproduce.py --pages` makes this page anew from `reproduce-*.jsonl`, where every run is with its "
         "settings.",
