@@ -147,6 +147,13 @@ TRUNCATIONS = (1.0, 0.5, 0.1, 0.05, 0.01)  # Table 1's r
 SAMPLES_PER_EPOCH = (1, 2, 4, 8)
 SAMPLED = {"mrpc": (1, 4), "sst2": SAMPLES_PER_EPOCH}
 SAMPLED_METHODS = ("eb_train", "worm_update")
+UNIT_TASKS = ("sst2", "mrpc", "rte")
+UNITS = (
+    *((("neurons",), ratio) for ratio in (0.3, 0.5, 0.75)),
+    (("heads",), 1 / 3),
+    (("neurons", "heads"), 0.5),
+)
+UNIT_METHODS = ("eb_train", "worm_gradient", "worm_update", "worm_fade", "one_shot", "random")
 
 
 def settings_of(part: str, scale: Scale, seeds: int | None = None) -> Iterator[Setting]:
@@ -164,7 +171,7 @@ def settings_of(part: str, scale: Scale, seeds: int | None = None) -> Iterator[S
 
 IMAGE_PARTS = ("table 1", "table 2", "table 3", "figure 1")
 PARTS = (
-    *("baselines", "sampling", "fading", "comparison"),
+    *("baselines", "sampling", "fading", "comparison", "units"),
     *(f"table {number}" for number in (4, 5, 6, 2, 3, 1)),
     *("figure 1", "figure 2"),
 )
@@ -209,6 +216,9 @@ def _of_a_seed(part: str, scale: Scale) -> Iterable[Setting]:
                 yield _text(task, method, scale)
             elif method not in ("before", "lottery"):
                 yield _text(task, method, scale, prune_ratio=ratio)
+    elif part == "units":
+        for task, (layers, ratio), method in product(UNIT_TASKS, UNITS, UNIT_METHODS):
+            yield _text(task, method, scale, layers=layers, prune_ratio=ratio, epochs=scale.search_epochs + 3)
     else:
         raise ValueError(f"`part` must be one of {', '.join(PARTS)}, got {part!r}.")
 

@@ -1,7 +1,7 @@
 """Reproduces the paper's tables and figures, and compares the baselines, at a small or at the paper's own scale.
 
     python benchmarks/reproduce.py [--table 1 2 ...] [--figure 1 2] [--baselines] [--sampling] [--fading]
-                                   [--comparison] [--scale small | full]
+                                   [--comparison] [--units] [--scale small | full]
                                    [--task mrpc ...] [--seeds N] [--model FOLDER] [--data FOLDER] [--workers N]
                                    [--minutes M] [--out benchmarks/results]
 
@@ -29,6 +29,7 @@ from typing import Any
 from fading import write as write_fading
 from pages import write as write_page
 from protocol import IMAGES, PARTS, SCALES, TEXT, Scale, Setting, settings_of
+from units import write as write_units
 
 Records = dict[Setting, dict[str, Any]]
 
@@ -122,6 +123,7 @@ def main() -> None:
     parser.add_argument("--sampling", action="store_true", help="masks taken within an epoch")
     parser.add_argument("--fading", action="store_true", help="how fast, by which curve, from when on weights fade")
     parser.add_argument("--comparison", action="store_true", help="fading beside the baselines, at more seeds")
+    parser.add_argument("--units", action="store_true", help="neurons and heads instead of single weights")
     parser.add_argument("--scale", choices=SCALES, default="small")
     parser.add_argument("--task", nargs="+", choices=(*TEXT, *IMAGES), default=[*TEXT, *IMAGES], help="only these")
     parser.add_argument("--model", help="Hub id or folder of the model for GLUE, instead of the scale's own")
@@ -133,7 +135,7 @@ def main() -> None:
     parser.add_argument("--pages", action="store_true", help="make the pages from the runs that there are")
     options = parser.parse_args()
     parts = [f"table {number}" for number in options.table] + [f"figure {number}" for number in options.figure]
-    parts += [part for part in ("baselines", "sampling", "fading", "comparison") if getattr(options, part)]
+    parts += [part for part in ("baselines", "sampling", "fading", "comparison", "units") if getattr(options, part)]
     scale = SCALES[options.scale]
     if options.model is not None:
         scale = replace(scale, text_model=options.model)
@@ -151,8 +153,8 @@ def main() -> None:
             raise SystemExit(f"reproduce.py: error: {' '.join(str(error).split())}") from error
     command = f"python benchmarks/reproduce.py --scale {options.scale}"
     first = write_page(options.scale, records, options.out, command)
-    second = write_fading(options.scale, records, options.out)
-    print(f"{len(records)} runs in {path}; the pages are {first} and {second}")
+    second, third = (write(options.scale, records, options.out) for write in (write_fading, write_units))
+    print(f"{len(records)} runs in {path}; the pages are {first}, {second} and {third}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,38 @@
+"""The page on neurons and heads, from the finished runs of `reproduce.py --units`."""
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from pages import BEFORE, DRAWN, RETRAINED, STEPS, Records, about, after_an_epoch, cells, drop, group, of_part, table
+from protocol import FADING, METHODS, SCALES, UNIT_METHODS, UNIT_TASKS, UNITS, Scale
+
+TITLES = {**METHODS, **FADING}
+
+
+def tables(scale: Scale, records: Records) -> list[str]:
+    """By task and kind of unit, a row for each method."""
+    found = of_part("units", scale, records)
+    head = ["method", "seeds", "before the draw, %", "drawn, %", "drop, points", "after an epoch, %"]
+    lines: list[str] = []
+    for task, (layers, ratio) in product(UNIT_TASKS, UNITS):
+        rows = []
+        for method in UNIT_METHODS:
+            runs: list[dict[str, Any]] = group(found, task=task, layers=layers, prune_ratio=ratio, method=method)
+            if runs:
+                rows.append([TITLES[method], *cells(runs, BEFORE, DRAWN, drop, after_an_epoch, RETRAINED, STEPS)])
+        if rows:
+            lines += [f"## {task}: {' and '.join(layers)}, p = {ratio:.2g}", ""]
+            lines += table([*head, "after three epochs, %", "steps in all"], rows)
+    return lines
+
+
+def write(scale_name: str, records: Records, out: Path) -> Path:
+    """Write the page."""
+    scale = SCALES[scale_name]
+    command = f"python benchmarks/reproduce.py --scale {scale_name} --units"
+    lines = ["# Neurons and heads", "", f"`{command}`", "", *about(scale, records)]
+    lines += ["Three epochs of search at the most, and three of retraining after it.", "", *tables(scale, records)]
+    page = out / f"units-{scale_name}.md"
+    page.write_text("\n".join(lines))
+    return page
