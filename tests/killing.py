@@ -25,7 +25,7 @@ DONE, REFUSED = "done", "refused"
 
 @dataclass(frozen=True)
 class Scenario:
-    """One way to train: `bert` or `cnn`, the truncation target, and when masks and checkpoints are taken."""
+    """One way to train: `bert`, `cnn` or `compact` (a BERT that loses neurons and heads), the target, and when."""
 
     model: str
     target: str
@@ -74,9 +74,9 @@ def train(folder: Path, scenario: Scenario) -> None:
 
 def make_trainer(folder: Path, scenario: Scenario) -> Any:
     torch.manual_seed(0)
-    rows = examples() if scenario.model == "bert" else images()
+    rows = images() if scenario.model == "cnn" else examples()
     model = SmallCNN() if scenario.model == "cnn" else small_bert()
-    preset = WormConfig.cnn if scenario.model == "cnn" else WormConfig
+    preset = {"cnn": WormConfig.cnn, "compact": compact}.get(scenario.model, WormConfig)
     sampling = {"sample_strategy": "steps", "sample_steps": 5} if scenario.sampling == "steps" else {}
     settings = {"window": 3, "stopping_point": 0.3, "margin": 0.3, "truncation_target": scenario.target, **sampling}
     return worm_trainer(
@@ -88,6 +88,10 @@ def make_trainer(folder: Path, scenario: Scenario) -> Any:
         save_strategy="steps",
         save_steps=scenario.save_steps,
     )
+
+
+def compact(**settings: Any) -> WormConfig:
+    return WormConfig(layers=["neurons", "heads"], compact=True, **{**settings, "stopping_point": 0.9})
 
 
 def small_bert() -> BertForSequenceClassification:
@@ -114,6 +118,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     written = report(folder)
     for phase in ("search", "draw", "retrain"):
         del written[phase]["seconds"]
+    written.get("costs", {}).pop("seconds", None)
     return {**found, "report": written}
 
 

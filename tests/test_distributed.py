@@ -42,7 +42,10 @@ def launch(folder: Path, launcher: tuple[str, ...], *flags: str) -> dict[str, An
     return {"ranks": ranks, "out": done.stdout, "weights": load_file(folder / "model.safetensors")}
 
 
-@pytest.mark.parametrize(("target", "launcher"), [("gradient", TORCHRUN), ("update", ACCELERATE), ("fade", TORCHRUN)])
+@pytest.mark.parametrize(
+    ("target", "launcher"),
+    [("gradient", TORCHRUN), ("update", ACCELERATE), ("fade", TORCHRUN), ("compact", ACCELERATE)],
+)
 def test_two_ranks_equal_one_process(tmp_path: Path, target: str, launcher: tuple[str, ...]) -> None:
     one = launch(tmp_path / "one", (), target)
     two = launch(tmp_path / "two", launcher, target)

@@ -8,6 +8,7 @@ from killing import Killer, Scenario
 SCENARIOS = (
     Scenario("bert", "gradient", "epoch"),
     Scenario("cnn", "fade", "steps"),
+    Scenario("compact", "gradient", "epoch"),
 )
 
 

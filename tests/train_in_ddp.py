@@ -26,10 +26,14 @@ torch.set_num_threads(1)
 config = BertConfig(
     vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, num_labels=2
 )
+if target == "compact":
+    settings = WormConfig(stopping_point=0.9, margin=0.1, layers=["neurons", "heads"], compact=True)
+else:
+    settings = WormConfig(stopping_point=0.05, margin=0.5, truncation_target=target)
 trainer = worm_trainer(
     without_dropout(BertForSequenceClassification(config)),
     folder,
-    WormConfig(stopping_point=0.05, margin=0.5, truncation_target=target),
+    settings,
     SequentialTrainer,
     per_device_train_batch_size=int(batch_size),
     optim="sgd",
