@@ -124,13 +124,13 @@ def test_a_compact_run_trains_resumes_and_loads(name: str, tmp_path: Path) -> No
     assert account["compact_weights"] < 0.7 * account["model_weights"]
 
 
-def test_channels_of_another_model_are_refused(cnn: nn.Module) -> None:
+def test_channels_of_another_model_are_refused(cnn: nn.Module, tmp_path: Path) -> None:
     ticket, _ = drawn(cnn)
     message = "Where the channels of a `SmallCNN` come from and go to is not known: .* `VggBnForImageClassification`"
     with pytest.raises(ValueError, match=message):
         ticket.compact(cnn)
     with pytest.raises(ValueError, match=message):
-        worm_trainer(cnn, "nowhere", WormConfig.cnn(compact=True), train_dataset=rows())
+        worm_trainer(cnn, tmp_path, WormConfig.cnn(compact=True), train_dataset=rows())
 
 
 @pytest.mark.parametrize(

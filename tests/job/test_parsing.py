@@ -162,5 +162,5 @@ def test_help_shows_every_argument_with_the_commands_defaults(capsys: pytest.Cap
     for group in (Model, Data, RunArguments, WormConfig):
         assert all(f"--{field.name}" in text for field in dataclasses.fields(group))
     words = " ".join(text.split())
-    assert "parameter names or patterns. (default: ['value'])" in words
+    assert "names or patterns. (default: ['value'])" in words
     assert all(f"\n{group}:\n" in text for group in ("model", "data", "run"))
