@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModel, BertForSequenceClassification, T5Config
-from zoo import HEADS, NEURONS, SIZE, ZOO, zoo_model
+from transformers import AutoModel, BertForSequenceClassification, LlamaConfig, T5Config
+from zoo import HEADS, NEURONS, NEW_VIT, SIZE, ZOO, zoo_model
 
 from hf_worm import Ticket, TicketSearch, WormConfig, load_compact
 
 GRANULARITIES = (["neurons"], ["heads"], ["neurons", "heads"])
 RATIOS = (0.1, 0.5, 0.9)
-OWN_HEAD_SIZE = ("vit", "llama", "qwen2")  # families whose configuration can say fewer heads
+OWN_HEAD_SIZE = ("llama", "qwen2", *(["vit"] if NEW_VIT else []))  # families whose configuration can say fewer heads
 
 
 def drawn(model: nn.Module, **settings: Any) -> tuple[Ticket, nn.Module]:
@@ -77,7 +77,7 @@ def test_compact_equals_drawn_and_comes_back(name: str, layers: list[str], ratio
         plain = type(model).from_pretrained(tmp_path)
         assert torch.equal(outputs(plain, given), outputs(compact, given))
     else:
-        assert name != "vit" and layers != ["neurons"], "its configuration says any number of heads, or of neurons"
+        assert not (name == "vit" and NEW_VIT) and layers != ["neurons"], "its configuration says any number"
         with pytest.raises(RuntimeError, match="mismatched"):
             type(model).from_pretrained(tmp_path)
 
@@ -93,8 +93,8 @@ def test_a_configuration_that_says_the_shapes_says_them_in_its_own_fields() -> N
 
 def test_a_number_of_heads_that_the_configuration_refuses_is_recorded() -> None:
     """Of six heads with a key and a value each, five are left: 24 is no multiple of 5, which Llama asks for."""
-    from transformers import LlamaConfig
-
+    if not hasattr(LlamaConfig, "validate_architecture"):
+        pytest.skip("this version of Transformers takes any number of heads")
     model = AutoModel.from_config(LlamaConfig(**{**ZOO["llama"][0].to_diff_dict(), "num_key_value_heads": HEADS}))
     ticket, _ = drawn(model, layers=["heads"], prune_ratio=0.17)
     config = ticket.compact(model).config

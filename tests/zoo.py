@@ -15,11 +15,30 @@ from transformers import (
     Qwen2Config,
     RobertaConfig,
     ViTConfig,
+    ViTModel,
 )
 
 HIDDEN, NEURONS, HEADS, SIZE = 24, 20, 6, 4  # SIZE: of a head
 USUAL = {"vocab_size": 40, "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": HEADS}
+VIT = ViTConfig(
+    hidden_size=HIDDEN,
+    num_hidden_layers=2,
+    num_attention_heads=HEADS,
+    intermediate_size=NEURONS,
+    image_size=8,
+    patch_size=4,
+)
 USUAL |= {"intermediate_size": NEURONS, "max_position_embeddings": 32}
+
+NEW_VIT = any(name.endswith("attention.q_proj") for name, _ in ViTModel(VIT).named_modules())
+VIT_NAMES = (
+    ("mlp.fc1 mlp.fc2", "attention.q_proj attention.k_proj attention.v_proj attention.o_proj")
+    if NEW_VIT
+    else (  # until transformers 5.0 is dropped
+        "intermediate.dense output.dense",
+        "attention.attention.query attention.attention.key attention.attention.value attention.output.dense",
+    )
+)
 
 # Config; names of the projections in and out of the neurons; of query, key, value and output; key-value heads.
 ZOO: dict[str, tuple[PreTrainedConfig, str, str, str, int]] = {
@@ -68,16 +87,8 @@ ZOO: dict[str, tuple[PreTrainedConfig, str, str, str, int]] = {
             HEADS,
         ),
         "vit": (
-            ViTConfig(
-                hidden_size=HIDDEN,
-                num_hidden_layers=2,
-                num_attention_heads=HEADS,
-                intermediate_size=NEURONS,
-                image_size=8,
-                patch_size=4,
-            ),
-            "mlp.fc1 mlp.fc2",
-            "attention.q_proj attention.k_proj attention.v_proj attention.o_proj",
+            VIT,
+            *VIT_NAMES,
             HEADS,
         ),
         "llama": (
