@@ -156,9 +156,11 @@ def story(scale: Scale, records: Records, path: Path) -> bool:
     return True
 
 
-def write(scale_name: str, records: Records, out: Path) -> Path:
-    """Write the page, and the figure where there are runs for it."""
+def write(scale_name: str, records: Records, out: Path) -> Path | None:
+    """Write the page, and the figure, where there are runs for them."""
     scale = SCALES[scale_name]
+    if not of_part("fading", scale, records):
+        return None
     command = f"python benchmarks/reproduce.py --scale {scale_name} --fading --comparison"
     lines = ["# Fading: schedules, and the comparison", "", f"`{command}`", "", *about(scale, records)]
     if story(scale, records, out / f"fading-{scale_name}.png"):

@@ -152,9 +152,11 @@ def main() -> None:
         except (ValueError, OSError, ImportError) as error:  # no data, no model: what the commands answer in a line too
             raise SystemExit(f"reproduce.py: error: {' '.join(str(error).split())}") from error
     command = f"python benchmarks/reproduce.py --scale {options.scale}"
-    first = write_page(options.scale, records, options.out, command)
-    second, third = (write(options.scale, records, options.out) for write in (write_fading, write_units))
-    print(f"{len(records)} runs in {path}; the pages are {first}, {second} and {third}")
+    written = [write_page(options.scale, records, options.out, command)]
+    written += [
+        page for page in (write(options.scale, records, options.out) for write in (write_fading, write_units)) if page
+    ]
+    print(f"{len(records)} runs in {path}; pages: {', '.join(map(str, written))}")
 
 
 if __name__ == "__main__":

@@ -27,9 +27,11 @@ def tables(scale: Scale, records: Records) -> list[str]:
     return lines
 
 
-def write(scale_name: str, records: Records, out: Path) -> Path:
-    """Write the page."""
+def write(scale_name: str, records: Records, out: Path) -> Path | None:
+    """Write the page, if there are runs for it."""
     scale = SCALES[scale_name]
+    if not of_part("units", scale, records):
+        return None
     command = f"python benchmarks/reproduce.py --scale {scale_name} --units"
     lines = ["# Neurons and heads", "", f"`{command}`", "", *about(scale, records)]
     lines += ["Three epochs of search at the most, and three of retraining after it.", "", *tables(scale, records)]
