@@ -68,7 +68,7 @@ def show_layers(argv: Sequence[str]) -> int:
         "--layers",
         nargs="+",
         default=["query", "key"],
-        help="query, key, value, batchnorm, parameter names or patterns (default: query key)",
+        help="query, key, value, batchnorm, neurons, heads, parameter names or patterns (default: query key)",
     )
     parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own code, if it has any")
     options = parser.parse_args(argv)
@@ -84,7 +84,8 @@ def show_layers(argv: Sequence[str]) -> int:
     whole = sum(parameter.numel() for parameter in model.parameters())
     width = max(len(layer.name) for layer in layers)
     for layer in layers:
-        print(f"{layer.name:<{width}}  {' × '.join(map(str, layer.shape))}")
+        kind = f" {layer.granularity}s" if layer.summed else ""
+        print(f"{layer.name:<{width}}  {' × '.join(map(str, layer.shape))}{kind}")
     print(
         f"{len(layers)} layers, {watched:,} weights: {watched / whole:.1%} of the {whole:,} of "
         f"`{type(model).__name__}`."

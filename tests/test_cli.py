@@ -59,6 +59,15 @@ def test_layers_of_a_saved_model(
     )
 
 
+def test_neurons_and_heads_are_counted(
+    bert: BertForSequenceClassification, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bert.save_pretrained(tmp_path)
+    assert cli.main(["layers", str(tmp_path), "--layers", "neurons", "heads"]) == 0
+    *layers, _ = capsys.readouterr().out.splitlines()
+    assert [" ".join(line.split()[1:]) for line in layers] == ["2 heads", "32 neurons"] * 2
+
+
 def test_layers_by_pattern_and_of_a_model_without_a_classifier_of_sequences(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
