@@ -141,6 +141,8 @@ def story(scale: Scale, records: Records, path: Path) -> bool:
         for method, colour in STORY.items():
             runs = [points(record) for record in group(found, task=task, method=method, prune_ratio=0.8)]
             runs = [run for run in runs if len(run) == len(runs[0])]
+            if not runs:
+                continue
             places = [place for place, _ in runs[0]]
             values = [[run[i][1] for run in runs] for i in range(len(places))]
             means = [statistics.mean(value) for value in values]

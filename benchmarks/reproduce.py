@@ -153,9 +153,9 @@ def main() -> None:
             raise SystemExit(f"reproduce.py: error: {' '.join(str(error).split())}") from error
     command = f"python benchmarks/reproduce.py --scale {options.scale}"
     written = [write_page(options.scale, records, options.out, command)]
-    written += [
-        page for page in (write(options.scale, records, options.out) for write in (write_fading, write_units)) if page
-    ]
+    for write in (write_fading, write_units):
+        page = write(options.scale, records, options.out)
+        written += [] if page is None else [page]
     print(f"{len(records)} runs in {path}; pages: {', '.join(map(str, written))}")
 
 
