@@ -1,4 +1,4 @@
-"""Cuts pruned neurons and heads out of a model: smaller weights, the same outputs."""
+"""Cuts pruned neurons, heads and channels out of a model: smaller weights, the same outputs."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ NEURONS = ("intermediate_size", "hidden_dim", "d_ff", "ffn_dim", "encoder_ffn_di
 
 
 def require_larger_units(model: nn.Module, layers: Sequence[RepresentativeLayer]) -> None:
-    """Raise a `ValueError` where units can't be cut out: single weights, or channels of a model that is not known."""
+    """Raise a `ValueError` where units can't be cut out: single weights, channels or heads of some models."""
     scattered = [layer.name for layer in layers if layer.granularity == "weight"]
     if scattered:
         raise ValueError(
@@ -37,6 +37,13 @@ def require_larger_units(model: nn.Module, layers: Sequence[RepresentativeLayer]
             "but not cut out. `CifarResNetForImageClassification` and `VggBnForImageClassification` of "
             "`hf_worm.models` say it."
         )
+    if any(layer.granularity == "head" for layer in layers):
+        for attention in model.modules():
+            if getattr(attention, "has_relative_attention_bias", False):
+                raise ValueError(
+                    f"`{type(attention).__name__}` has a position bias for each head, which all attentions after it "
+                    "share: its heads can't be cut out one attention at a time. Compact the neurons alone."
+                )
 
 
 def cut_(model: nn.Module, layers: Sequence[RepresentativeLayer], masks: Mapping[str, torch.Tensor]) -> None:
@@ -49,9 +56,6 @@ def cut_(model: nn.Module, layers: Sequence[RepresentativeLayer], masks: Mapping
         model (`nn.Module`): The model; what the masks prune is 0 in it.
         layers (`Sequence[RepresentativeLayer]`): Its layers.
         masks (`Mapping[str, torch.Tensor]`): For each layer by its name, `bool`, which units stay.
-
-    Raises:
-        ValueError: An attention's heads can't be cut out, for a reason that the message names.
     """
     channels = {layer.name: masks[layer.name] for layer in layers if layer.granularity == "channel"}
     if channels:
@@ -125,11 +129,6 @@ def _holders(model: nn.Module, weight: nn.Parameter) -> list[nn.Module]:
 
 def _lose_heads(attention: nn.Module, share: float, units: list[int]) -> None:
     """Tell an attention how many heads it has left, and have biases that it is given for each head follow."""
-    if getattr(attention, "has_relative_attention_bias", False):
-        raise ValueError(
-            f"`{type(attention).__name__}` has a position bias for each head, which all attentions after it share: its "
-            "heads can't be cut out one attention at a time. Compact the neurons alone."
-        )
     for name in (*COUNTS, *WIDTHS):
         if hasattr(attention, name):
             setattr(attention, name, round(share * getattr(attention, name)))

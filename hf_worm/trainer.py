@@ -138,13 +138,14 @@ class WormTrainerMixin(ReportingTrainerMixin):
         dense = copy.deepcopy(self._trained_model) if self._config.compact else None
         self.ticket = search.draw()
         if not self.ticket.converged:
-            largest = search.history[-1].max_distance
+            largest, share = search.history[-1].max_distance, search.history[-1].doomed_share
+            faded = "" if share is None else f" The weights to be pruned still hold {share:.1%} of the L1 norm."
             warnings.warn(
                 f"The masks had not converged when the search ended after {self.progress.epochs.get('search', 0):.4g} "
                 f"epochs: that takes {search.config.window} observations and a largest distance below "
                 f"{search.config.stopping_point:g}; it had {len(search.history)} and "
-                f"{'none' if largest is None else format(largest, '.4g')}. The newest mask is drawn. Train for more "
-                "epochs, or sample more often (`sample_strategy='steps'`).",
+                f"{'none' if largest is None else format(largest, '.4g')}.{faded} The newest mask is drawn. Train for "
+                "more epochs, or sample more often (`sample_strategy='steps'`).",
                 stacklevel=2,
             )
         self._evaluate_stage("drawn")

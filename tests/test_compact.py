@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from training import arguments
 from transformers import AutoModel, BertForSequenceClassification, LlamaConfig, T5Config
 from zoo import HEADS, NEURONS, NEW_VIT, SIZE, ZOO, zoo_model
 
-from hf_worm import Ticket, TicketSearch, WormConfig, load_compact
+from hf_worm import Ticket, TicketSearch, WormConfig, WormTrainer, load_compact
 
 GRANULARITIES = (["neurons"], ["heads"], ["neurons", "heads"])
 RATIOS = (0.1, 0.5, 0.9)
@@ -162,11 +163,14 @@ def test_scattered_zeros_cannot_be_cut_out(bert: BertForSequenceClassification) 
         ticket.compact(bert)
 
 
-def test_heads_that_share_a_position_bias_cannot_be_cut_out() -> None:
+def test_heads_that_share_a_position_bias_cannot_be_cut_out(tmp_path: Path) -> None:
     model = AutoModel.from_config(T5Config(d_model=24, num_heads=6, d_kv=4, num_layers=1, d_ff=20, vocab_size=40))
     ticket, _ = drawn(model, layers=["heads"])
     with pytest.raises(ValueError, match="`T5Attention` has a position bias for each head"):
         ticket.compact(model)
+    config = WormConfig(layers=["heads"], compact=True)
+    with pytest.raises(ValueError, match="`T5Attention` has a position bias for each head"):  # and not after the search
+        WormTrainer(model=model, args=arguments(tmp_path), worm_config=config)
     ticket, _ = drawn(model, layers=["neurons"])
     assert ticket.compact(model).config.d_ff == 10
 
