@@ -7,7 +7,7 @@
 
 Nothing named: all of it. A finished run is a line of OUT/reproduce-SCALE.jsonl, and is not repeated: interrupted and
 started again, it goes on where it was. The pages are made anew from those lines at the end (`--pages`: only that).
-`small` fits two CPU cores: all-MiniLM-L6 on MRPC and parts of RTE and SST-2; narrow CNNs on scikit-learn's digits.
+`small` fits two CPU cores: all-MiniLM-L6 on parts of MRPC, RTE and SST-2; narrow CNNs on scikit-learn's digits.
 `full` is the paper's own: bert-base-uncased, ResNet-18 and VGG-11 on all of CIFAR-10; it wants a GPU. `dry` shows that
 everything runs, and nothing else.
 """
