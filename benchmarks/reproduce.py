@@ -151,8 +151,7 @@ def main() -> None:
             records = complete(settings, scale, options.data, path, options.workers, options.minutes)
         except (ValueError, OSError, ImportError) as error:  # no data, no model: what the commands answer in a line too
             raise SystemExit(f"reproduce.py: error: {' '.join(str(error).split())}") from error
-    command = f"python benchmarks/reproduce.py --scale {options.scale}"
-    written = [write_page(options.scale, records, options.out, command)]
+    written = [write_page(options.scale, records, options.out)]
     for write in (write_fading, write_units):
         page = write(options.scale, records, options.out)
         written += [] if page is None else [page]

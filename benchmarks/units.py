@@ -4,7 +4,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pages import BEFORE, DRAWN, RETRAINED, STEPS, Records, about, after_an_epoch, cells, drop, group, of_part, table
+from pages import BEFORE, DRAWN, RETRAINED, STEPS, Records, after_an_epoch, begin, cells, drop, group, of_part, table
 from protocol import FADING, METHODS, SCALES, UNIT_METHODS, UNIT_TASKS, UNITS, Scale
 
 TITLES = {**METHODS, **FADING}
@@ -32,8 +32,7 @@ def write(scale_name: str, records: Records, out: Path) -> Path | None:
     scale = SCALES[scale_name]
     if not of_part("units", scale, records):
         return None
-    command = f"python benchmarks/reproduce.py --scale {scale_name} --units"
-    lines = ["# Neurons and heads", "", f"`{command}`", "", *about(scale, records)]
+    lines = begin("Neurons and heads", " --units", scale_name, records, ("units",))
     lines += ["Three epochs of search at the most, and three of retraining after it.", "", *tables(scale, records)]
     page = out / f"units-{scale_name}.md"
     page.write_text("\n".join(lines))
