@@ -7,7 +7,7 @@ OLDEST := .venv-oldest
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-oldest check bench reproduce glue-sst2 glue-mrpc glue-rte cifar10 clean
+.PHONY: help setup demo test test-oldest check bench reproduce glue-sst2 glue-mrpc glue-rte clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,10 +54,6 @@ glue-sst2 glue-mrpc glue-rte:
 reproduce: setup ## The paper's tables and figures and the baselines, small (SCALE=full DATA=FOLDER, ARGS=)
 	$(BIN)/python benchmarks/reproduce.py --scale $(or $(SCALE),small) $(if $(DATA),--data $(DATA)) $(ARGS)
 	$(BIN)/python benchmarks/truncation.py $(if $(DATA),--data $(DATA))
-
-cifar10: setup ## The paper's CNNs on CIFAR-10: EB Train and WORM (DATASET=, SEEDS=, OUTPUT=)
-	for model in resnet18 vgg11_bn; do HF_WORM=$(BIN)/hf-worm benchmarks/cnn.sh cifar10-$$model --model $$model \
-	    --dataset_name $(or $(DATASET),uoft-cs/cifar10) || exit 1; done
 
 clean: ## Remove the virtual environments and what tools left behind
 	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -10,8 +10,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_worm.config import replace_file
-from hf_worm.hub import REPORT_NAME, build_report, extend_model_card
+from hf_worm.hub import extend_model_card
 from hf_worm.phases import PhasedTrainerMixin
+from hf_worm.report import REPORT_NAME, build_report
 from hf_worm.ticket import Ticket
 
 

@@ -107,3 +107,38 @@ def counts(model: nn.Module, batch: Batch) -> dict[str, int]:
         "bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
         "multiply_adds": counted.get_total_flops() // 2,
     }
+
+
+def cost_rows(costs: dict[str, Any], spread: bool = True) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table of sizes and times, a row for each model; medians, and quartiles if asked for."""
+    size, seconds = costs["size"], costs["seconds"]
+    head = ["", "parameters", "MB", "multiply-adds, M", *(f"{action}, ms" for action in seconds)]
+    rows = [
+        [
+            name,
+            f"{counts['parameters']:,}",
+            f"{counts['bytes'] / 1e6:,.1f}",
+            f"{counts['multiply_adds'] / 1e6:,.1f}",
+            *(_milliseconds(times[name], spread) for times in seconds.values()),
+        ]
+        for name, counts in size.items()
+    ]
+    return head, rows
+
+
+def gains(costs: dict[str, Any]) -> str:
+    """How many times as fast as the dense model the compact one is at each action, and where nothing was gained."""
+    told = []
+    for action, times in costs["seconds"].items():
+        dense, compact = times["dense"], times["compact"]
+        apart = compact["high"] < dense["low"]
+        told.append(f"{action}: " + (f"{dense['median'] / compact['median']:.2f}×" if apart else "nothing gained"))
+    return (
+        f"The compact model against the dense one: {', '.join(told)}. Medians, with quartiles, on the machine that "
+        "trained; rows of its data. Zeros alone (*drawn*) gain nothing."
+    )
+
+
+def _milliseconds(times: dict[str, float], spread: bool) -> str:
+    low, median, high = (1000 * times[name] for name in ("low", "median", "high"))
+    return f"{median:.2f} ({low:.2f} to {high:.2f})" if spread else f"{median:.2f}"

@@ -14,7 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput, HubStrategy, TrainOutput,
 from hf_worm.callback import PhaseCallback, observation_line
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
-from hf_worm.hub import account, set_aside
+from hf_worm.report import account, set_aside
 from hf_worm.reporting import ReportingTrainerMixin
 from hf_worm.run import Progress, load_state
 from hf_worm.search import TicketSearch

@@ -14,8 +14,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_worm import Ticket, WormConfig, WormTrainer, load_compact
 from hf_worm.cli import main
-from hf_worm.hub import gains
 from hf_worm.job.table import cost_lines, result_table
+from hf_worm.speed import gains
 
 EVALUATED = {"eval_dataset": examples(32), "compute_metrics": accuracy}
 

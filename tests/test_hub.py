@@ -11,8 +11,9 @@ from training import QUERY_AND_KEY, SmallCNN, accuracy, examples, loaded_by, sam
 from transformers import BertForSequenceClassification, PreTrainedModel
 
 from hf_worm import TicketSearch, WormConfig
-from hf_worm.hub import build_report, card_section, extend_model_card, loading
+from hf_worm.hub import card_section, extend_model_card
 from hf_worm.models import CifarResNetConfig, CifarResNetForImageClassification
+from hf_worm.report import build_report, loading
 from hf_worm.run import Progress
 
 

@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "hf_worm"
-TRAINER_ROOM = {"trainer", "reporting", "callback", "phases", "checkpoint", "run", "hub", "supported", "renamed"}
+TRAINER_ROOM = {
+    "trainer",
+    "reporting",
+    "callback",
+    "phases",
+    "checkpoint",
+    "run",
+    "report",
+    "hub",
+    "supported",
+    "renamed",
+}
 TRAINER_ROOM |= {"loading"}
 
 # Which rooms of the package each room may import.

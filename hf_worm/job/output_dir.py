@@ -8,12 +8,12 @@ from pathlib import Path
 from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_worm import hub
+from hf_worm import report
 from hf_worm.checkpoint import CHECKPOINT
 from hf_worm.run import STATE_NAME
 
 # What would be taken for a result of the new run where it does not write the file itself.
-RESULTS = (*hub.RESULTS, "all_results.json", "trainer_state.json")
+RESULTS = (*report.RESULTS, "all_results.json", "trainer_state.json")
 # By one of these a checkpoint is known for a Trainer's, though the run was killed while it wrote it; the last is
 # what a pruning run writes first.
 TRAINERS = ("trainer_state.json", "training_args.bin", STATE_NAME)

@@ -5,7 +5,7 @@ from textwrap import wrap
 from typing import Any
 
 from hf_worm.config import WormConfig
-from hf_worm.hub import cost_rows, gains
+from hf_worm.speed import cost_rows, gains
 
 STAGES = {
     "before_draw": ("dense, before the draw", "search"),

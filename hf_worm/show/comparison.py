@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Literal
 
-from hf_worm.hub import STAGES
 from hf_worm.job.table import aligned
+from hf_worm.report import STAGES
 from hf_worm.show.record import Epoch, Record, cut
 from hf_worm.show.terminal import (
     INDENT,

@@ -9,8 +9,8 @@ import torch
 
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
-from hf_worm.hub import STAGES
 from hf_worm.job.table import metric_names
+from hf_worm.report import STAGES
 
 Status = Literal["finished", "drawn", "searching", "retraining", "ticket"]
 NOT_MEASURED = ("_runtime", "_per_second", "_preparation_time")  # what the Trainer adds to the metrics

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from textwrap import wrap
 
-from hf_worm.hub import NOTE, REPORT_NAME, STAGES
 from hf_worm.job.table import aligned, cost_lines, method_line, pruned_line, stage_table
+from hf_worm.report import NOTE, REPORT_NAME, STAGES
 from hf_worm.search import FADE_BOUND
 from hf_worm.show.record import Record, cut, shared_ends, short_names
 

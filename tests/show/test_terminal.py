@@ -8,8 +8,8 @@ from short_runs import Runs
 from training import QUERY_AND_KEY, report
 
 from hf_worm import Observation, WormConfig
-from hf_worm.hub import NOTE
 from hf_worm.job.table import result_table
+from hf_worm.report import NOTE
 from hf_worm.show.reading import read_run
 from hf_worm.show.terminal import run_text
 
