@@ -64,6 +64,26 @@ def put_gradients(weights: list[nn.Parameter], noise: torch.Tensor) -> None:
         weight.grad = weight.detach() - 0.5 + part.view(weight.shape)
 
 
+def step_on(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], noise: torch.Tensor) -> None:
+    put_gradients(weights, noise)
+    optimizer.step()
+
+
+def step_by_the_rule(
+    optimizer: torch.optim.Optimizer,
+    weights: list[nn.Parameter],
+    noise: torch.Tensor,
+    masks: list[torch.Tensor],
+    rule: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> None:
+    """The optimizer's step; of the weights that the masks prune, what a rule makes of before and after."""
+    before = [weight.detach().clone() for weight in weights]
+    step_on(optimizer, weights, noise)
+    with torch.no_grad():
+        for weight, old, mask in zip(weights, before, masks, strict=True):
+            weight.copy_(torch.where(mask, weight, rule(old, weight)))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("truncation", [0.0, R, 0.7, 1.0])
 def test_scale_is_one_where_the_mask_keeps_and_r_where_it_prunes(truncation: float, dtype: torch.dtype) -> None:
@@ -121,15 +141,9 @@ def test_a_truncated_step_is_r_times_the_optimizers(make_optimizer: Callable[...
     scales = [scale_tensor(mask, R, weight) for mask, weight in zip(masks, weights, strict=True)]
     StepTruncation(optimizer, lambda: Scaled([weight.data for weight in weights], scales))
     start = [weight.detach().clone() for weight in weights]
-    for step in range(STEPS):
-        put_gradients(weights, noise[step])
-        put_gradients(oracle, noise[step])
-        optimizer.step()
-        old = [weight.detach().clone() for weight in oracle]
-        plain.step()
-        with torch.no_grad():
-            for weight, before, mask in zip(oracle, old, masks, strict=True):
-                weight.copy_(torch.where(mask, weight, before + R * (weight - before)))
+    for gradients in noise:
+        step_on(optimizer, weights, gradients)
+        step_by_the_rule(plain, oracle, gradients, masks, lambda old, new: old + R * (new - old))
     for weight, expected, first in zip(weights, oracle, start, strict=True):
         torch.testing.assert_close(weight, expected, rtol=1e-9, atol=1e-12)
         assert (weight != first).all()  # truncated, not frozen
@@ -147,15 +161,9 @@ def test_a_fading_step_is_a_truncated_one_and_a_multiplication(
     scale, carried = fading(truncation, factor)
     scales = [scale_tensor(mask, scale, weight) for mask, weight in zip(masks, weights, strict=True)]
     StepTruncation(optimizer, lambda: Scaled([weight.data for weight in weights], scales, carried))
-    for step in range(len(noise)):
-        put_gradients(weights, noise[step])
-        put_gradients(oracle, noise[step])
-        optimizer.step()
-        old = [weight.detach().clone() for weight in oracle]
-        plain.step()
-        with torch.no_grad():
-            for weight, before, mask in zip(oracle, old, masks, strict=True):
-                weight.copy_(torch.where(mask, weight, factor * (before + truncation * (weight - before))))
+    for gradients in noise:
+        step_on(optimizer, weights, gradients)
+        step_by_the_rule(plain, oracle, gradients, masks, lambda old, new: factor * (old + truncation * (new - old)))
         for weight, expected, mask in zip(weights, oracle, masks, strict=True):
             assert torch.equal(weight[mask], expected[mask])
             torch.testing.assert_close(weight, expected, rtol=1e-9, atol=1e-12)
@@ -182,11 +190,9 @@ def test_kept_weights_take_exactly_the_plain_step(make_optimizer: Callable[..., 
     optimizer, plain = make_optimizer(weights), make_optimizer(twin)
     scales = [scale_tensor(mask, R, weight) for mask, weight in zip(masks, weights, strict=True)]
     StepTruncation(optimizer, lambda: Scaled([weight.data for weight in weights], scales))
-    for step in range(len(noise)):
-        put_gradients(weights, noise[step])
-        put_gradients(twin, noise[step])
-        optimizer.step()
-        plain.step()
+    for gradients in noise:
+        step_on(optimizer, weights, gradients)
+        step_on(plain, twin, gradients)
     for weight, other, mask in zip(weights, twin, masks, strict=True):
         assert torch.equal(weight[mask], other[mask])
         assert (weight[~mask] != other[~mask]).all()
@@ -243,10 +249,8 @@ def test_r_of_one_and_r_of_zero(make_optimizer: Callable[..., torch.optim.Optimi
     StepTruncation(optimizer, lambda: Scaled([weight.data for weight in weights], scales))
     for _ in range(20):
         noise = torch.randn(17)
-        put_gradients(weights, noise)
-        put_gradients(twin, noise)
-        optimizer.step()
-        plain.step()
+        step_on(optimizer, weights, noise)
+        step_on(plain, twin, noise)
     assert torch.equal(weights[0], twin[0])
     assert torch.equal(weights[1], start[1])
 
