@@ -8,35 +8,35 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-from pages import (
+from pages import COLOURS
+from protocol import COMPARED, COMPARED_RATIOS, FADING, METHODS, SCALES, TEXT, Scale, Setting
+from summary import (
     BEFORE,
-    COLOURS,
     DRAWN,
     RETRAINED,
     SEARCHED,
     STEPS,
     Number,
     Records,
-    accuracy,
     begin,
     cells,
     drop,
     group,
     half_interval,
     of_part,
+    pruned_to,
+    stages,
     table,
 )
-from protocol import COMPARED_RATIOS, FADING, METHODS, SCALES, TEXT, Scale, Setting
 
 TITLES = {**METHODS, **FADING}
-COMPARED = [method for method in (*METHODS, "worm_fade") if method not in ("dense", "before", "lottery")]
-DENSE = accuracy("dense")
 STORY = {"eb_train": COLOURS["eb_train"], "worm_update": COLOURS["worm_update"], "worm_fade": "#CC79A7"}
 
 
 def curve(setting: Setting) -> str:
-    if setting.method == "gradual":
-        return f"none: gradual magnitude, ramp over {setting.ramp:g} of the training"
+    if setting.method.startswith("gradual"):
+        whole = "the training" if setting.method == "gradual" else "three epochs, and a schedule anew"
+        return f"none: gradual magnitude, ramp over {setting.ramp:g} of {whole}"
     if setting.method in METHODS:
         return f"none: {METHODS[setting.method]}"
     kind = {"worm_fade": "exponential", "fade_linear": "linear", "fade_cubic": "cubic"}.get(setting.method)
@@ -50,7 +50,7 @@ def schedules(scale: Scale, records: Records) -> list[str]:
     for setting in dict.fromkeys(replace(setting, seed=0) for setting in found):
         runs = [record for other, record in found.items() if replace(other, seed=0) == setting]
         how = ["–", "–", "–"]
-        if setting.method in FADING:
+        if "fade" in setting.method:
             how = [setting.truncate_from, f"{setting.fade_epochs:g}", str(setting.samples_per_epoch)]
         rows.append([curve(setting), *how, *cells(runs, *COLUMNS)])
     head = ["curve", "from", "epochs", "samplings an epoch", "seeds", "before the draw, %", "drawn, %", "drop, points"]
@@ -77,23 +77,18 @@ def comparison(scale: Scale, records: Records) -> list[str]:
         "(Student's t).",
         "",
     ]
-    head = ["method", "seeds", "before the draw, %", "drawn, %", "drop, points", "retrained, %", "epochs to the ticket"]
+    head = ["method", "seeds", "before the draw, %", "drawn, %", "drop, points", "in the end, %"]
+    head += ["epochs to the ticket", "steps", "fading less this, points"]
     for task, ratio in product(TEXT, COMPARED_RATIOS):
         rows = []
-        for method in ("dense", *COMPARED):
-            final = DENSE if method == "dense" else RETRAINED
+        for method in COMPARED:
             runs = group(found, task=task, method=method, **pruned_to(ratio, method))
             if runs:
-                row = cells(runs, BEFORE, DRAWN, drop, final, SEARCHED, STEPS)
+                row = cells(runs, *stages(method), STEPS)
                 rows.append([TITLES[method], *row, against(found, task, ratio, method)])
         if rows:
-            lines += [f"### {task}, p = {ratio:g}", "", *table([*head, "steps", "fading less this"], rows)]
+            lines += [f"### {task}, p = {ratio:g}", "", *table(head, rows)]
     return lines
-
-
-def pruned_to(ratio: float, method: str) -> dict[str, float]:
-    """What tells a method's runs of one ratio from others; dense runs are for all."""
-    return {} if method == "dense" else {"prune_ratio": ratio}
 
 
 def against(found: Records, task: str, ratio: float, method: str) -> str:
@@ -103,7 +98,7 @@ def against(found: Records, task: str, ratio: float, method: str) -> str:
     differences = []
     for setting, record in found.items():
         if (setting.task, setting.prune_ratio, setting.method) == (task, ratio, "worm_fade"):
-            final = DENSE if method == "dense" else RETRAINED
+            final = stages(method)[3]
             others = group(found, task=task, method=method, seed=setting.seed, **pruned_to(ratio, method))
             mine, theirs = RETRAINED(record), final(others[0]) if others else None
             if mine is not None and theirs is not None:

@@ -5,6 +5,8 @@ when a mask is taken, from which weights, and what is trained before and after.
 """
 
 import dataclasses
+import hashlib
+import json
 import math
 import os
 import tempfile
@@ -44,7 +46,7 @@ def run(setting: Setting, scale: Scale, data: Path | None, cache: Path) -> dict[
         setting (`Setting`): Of the run.
         scale (`Scale`): Model, rows and optimizer.
         data (`Path`, *optional*): Folder with `glue` and `cifar10`, each laid out as on the Hub; `None`: the Hub.
-        cache (`Path`): Folder for the weights of searches without truncation, see [`plain_search`].
+        cache (`Path`): Folder for the weights of searches without truncation, see [`kept_search`].
 
     Returns:
         `dict`: JSON-ready. `metrics` at the stages that the method has (`before_draw`, `drawn`, `retrained`),
@@ -60,9 +62,15 @@ def run(setting: Setting, scale: Scale, data: Path | None, cache: Path) -> dict[
         def build(**changes: Any) -> WormTrainer:
             return build_trainer(setting, scale, data, folder, changes)
 
-        found = BY_NAME[setting.method](setting, build, cache)
+        found = BY_NAME[setting.method](setting, build, cache / key(setting, scale))
     found["cpu_seconds"] = time.process_time() - begun + found.get("cpu_seconds", 0.0)
     return {**found, "machine": machine()}
+
+
+def key(setting: Setting, scale: Scale) -> str:
+    """A name for all that a search without truncation depends on."""
+    depends_on = json.dumps([scale.circumstances(setting.task), setting.search_epochs])
+    return f"{setting.task}-{setting.seed}-{hashlib.sha256(depends_on.encode()).hexdigest()[:8]}.pt"
 
 
 def build_trainer(
@@ -128,6 +136,14 @@ def dense(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     return {**outcome(trainer), "metrics": metrics, "steps": steps, "seconds": seconds}
 
 
+def dense_restarted(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
+    """As EB Train that searches for all its epochs, and prunes nothing: what a second schedule is worth by itself."""
+    trainer, spent = plain_search(build, cache, stopping_point=0)
+    draw(trainer, magnitude_masks(trainer, 0.0))
+    retrain(trainer, setting)
+    return {**outcome(trainer), "cpu_seconds": spent}
+
+
 def before(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     """The smallest weights of the pretrained model go, then it is fine-tuned with the mask held."""
     trainer = build()
@@ -138,7 +154,7 @@ def before(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
 
 def one_shot(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     """Train to the end, prune the smallest weights, retrain."""
-    trainer, spent = plain_search(setting, build, cache, stopping_point=0)  # which no distance is below
+    trainer, spent = plain_search(build, cache, stopping_point=0)  # which no distance is below
     trainer.draw_ticket()
     retrain(trainer, setting)
     return {**outcome(trainer), "cpu_seconds": spent}
@@ -146,7 +162,7 @@ def one_shot(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
 
 def random(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     """As `one_shot`, with a mask drawn at random: the control."""
-    trainer, spent = plain_search(setting, build, cache, stopping_point=0)
+    trainer, spent = plain_search(build, cache, stopping_point=0)
     assert trainer.search is not None
     generator = torch.Generator().manual_seed(setting.seed)
     masks = {
@@ -169,6 +185,19 @@ def gradual(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     metrics = {"drawn": pruning.drawn, "retrained": evaluate(trainer)}
     steps, seconds = trainer.state.global_step, trained.metrics["train_runtime"]
     return {**outcome(trainer), "metrics": metrics, "steps": steps, "seconds": seconds}
+
+
+def gradual_restarted(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
+    """As `gradual`, but that the optimizer and its schedule begin anew after the search's epochs."""
+    trainer = build(stopping_point=0, truncation=1.0)
+    pruning = GradualPruning(trainer, dataclasses.replace(setting, epochs=setting.search_epochs))
+    trainer.add_callback(pruning)
+    trainer.search_ticket()
+    trainer.remove_callback(pruning)
+    assert pruning.ticket is not None
+    draw(trainer, pruning.ticket.masks)
+    retrain(trainer, setting)
+    return outcome(trainer)
 
 
 class GradualPruning(TrainerCallback):
@@ -228,8 +257,8 @@ def searched(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
         steps = math.ceil(len(build().get_train_dataloader()) / setting.samples_per_epoch)
         trainer = build(sample_strategy="steps", sample_steps=steps)
         trainer.search_ticket()
-    elif setting.truncation == 1:
-        trainer, spent = plain_search(setting, build, cache)
+    elif setting.truncation == 1 and setting.task not in IMAGES:  # whose searches are not used again
+        trainer, spent = plain_search(build, cache)
     else:
         trainer = build()
         trainer.search_ticket()
@@ -286,11 +315,27 @@ def fade_throughout(setting: Setting, build: Build, cache: Path) -> dict[str, An
     return outcome(trainer)
 
 
+def drift(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
+    """How far the masks of a search without truncation are from the pretrained weights', epoch by epoch."""
+    kept, spent = kept_search(build, cache)
+    trainer = build()
+    start = magnitude_masks(trainer, setting.prune_ratio)
+    units = sum(mask.numel() for mask in start.values())
+    moved = []
+    for _, weights in kept["epochs"]:
+        trainer.model.load_state_dict(weights)
+        masks = magnitude_masks(trainer, setting.prune_ratio)
+        moved.append(sum(int((mask ^ start[name]).sum()) for name, mask in masks.items()) / units)
+    return {"metrics": {}, "steps": kept["epochs"][-1][0], "from_pretrained": moved, "cpu_seconds": spent}
+
+
 BY_NAME = {
     "dense": dense,
+    "dense_restarted": dense_restarted,
     "before": before,
     "one_shot": one_shot,
     "gradual": gradual,
+    "gradual_restarted": gradual_restarted,
     "lottery": lottery,
     "random": random,
     "eb_train": searched,
@@ -300,34 +345,43 @@ BY_NAME = {
     "fade_linear": fade_by_schedule,
     "fade_cubic": fade_by_schedule,
     "fade_throughout": fade_throughout,
+    "drift": drift,
 }
 
 
 # What they share.
 
 
-def plain_search(setting: Setting, build: Build, cache: Path, **changes: Any) -> tuple[WormTrainer, float]:
-    """A trainer after a search without truncation, which only watches; CPU seconds of it that were spent elsewhere.
+def kept_search(build: Build, kept: Path) -> tuple[dict[str, Any], float]:
+    """A search without truncation, which only watches; CPU seconds of it that were spent here.
 
-    What is watched, and at which ratio, then changes nothing in the training: it is done once for a task and a seed,
-    as long as it may take, its weights are kept at the end of every epoch, and each search observes them in turn.
-    Steps, epochs and seconds are those that its own training would have taken.
+    What is watched, and at which ratio, then changes nothing in the training: it is done once, as long as it may take,
+    and its weights are kept at the end of every epoch.
     """
-    kept = cache / f"{setting.task}-{setting.seed}-{setting.search_epochs:g}.pt"
-    spent_here = 0.0
+    spent = 0.0
     if not kept.exists():
         begun = time.process_time()
         trainer = build(stopping_point=0)
         keeper = KeepWeights()
         trainer.add_callback(keeper)
         trainer.search_ticket()
-        spent_here = time.process_time() - begun
-        seconds = {"seconds": trainer.progress.seconds["search"], "cpu_seconds": spent_here}
-        cache.mkdir(parents=True, exist_ok=True)
+        spent = time.process_time() - begun
+        seconds = {"seconds": trainer.progress.seconds["search"], "cpu_seconds": spent}
+        kept.parent.mkdir(parents=True, exist_ok=True)
         beside = kept.with_suffix(f".{os.getpid()}")
         torch.save({"epochs": keeper.epochs, "log": trainer.state.log_history, **seconds}, beside)
         os.replace(beside, kept)
-    found = torch.load(kept)
+    found: dict[str, Any] = torch.load(kept)
+    return found, spent
+
+
+def plain_search(build: Build, cache: Path, **changes: Any) -> tuple[WormTrainer, float]:
+    """A trainer after a search without truncation; CPU seconds of it that were spent elsewhere.
+
+    It observes the weights of the [`kept_search`] in turn. Steps, epochs and seconds are those that its own training
+    would have taken.
+    """
+    found, spent_here = kept_search(build, cache)
     trainer = build(**changes)
     assert trainer.search is not None
     for _, weights in found["epochs"]:

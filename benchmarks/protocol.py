@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from hf_worm.image.digits import NAME as DIGITS
@@ -15,6 +16,7 @@ QUERY_KEY_VALUE = ("query", "key", "value")
 # By the name in a record; each is a function of methods.py.
 METHODS = {
     "dense": "dense fine-tuning",
+    "dense_restarted": "dense fine-tuning, in the two schedules of EB Train",
     "eb_train": "EB Train",
     "before": "magnitude, before fine-tuning",
     "one_shot": "train, prune, retrain",
@@ -24,12 +26,14 @@ METHODS = {
     "worm_gradient": "WORM, gradient",
     "worm_update": "WORM, update",
 }
+DENSE = ("dense", "dense_restarted")
 # WORM with fading, and what it might have been instead.
 FADING = {
     "worm_fade": "WORM, fading",
     "fade_linear": "WORM, fading linearly",
     "fade_cubic": "WORM, fading cubically",
     "fade_throughout": "WORM, fading, drawn at the end of all training",
+    "gradual_restarted": "gradual magnitude, cubic, in the two schedules of EB Train",
 }
 
 
@@ -99,6 +103,13 @@ class Scale:
     comparison_seeds: int
     search_epochs: float
 
+    def circumstances(self, task: str) -> dict[str, Any]:
+        """What the runs of a task depend on beside their settings; JSON-ready."""
+        if task in IMAGES:
+            return {"arguments": list(self.image_arguments[task])}
+        model = Path(self.text_model).name  # of a folder; the path to it says nothing to others
+        return {"model": model, "arguments": list(self.text_arguments), "rows": self.rows.get(task)}
+
 
 SCALES = {
     "small": Scale(
@@ -153,7 +164,8 @@ UNITS = (
     (("heads",), 1 / 3),
     (("neurons", "heads"), 0.5),
 )
-UNIT_METHODS = ("eb_train", "worm_gradient", "worm_update", "worm_fade", "one_shot", "random")
+UNIT_METHODS = ("eb_train", "worm_gradient", "worm_update", "worm_fade", "one_shot", "before", "random")
+COMPARED = ("dense", "eb_train", "before", "one_shot", "gradual", "random", "worm_gradient", "worm_update", "worm_fade")
 
 
 def settings_of(part: str, scale: Scale, seeds: int | None = None) -> Iterator[Setting]:
@@ -171,14 +183,16 @@ def settings_of(part: str, scale: Scale, seeds: int | None = None) -> Iterator[S
 
 TEXT_PARTS = ("table 4", "table 5", "table 6", "figure 2")
 IMAGE_PARTS = ("table 1", "table 2", "table 3", "figure 1")
-PARTS = ("baselines", "sampling", "fading", "comparison", "units", *TEXT_PARTS, *IMAGE_PARTS)
+PARTS = ("baselines", "sampling", "start", "drift", "fading", "comparison", "units", *TEXT_PARTS, *IMAGE_PARTS)
 
 
 def _of_a_seed(part: str, scale: Scale) -> Iterable[Setting]:
     if part == "table 1":
         for truncation in TRUNCATIONS:
-            method = "eb_train" if truncation == 1 else "worm_gradient"
-            yield _image("vgg11_bn", method, scale, truncation=truncation, truncate_from="start")
+            if truncation == 1:  # from when on makes no difference then
+                yield _image("vgg11_bn", "eb_train", scale)
+            else:
+                yield _image("vgg11_bn", "worm_gradient", scale, truncation=truncation, truncate_from="start")
     elif part in ("table 2", "table 3", "figure 1"):
         network = "vgg11_bn" if part == "table 3" else "resnet18"
         for method in ("eb_train", "worm_gradient"):
@@ -196,22 +210,29 @@ def _of_a_seed(part: str, scale: Scale) -> Iterable[Setting]:
             yield _text("sst2", method, scale)
     elif part == "baselines":
         for task in TEXT:
-            yield _text(task, "dense", scale)
+            for method in DENSE:
+                yield _text(task, method, scale)
             for ratio, method in product(RATIOS, METHODS):
-                if method != "dense":
+                if method not in DENSE:
                     yield _text(task, method, scale, prune_ratio=ratio)
     elif part == "sampling":
         for task, method in product(SAMPLED, SAMPLED_METHODS):
             for samples in SAMPLED[task]:
                 yield _text(task, method, scale, prune_ratio=0.8, samples_per_epoch=samples)
+    elif part == "start":
+        for task, method in product(SAMPLED, ("worm_gradient", "worm_update")):
+            yield _text(task, method, scale, prune_ratio=0.8, truncate_from="start")
+    elif part == "drift":
+        for task, ratio in product(TEXT, COMPARED_RATIOS):
+            yield _text(task, "drift", scale, prune_ratio=ratio)
     elif part == "fading":
         # Of SST-2, where queries and keys alone are hardly missed.
         yield from (replace(setting, prune_ratio=0.8, layers=QUERY_KEY_VALUE) for setting in _schedules(scale))
     elif part == "comparison":
-        for task, ratio, method in product(TEXT, COMPARED_RATIOS, (*METHODS, "worm_fade")):
+        for task, ratio, method in product(TEXT, COMPARED_RATIOS, COMPARED):
             if method == "dense":
                 yield _text(task, method, scale)
-            elif method not in ("before", "lottery"):
+            else:
                 yield _text(task, method, scale, prune_ratio=ratio)
     elif part == "units":
         for task, (layers, ratio), method in product(UNIT_TASKS, UNITS, UNIT_METHODS):
@@ -236,6 +257,7 @@ def _schedules(scale: Scale) -> Iterable[Setting]:
     yield _text(task, "fade_throughout", scale, fade_epochs=2.0, truncate_from="start", search_epochs=whole)
     for ramp in (0.5, 0.75, 0.9):
         yield _text(task, "gradual", scale, ramp=ramp)
+    yield _text(task, "gradual_restarted", scale)
     for method in ("eb_train", "worm_update"):
         yield _text(task, method, scale)
 

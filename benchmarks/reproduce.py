@@ -1,7 +1,7 @@
 """Reproduces the paper's tables and figures, and compares the baselines, at a small or at the paper's own scale.
 
-    python benchmarks/reproduce.py [--table 1 2 ...] [--figure 1 2] [--baselines] [--sampling] [--fading]
-                                   [--comparison] [--units] [--scale small | full]
+    python benchmarks/reproduce.py [--table 1 2 ...] [--figure 1 2] [--baselines] [--sampling] [--start]
+                                   [--drift] [--fading] [--comparison] [--units] [--scale small | full]
                                    [--task mrpc ...] [--seeds N] [--model FOLDER] [--data FOLDER] [--workers N]
                                    [--minutes M] [--out benchmarks/results]
 
@@ -34,27 +34,36 @@ from units import write as write_units
 Records = dict[Setting, dict[str, Any]]
 
 
-def load(path: Path) -> Records:
-    """The finished runs; a last line that was cut off while it was written doesn't count."""
+def load(path: Path, scale: Scale) -> Records:
+    """The finished runs; a last line that was cut off while it was written doesn't count.
+
+    Raises:
+        ValueError: There are runs of another model, of other rows or with other arguments.
+    """
     records: Records = {}
     if path.exists():
         for line in path.read_text().splitlines():
             if line.endswith("}"):
                 record = json.loads(line)
-                records[Setting.from_dict(record["setting"])] = record
+                setting = Setting.from_dict(record["setting"])
+                wanted, found = scale.circumstances(setting.task), record["circumstances"]
+                if found != wanted:
+                    raise ValueError(f"{path} has {setting.task} with {found}, not {wanted}: name another --out.")
+                records[setting] = record
     return records
 
 
-def append(path: Path, setting: Setting, outcome: dict[str, Any]) -> None:
+def append(path: Path, setting: Setting, scale: Scale, outcome: dict[str, Any]) -> None:
+    record = {"setting": setting.as_dict(), "circumstances": scale.circumstances(setting.task), **outcome}
     with path.open("a") as file:
-        file.write(json.dumps({"setting": setting.as_dict(), **outcome}) + "\n")
+        file.write(json.dumps(record) + "\n")
 
 
 def same_run(setting: Setting, records: Records) -> dict[str, Any] | None:
     """EB Train that searched for all its epochs has trained, pruned and retrained: it is the one-shot baseline."""
     found = records.get(replace(setting, method="eb_train"))
     if setting.method == "one_shot" and found is not None and found["search_epochs"] == setting.search_epochs:
-        outcome = {name: value for name, value in found.items() if name != "setting"}
+        outcome = {name: value for name, value in found.items() if name not in ("setting", "circumstances")}
         return {**outcome, "same_run_as": "eb_train", "converged": False}
     return None
 
@@ -77,7 +86,7 @@ def complete(
     settings: Iterable[Setting], scale: Scale, data: Path | None, path: Path, workers: int, minutes: float = math.inf
 ) -> Records:
     """Run what is missing, several runs side by side, and return all records; begin none after so many minutes."""
-    records = load(path)
+    records = load(path, scale)
     missing = [setting for setting in dict.fromkeys(settings) if setting not in records]
     later = [setting for setting in missing if setting.method == "one_shot"]  # perhaps another's run already
     first = [setting for setting in missing if setting.method != "one_shot"]
@@ -99,15 +108,15 @@ def complete(
                         if known is None:
                             waiting[pool.submit(run_quietly, setting, scale, data, cache, threads)] = setting
                         else:
-                            append(path, setting, known)
+                            append(path, setting, scale, known)
                     if not waiting:
                         break
                     for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                         setting = waiting.pop(future)
-                        append(path, setting, future.result())
+                        append(path, setting, scale, future.result())
                         done += 1
                         print(f"{done} of {len(missing)} after {passed():.0f} min: {setting}", file=sys.stderr)
-                records = load(path)
+                records = load(path, scale)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             print(f"Interrupted: {done} more runs are in {path}; the same command goes on.", file=sys.stderr)
@@ -121,6 +130,8 @@ def main() -> None:
     parser.add_argument("--figure", type=int, nargs="+", choices=(1, 2), default=[], help="of the paper")
     parser.add_argument("--baselines", action="store_true", help="eight other ways to the same sparsity")
     parser.add_argument("--sampling", action="store_true", help="masks taken within an epoch")
+    parser.add_argument("--start", action="store_true", help="truncation from the first step on")
+    parser.add_argument("--drift", action="store_true", help="how far fine-tuning moves the masks")
     parser.add_argument("--fading", action="store_true", help="how fast, by which curve, from when on weights fade")
     parser.add_argument("--comparison", action="store_true", help="fading beside the baselines, at more seeds")
     parser.add_argument("--units", action="store_true", help="neurons and heads instead of single weights")
@@ -135,7 +146,7 @@ def main() -> None:
     parser.add_argument("--pages", action="store_true", help="make the pages from the runs that there are")
     options = parser.parse_args()
     parts = [f"table {number}" for number in options.table] + [f"figure {number}" for number in options.figure]
-    parts += [part for part in ("baselines", "sampling", "fading", "comparison", "units") if getattr(options, part)]
+    parts += [part for part in PARTS if part.isalpha() and getattr(options, part)]
     scale = SCALES[options.scale]
     if options.model is not None:
         scale = replace(scale, text_model=options.model)
@@ -144,13 +155,13 @@ def main() -> None:
     settings = [setting for part in parts or PARTS for setting in settings_of(part, scale, options.seeds)]
     settings = [setting for setting in settings if setting.task in options.task]
     settings.sort(key=lambda setting: setting.seed)  # one seed of all, then the next
-    if options.pages:
-        records = load(path)
-    else:
-        try:
+    try:
+        if options.pages:
+            records = load(path, scale)
+        else:
             records = complete(settings, scale, options.data, path, options.workers, options.minutes)
-        except (ValueError, OSError, ImportError) as error:  # no data, no model: what the commands answer in a line too
-            raise SystemExit(f"reproduce.py: error: {' '.join(str(error).split())}") from error
+    except (ValueError, OSError, ImportError) as error:  # no data, no model: what the commands answer in a line too
+        raise SystemExit(f"reproduce.py: error: {' '.join(str(error).split())}") from error
     written = [write_page(options.scale, records, options.out)]
     for write in (write_fading, write_units):
         page = write(options.scale, records, options.out)

@@ -4,8 +4,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pages import BEFORE, DRAWN, RETRAINED, STEPS, Records, after_an_epoch, begin, cells, drop, group, of_part, table
 from protocol import FADING, METHODS, SCALES, UNIT_METHODS, UNIT_TASKS, UNITS, Scale
+from summary import BEFORE, DRAWN, RETRAINED, STEPS, Records, after_an_epoch, begin, cells, drop, group, of_part, table
 
 TITLES = {**METHODS, **FADING}
 

@@ -69,7 +69,7 @@ def test_each_method_prunes_the_ratio_and_takes_the_same_steps(
     assert len(weights) == 4
     for weight in weights.values():
         zeros = int((weight == 0).sum())
-        assert zeros == (0 if method == "dense" else round(RATIO * weight.numel()))
+        assert zeros == (0 if method in protocol.DENSE else round(RATIO * weight.numel()))
     stages = {"dense": {"dense"}, "gradual": {"drawn", "retrained"}}
     assert set(outcome["metrics"]) == stages.get(method, {"before_draw", "drawn", "retrained"})
     json.dumps(outcome)
@@ -153,7 +153,7 @@ def test_a_kept_search_ends_as_the_trainers_own(scale: Any, data: Path, tmp_path
         return methods.build_trainer(setting, scale, data, str(tmp_path), changes)
 
     for _ in range(2):
-        kept, _ = methods.plain_search(setting, build, tmp_path / "cache", stopping_point=stopping_point)
+        kept, _ = methods.plain_search(build, tmp_path / "cache", stopping_point=stopping_point)
     own = build(stopping_point=stopping_point)
     own.search_ticket()
     assert len(kept.search.history) == (3 if stopping_point == 1 else 5)
@@ -192,3 +192,45 @@ def test_a_finished_run_is_not_repeated(tiny_model: Path, data: Path, tmp_path: 
     accuracy = next(json.loads(line)["metrics"]["drawn"]["accuracy"] for line in lines if "worm_gradient" in line)
     assert "| sst2 | 88.53 / 4 / 88.30 / 88.81 | 1 |" in page and f"{100 * accuracy:.1f}" in page
     assert (out / "figure2-dry.png").stat().st_size > 10_000
+
+
+def test_runs_with_other_rows_or_another_model_are_refused(scale: Any, tmp_path: Path) -> None:
+    reproduce = importlib.import_module("reproduce")
+    path, setting = tmp_path / "reproduce-dry.jsonl", protocol.Setting("sst2", "dense", seed=1)
+    reproduce.append(path, setting, scale, {"steps": 4})
+    assert reproduce.load(path, scale)[setting]["steps"] == 4
+    for other in (protocol.replace(scale, rows={"sst2": 7}), protocol.replace(scale, text_model="another/model")):
+        with pytest.raises(ValueError, match="name another --out"):
+            reproduce.load(path, other)
+        assert methods.key(setting, other) != methods.key(setting, scale), "nor is the kept search taken for its own"
+
+
+@pytest.mark.parametrize(("learning_rate", "moves"), [("1e-9", False), ("1e-2", True)])
+def test_drift_is_the_distance_from_the_pretrained_masks(
+    learning_rate: str, moves: bool, scale: Any, data: Path, tmp_path: Path
+) -> None:
+    scale = protocol.replace(scale, text_arguments=("--learning_rate", learning_rate))
+    setting = protocol.Setting("sst2", "drift", seed=1, prune_ratio=RATIO)
+    found = methods.run(setting, scale, data, tmp_path / "cache")["from_pretrained"]
+    assert len(found) == 3
+    assert (found[-1] > 0.01) == moves and (max(found) < 2 * RATIO * (1 - RATIO))
+
+
+@pytest.mark.parametrize(
+    ("differences", "sign", "verdict"),
+    [
+        ([2.0, 2.5, 1.5], +1, "holds"),
+        ([2.0, 2.5, 1.5], -1, "fails"),
+        ([0.1, -0.1, 0.0], +1, "no difference"),
+        ([0.0, 0.0, 0.0], +1, "no difference"),
+        ([0.1, 0.1, 0.1], +1, "no difference"),  # a row each time: no certainty
+        ([3.0, -2.0, 1.0], +1, "undecided"),
+    ],
+)
+def test_a_claim_holds_where_the_interval_excludes_zero(differences: list[float], sign: int, verdict: str) -> None:
+    assert importlib.import_module("pages").verdict(differences, sign, matters=1.0) == verdict
+
+
+def test_half_an_interval_is_students() -> None:
+    summary = importlib.import_module("summary")
+    assert summary.half_interval([1.0, 2.0, 3.0]) == pytest.approx(4.302653 * 1 / 3**0.5, rel=1e-6)
