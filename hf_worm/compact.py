@@ -1,7 +1,8 @@
 """Cuts pruned neurons, heads and channels out of a model: smaller weights, the same outputs."""
 
+import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -17,8 +18,8 @@ RECORD = "worm_compact"  # field of a model's configuration, for what its own fi
 Kept = dict[str, list[int]]  # by the layer's name: the units that stay, ascending
 
 # What attentions keep of the number of their heads, and of the width of all of them together.
-COUNTS = ("num_attention_heads", "num_heads", "n_heads")
-WIDTHS = ("all_head_size", "inner_dim")
+COUNTS = ("num_attention_heads", "num_heads", "n_heads", "num_key_value_heads")
+WIDTHS = ("all_head_size", "inner_dim", "embed_dim")
 # What configurations call the number of neurons of a feed-forward block.
 NEURONS = ("intermediate_size", "hidden_dim", "d_ff", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim")
 
@@ -37,13 +38,27 @@ def require_larger_units(model: nn.Module, layers: Sequence[RepresentativeLayer]
             "but not cut out. `CifarResNetForImageClassification` and `VggBnForImageClassification` of "
             "`hf_worm.models` say it."
         )
-    if any(layer.granularity == "head" for layer in layers):
-        for attention in model.modules():
-            if getattr(attention, "has_relative_attention_bias", False):
-                raise ValueError(
-                    f"`{type(attention).__name__}` has a position bias for each head, which all attentions after it "
-                    "share: its heads can't be cut out one attention at a time. Compact the neurons alone."
-                )
+    for layer in layers:
+        if layer.granularity == "head":
+            for attention in _holders(model, layer.parameter):
+                _require_no_more_of_heads(attention, layer)
+
+
+def _require_no_more_of_heads(attention: nn.Module, layer: RepresentativeLayer) -> None:
+    """Raise where an attention has weights beside its four projections, other than those of a norm of each head."""
+    kind, advice = type(attention).__name__, "its heads can be pruned, but not cut out. Compact the neurons alone."
+    if getattr(attention, "has_relative_attention_bias", False):
+        raise ValueError(f"`{kind}` has a position bias for each head: {advice}")
+    owned = {id(view.parameter) for view in layer.views}
+    for path, module in attention.named_modules():
+        if path == "LayerNorm":
+            continue  # of what leaves the attention (ALBERT)
+        own = list(module.named_parameters(recurse=False))
+        if any(id(parameter) in owned for _, parameter in own):
+            continue  # of a projection; the bias of the output is no head's
+        for name, parameter in own:
+            if parameter.shape != (head_size(attention),):
+                raise ValueError(f"`{kind}` has a weight `{name}` of shape {tuple(parameter.shape)} besides: {advice}")
 
 
 def cut_(model: nn.Module, layers: Sequence[RepresentativeLayer], masks: Mapping[str, torch.Tensor]) -> None:
@@ -68,6 +83,39 @@ def cut_(model: nn.Module, layers: Sequence[RepresentativeLayer], masks: Mapping
         config = getattr(model, "config", None)
         if config is not None:
             _describe(model, config, word, kept, before.pop() if len(before) == 1 else None)
+
+
+def try_cut(model: nn.Module, words: Sequence[str], run: Callable[[nn.Module], torch.Tensor]) -> None:
+    """Cut every other unit out of a copy of a model, and see whether it computes what it does with these units at 0.
+
+    Args:
+        model (`nn.Module`): The model; it stays as it is.
+        words (`Sequence[str]`): What is to be cut out: `"neurons"`, `"heads"`, `"batchnorm"`.
+        run (`Callable`): Returns an output of the model that it is given.
+
+    Raises:
+        ValueError: The cut model does not run, or its output differs: a part of it was not known to need a cut too.
+    """
+    tried = copy.deepcopy(model)
+    layers = representative_layers(tried, words)
+    masks = {layer.name: (torch.arange(layer.shape.numel()) % 2 == 0) for layer in layers}
+    for layer in layers:
+        for view in layer.views:
+            view.weight.masked_fill_(~view.local_mask(masks[layer.name]), 0)
+    expected, cause = run(tried), None
+    cut_(tried, layers, masks)
+    try:
+        found = run(tried)
+        size = expected[expected.isfinite()].abs().max()
+        alike = torch.allclose(found.float(), expected.float(), rtol=0, atol=0.05 * float(size), equal_nan=True)
+    except Exception as error:  # whatever a model may raise whose parts don't fit together
+        alike, cause = False, error
+    if not alike:
+        raise ValueError(
+            f"Cutting {' and '.join(words)} out of a `{type(model).__name__}` leaves a model that "
+            f"{'computes something else' if cause is None else 'does not run'}: parts of it depend on their number in "
+            "a way that is not known here. They can be pruned without that: `compact=False`."
+        ) from cause
 
 
 def left_pruned(model: nn.Module, words: Sequence[str], masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -225,7 +273,7 @@ def _describe(model: nn.Module, config: Any, word: str, kept: Kept, before: int 
     counts = {len(left) for left in kept.values()}
     if len(counts) == 1 and before is not None and word not in record:
         fields = _fields(model, config, word, before, counts.pop())
-        if fields and _says_the_shapes(model, config, word, fields):
+        if fields and _says_the_shapes(model, config, fields):
             for name, value in fields.items():
                 setattr(config, name, value)
             return
@@ -235,6 +283,13 @@ def _describe(model: nn.Module, config: Any, word: str, kept: Kept, before: int 
     else:
         record[word] = {name: len(left) for name, left in kept.items()}
     setattr(config, RECORD, record)
+
+
+def recorded(record: Mapping[str, Any]) -> dict[str, Kept]:
+    """By word the units that stayed, by layer, as the field `worm_compact` of a configuration has them."""
+    neurons = {name: list(range(count)) for name, count in record.get("neurons", {}).items()}
+    kept = {"neurons": neurons, "heads": dict(record.get("heads", {}))}
+    return {word: layers for word, layers in kept.items() if layers}
 
 
 def _fields(model: nn.Module, config: Any, word: str, before: int, after: int) -> dict[str, int]:
@@ -250,17 +305,20 @@ def _fields(model: nn.Module, config: Any, word: str, before: int, after: int) -
     return {**fields, "num_key_value_heads": after} if hasattr(config, "num_key_value_heads") else fields
 
 
-def _says_the_shapes(model: nn.Module, config: Any, word: str, fields: dict[str, int]) -> bool:
-    """Whether a model made from the configuration with those fields has the shapes that this one has."""
+def _says_the_shapes(model: nn.Module, config: Any, fields: dict[str, int]) -> bool:
+    """Whether a model made from the configuration with those fields has the shapes that this one has, all of them."""
     try:
         changed = type(config).from_dict({**config.to_dict(), **fields})
         with torch.device("meta"):
             made = type(model)(changed)
-        return _shapes(made, word) == _shapes(model, word)
+            for other, units in recorded(getattr(config, RECORD, None) or {}).items():
+                shrink_(made, other, units)
     except (ValueError, StrictDataclassError):  # the number of heads has to divide the width, for one
         return False
+    except TypeError:  # the class takes more than a configuration: `load_compact` is not for it either
+        return False
+    return _shapes(made) == _shapes(model)
 
 
-def _shapes(model: nn.Module, word: str) -> dict[str, list[torch.Size]]:
-    layers = representative_layers(model, [word])
-    return {layer.name: [view.parameter.shape for view in layer.views] for layer in layers}
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in model.state_dict().items()}

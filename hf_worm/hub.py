@@ -26,7 +26,7 @@ def extend_model_card(folder: str, repository: str | None, report: dict[str, Any
 def card_section(repository: str, report: dict[str, Any]) -> str:
     """The part of a model card that a run's report makes."""
     search, account, config = report["search"], report["account"], report["config"]
-    method = WormConfig(**config).method
+    method, smaller = WormConfig(**config).method, "compact_weights" in account
     how = (
         f"the masks had converged after {search['epochs']:.4g} epochs"
         if search["converged"]
@@ -37,7 +37,8 @@ def card_section(repository: str, report: dict[str, Any]) -> str:
             "## Pruning",
             f"Base model: `{report['model']}`. Pruned while fine-tuning by {method} "
             "([arXiv:2406.11872](https://arxiv.org/abs/2406.11872)) with `hf_worm`: "
-            f"{account['pruned_weights']:,} weights are 0, {account['share_of_representative']:.1%} of the "
+            f"{account['pruned_weights']:,} weights are {'cut out' if smaller else '0'}, "
+            f"{account['share_of_representative']:.1%} of the "
             f"{account['representative_weights']:,} weights watched ({', '.join(config['layers'])}) and "
             f"{account['share_of_model']:.1%} of the model's {account['model_weights']:,}; {how}.",
             account["note"],
@@ -51,12 +52,7 @@ def card_section(repository: str, report: dict[str, Any]) -> str:
             _table(["layer", "pruned"], [[f"`{name}`", f"{share:.2%}"] for name, share in report["layers"].items()]),
             "### Loading",
             _loading_code(repository, report["loading"]),
-            "The masks, to train on with the zeros held:\n\n"
-            "```python\n"
-            "from hf_worm import Ticket\n\n"
-            f'ticket = Ticket.from_pretrained("{repository}")\n'
-            "handle = ticket.hold(model, optimizer)\n"
-            "```",
+            *([] if smaller else [_holding_code(repository)]),
             "### Citation",
             "```bibtex\n"
             "@inproceedings{vasudev2024worm,\n"
@@ -82,6 +78,17 @@ def _loading_code(repository: str, loading: dict[str, Any]) -> str:
         "```python\n"
         f"from {loading['module']} import {loading['class']}\n\n"
         f'model = {loading["call"]}("{repository}"{options})\n'
+        "```"
+    )
+
+
+def _holding_code(repository: str) -> str:
+    return (
+        "The masks, to train on with the zeros held:\n\n"
+        "```python\n"
+        "from hf_worm import Ticket\n\n"
+        f'ticket = Ticket.from_pretrained("{repository}")\n'
+        "handle = ticket.hold(model, optimizer)\n"
         "```"
     )
 

@@ -6,12 +6,14 @@ from typing import Any
 import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from hf_worm.compact import RECORD, Kept, shrink_
+from hf_worm.compact import RECORD, recorded, shrink_
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "subfolder", "force_download", "proxies")
 
 
-def load_compact(path_or_repo: str | os.PathLike[str], **options: Any) -> PreTrainedModel:
+def load_compact(
+    path_or_repo: str | os.PathLike[str], architecture: type[PreTrainedModel] | None = None, **options: Any
+) -> PreTrainedModel:
     """Load a model that [`~Ticket.compact`] made smaller, whether or not its configuration can say the new shapes.
 
     Where it can, plain `from_pretrained` does the same. Where it can't (heads of BERT, layers with different numbers of
@@ -19,43 +21,60 @@ def load_compact(path_or_repo: str | os.PathLike[str], **options: Any) -> PreTra
 
     Args:
         path_or_repo (`str` or `os.PathLike`): A folder that `save_pretrained` wrote, or the id of a Hub repository.
-        options: Passed on to the class's `from_pretrained` (`dtype`, `device_map`, `revision`, `token`, ...).
+        architecture (`type`, *optional*): The model's class, where it is not one of Transformers.
+        options: As for the class's `from_pretrained` (`dtype`, `device_map`, `revision`, `num_labels`, ...).
 
     Returns:
-        `PreTrainedModel`: Of the class that the checkpoint names.
+        `PreTrainedModel`: Of that class, or of the one that the checkpoint names.
 
     Raises:
         ValueError: The checkpoint names no class of Transformers, or its record of shapes is damaged.
     """
-    hub_options = {name: options[name] for name in HUB_OPTIONS if name in options}
-    config = options.pop("config", None) or AutoConfig.from_pretrained(path_or_repo, **hub_options)
-    named = (config.architectures or ["none"])[0]
-    architecture = getattr(transformers, named, None)
-    if not isinstance(architecture, type) or not issubclass(architecture, PreTrainedModel):
-        raise ValueError(f"{path_or_repo} is a checkpoint of class `{named}`, which Transformers does not have.")
-    record = getattr(config, RECORD, None)
+    hub_options = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
+    config = options.pop("config", None)
+    if config is None:
+        kind: Any = AutoConfig if architecture is None else architecture.config_class
+        config, options = kind.from_pretrained(path_or_repo, return_unused_kwargs=True, **hub_options, **options)
+    options |= hub_options
+    if architecture is None:
+        architecture = _architecture(config, path_or_repo)
+    record: Any = getattr(config, RECORD, None)
     if record is None:
         return architecture.from_pretrained(path_or_repo, config=config, **options)
-    kept = _kept(record, path_or_repo)
+    _check(record, path_or_repo)
 
     class Smaller(architecture):  # type: ignore[misc, valid-type]
         """Has the shapes of the checkpoint before its weights are loaded."""
 
         def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
             super().__init__(config, *args, **kwargs)
-            for word, units in kept.items():
+            for word, units in recorded(record).items():
                 shrink_(self, word, units)
 
+    # By these Transformers knows which weights to convert, and which loss a model has.
+    Smaller.__name__, Smaller.__module__ = architecture.__name__, architecture.__module__
     try:
-        model: PreTrainedModel = Smaller.from_pretrained(path_or_repo, config=config, **options)
+        found: Any = Smaller.from_pretrained(path_or_repo, config=config, **options)
     except (KeyError, IndexError) as error:
-        raise ValueError(f"{path_or_repo}: its `{RECORD}` does not fit a `{named}`: {error!r}.") from error
+        name = architecture.__name__
+        raise ValueError(f"{path_or_repo}: its `{RECORD}` does not fit a `{name}`: {error!r}.") from error
+    model = found[0] if isinstance(found, tuple) else found  # a tuple with `output_loading_info=True`
     model.__class__ = architecture
-    return model
+    return found  # type: ignore[no-any-return]
 
 
-def _kept(record: Any, path_or_repo: str | os.PathLike[str]) -> dict[str, Kept]:
-    """By word the units that stayed, by layer, as a configuration records them."""
+def _architecture(config: PreTrainedConfig, path_or_repo: str | os.PathLike[str]) -> type[PreTrainedModel]:
+    named = (config.architectures or ["none"])[0]
+    found = getattr(transformers, named, None)
+    if isinstance(found, type) and issubclass(found, PreTrainedModel):
+        return found
+    raise ValueError(
+        f"{path_or_repo} is a checkpoint of class `{named}`, which Transformers does not have: name the class, "
+        "`load_compact(..., architecture=...)`."
+    )
+
+
+def _check(record: Any, path_or_repo: str | os.PathLike[str]) -> None:
     try:
         neurons, heads = record.get("neurons", {}), record.get("heads", {})
         if set(record) - {"neurons", "heads"} or not all(_is_count(count) for count in neurons.values()):
@@ -64,8 +83,6 @@ def _kept(record: Any, path_or_repo: str | os.PathLike[str]) -> dict[str, Kept]:
             raise TypeError("heads are listed by layer, from 0")
     except (AttributeError, TypeError) as error:
         raise ValueError(f"{path_or_repo}: its `{RECORD}` is damaged: {error}.") from error
-    kept = {"neurons": {name: list(range(count)) for name, count in neurons.items()}, "heads": heads}
-    return {word: layers for word, layers in kept.items() if layers}
 
 
 def _is_count(value: object) -> bool:

@@ -7,6 +7,8 @@ from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_worm.loading import load_compact
+
 
 def load_renamed(model: nn.Module, folder: str) -> bool:
     """Load the weights of a checkpoint, where its files have names for some of them that the model does not know.
@@ -31,6 +33,7 @@ def load_renamed(model: nn.Module, folder: str) -> bool:
     if names <= model.state_dict().keys():
         return False
     with torch.random.fork_rng():
-        saved = type(model).from_pretrained(folder, dtype=torch.promote_types(model.dtype, torch.float32))
+        wide = torch.promote_types(model.dtype, torch.float32)
+        saved = load_compact(folder, architecture=type(model), dtype=wide)
     model.load_state_dict(saved.state_dict())
     return True

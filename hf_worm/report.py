@@ -25,8 +25,7 @@ NOTE = (
     "are cut out of the network, which `compact=True` does, and this run did not."
 )
 NOTE_COMPACT = (
-    "What the ticket prunes is cut out: the checkpoint is a dense one of smaller matrices, and needs no sparse "
-    "kernels. What that gained was measured."
+    "What the ticket prunes is cut out: the checkpoint is a dense one of smaller matrices, and needs no sparse kernels."
 )
 STAGES = {"before_draw": "before the draw", "drawn": "drawn", "retrained": "retrained"}
 

@@ -53,14 +53,8 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.ticket: Ticket | None = None
-        self._rest: Ticket | None = None  # of a model that was made smaller: what could not be cut out
         self.dense_account: dict[str, Any] | None = None
         super().__init__(*args, **kwargs)
-
-    @property
-    def compacted(self) -> bool:
-        """Whether what the ticket prunes has been cut out of the model."""
-        return self._rest is not None
 
     def _evaluate_stage(self, stage: str) -> None:
         # The trainers of sentence-transformers evaluate by an `evaluator` as well, with or without a data set.

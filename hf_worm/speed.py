@@ -7,34 +7,40 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-BATCHES = (1, 32)  # rows of a forward pass
+LARGE_BATCH = 32  # rows
+BATCHES = (1, LARGE_BATCH)  # of a forward pass
 WARM_UP, ROUNDS, SECONDS = 2, 15, 10.0  # rounds: at most, and so long in all; three at least
 Batch = Mapping[str, Any]
 
 
-def costs(models: Mapping[str, nn.Module], batch: Batch) -> dict[str, Any]:
-    """Measure models on the same rows; no weight changes.
+def costs(models: Mapping[str, nn.Module], batch: Batch, rows: int = LARGE_BATCH) -> dict[str, Any]:
+    """Measure models on the same rows; they stay as they are.
 
     Args:
         models (`Mapping[str, nn.Module]`): By name, on one device.
         batch (`Mapping[str, Any]`): What they are called with; tensors of one row or more, repeated as needed.
+        rows (`int`, *optional*, defaults to 32): Of a training step.
 
     Returns:
         `dict`: JSON-ready. `size`: by name `parameters`, `bytes`, and `multiply_adds` of the forward pass of one row.
-        `seconds`: by what was run (`forward 1`, `forward 32`; `training step 32`, which is forward and backward) and by
-        name `median`, `low` and `high` (quartiles) over `rounds`, in each of which all models take their turn.
+        `seconds`: by what was run (`forward 1`, `forward 32`; `training step 32`, which is forward and backward from
+        the mean of the outputs) and by name `median`, `low` and `high` (quartiles) over `rounds`, in each of which all
+        models take their turn.
     """
     modes = {name: model.training for name, model in models.items()}
+    buffers = {name: [buffer.clone() for buffer in model.buffers()] for name, model in models.items()}
     try:
-        times = {f"forward {rows}": race(models, repeated(batch, rows), forward) for rows in BATCHES}
-        if "labels" in batch:
-            times[f"training step {BATCHES[-1]}"] = race(models, repeated(batch, BATCHES[-1]), training_step)
+        times = {f"forward {count}": race(models, repeated(batch, count), forward) for count in BATCHES}
+        times[f"training step {rows}"] = race(models, repeated(batch, rows), training_step)
         size = {name: counts(model, repeated(batch, 1)) for name, model in models.items()}
     finally:
         for name, model in models.items():
             model.train(modes[name])
+            for buffer, before in zip(model.buffers(), buffers[name], strict=True):
+                buffer.copy_(before)  # the running statistics of a BatchNorm
     seconds = {what: {name: _summary(values) for name, values in by_model.items()} for what, by_model in times.items()}
     return {"size": size, "seconds": seconds}
 
@@ -46,23 +52,29 @@ def repeated(batch: Batch, rows: int) -> dict[str, Any]:
     return {name: value[places] if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
 
-def forward(model: nn.Module, batch: Batch) -> None:
-    """A forward pass for its outputs alone."""
+def forward(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """A forward pass for its outputs alone, of which the first is returned."""
     model.eval()
     with torch.inference_mode():
-        model(**batch)
+        return _first(model(**batch))
 
 
 def training_step(model: nn.Module, batch: Batch) -> None:
     """Forward and backward, without the optimizer's step."""
     model.train()
     with torch.random.fork_rng():
-        model(**batch)["loss"].backward()
+        torch.autograd.backward(_first(model(**batch)).float().mean())
     model.zero_grad(set_to_none=True)
 
 
+def _first(outputs: Any) -> torch.Tensor:
+    values = [outputs] if isinstance(outputs, torch.Tensor) else outputs
+    values = values.values() if isinstance(values, Mapping) else values
+    return next(value for value in values if isinstance(value, torch.Tensor) and value.is_floating_point())
+
+
 def race(
-    models: Mapping[str, nn.Module], batch: Batch, action: Callable[[nn.Module, Batch], None]
+    models: Mapping[str, nn.Module], batch: Batch, action: Callable[[nn.Module, Batch], object]
 ) -> dict[str, list[float]]:
     """Seconds of an action by model, one entry for each round, in which all models take their turn."""
     for model in models.values():
@@ -79,7 +91,7 @@ def race(
     return times
 
 
-def _timed(model: nn.Module, batch: Batch, action: Callable[[nn.Module, Batch], None]) -> float:
+def _timed(model: nn.Module, batch: Batch, action: Callable[[nn.Module, Batch], object]) -> float:
     _wait()
     begun = time.perf_counter()
     action(model, batch)
@@ -100,7 +112,8 @@ def _summary(values: list[float]) -> dict[str, float]:
 def counts(model: nn.Module, batch: Batch) -> dict[str, int]:
     """Parameters, their bytes, and multiply-adds of a forward pass."""
     parameters = list(model.parameters())
-    with FlopCounterMode(display=False) as counted:
+    # Of the kernels that fuse an attention, not all tell what they multiply.
+    with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):
         forward(model, batch)
     return {
         "parameters": sum(parameter.numel() for parameter in parameters),

@@ -79,6 +79,7 @@ class Ticket:
                 The ticket prunes scattered weights, which can't be cut out; the model's representative layers are not
                 those of the ticket; or its heads can't be cut out, for a reason that the message names.
         """
+        model = getattr(model, "_orig_mod", model)  # of a compiled one
         layers = self._layers(model)
         require_larger_units(model, layers)
         smaller = self.apply_(copy.deepcopy(model))

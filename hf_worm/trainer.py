@@ -8,22 +8,21 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, Trainer
+from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, HubStrategy, TrainOutput, has_length, set_seed
 
 from hf_worm.callback import PhaseCallback, observation_line
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
-from hf_worm.report import account, set_aside
-from hf_worm.reporting import ReportingTrainerMixin
+from hf_worm.cutting import CuttingTrainerMixin
+from hf_worm.report import set_aside
 from hf_worm.run import Progress, load_state
 from hf_worm.search import TicketSearch
-from hf_worm.speed import costs
 from hf_worm.supported import refuse_compact, refuse_optimizer, refuse_unsupported
 from hf_worm.ticket import Ticket
 
 
-class WormTrainerMixin(ReportingTrainerMixin):
+class WormTrainerMixin(CuttingTrainerMixin):
     """Gives any `Trainer` subclass the three phases search → draw → retrain: `class My(WormTrainerMixin, Theirs): ...`
 
     [`~WormTrainerMixin.train`] runs all three; [`~WormTrainerMixin.search_ticket`], [`~WormTrainerMixin.draw_ticket`]
@@ -117,9 +116,14 @@ class WormTrainerMixin(ReportingTrainerMixin):
                 f"`{type(self.train_dataset).__name__}`. Use `truncation_target='update'`, or a loop of your own with "
                 "`search.attach(optimizer, steps_per_epoch=...)`."
             )
+        checkpoint = self._find_checkpoint(resume_from_checkpoint)
+        if checkpoint is not None:
+            self._require_dense(checkpoint)
+        if self._config.compact:
+            self._try_cut(self._search)
         self.ticket, self._rest, self.dense_account = None, None, None
         self.progress = Progress()
-        output = self._train_phase("search", self._find_checkpoint(resume_from_checkpoint), options)
+        output = self._train_phase("search", checkpoint, options)
         if not self._search.history:
             self.observe()
         return output
@@ -149,11 +153,11 @@ class WormTrainerMixin(ReportingTrainerMixin):
                 stacklevel=2,
             )
         self._evaluate_stage("drawn")
+        self.progress.tick()
         if dense is not None:
             drawn = self._trained_model
             self._cut_out()
-            self.progress.costs = self._costs({"dense": dense, "drawn": drawn, "compact": self._trained_model})
-        self.progress.tick()
+            self._measure(dense, drawn)
         self._write_report()
         return self.ticket
 
@@ -279,20 +283,6 @@ class WormTrainerMixin(ReportingTrainerMixin):
         ticket = self._rest or self.ticket
         if ticket is not None:
             ticket.apply_(self._trained_model)
-
-    def _cut_out(self) -> None:
-        """Go on with a smaller copy of the model."""
-        self.dense_account = account(self._drawn, self._trained_model)
-        self.model = self.model_wrapped = self._drawn.compact(self._trained_model)
-        self._rest = self._drawn.rest(self.model)
-
-    def _costs(self, models: dict[str, nn.Module]) -> dict[str, Any]:
-        """Sizes and times of models on rows of the training set; nothing for models of other libraries."""
-        batch = self._prepare_inputs(next(iter(self.get_train_dataloader())))
-        if not isinstance(self._trained_model, PreTrainedModel):
-            return {}
-        with self.accelerator.autocast():
-            return costs(models, batch)
 
     # What is evaluated, and what is saved.
 

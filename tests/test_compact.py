@@ -11,7 +11,17 @@ import pytest
 import torch
 from torch import nn
 from training import arguments
-from transformers import AutoModel, BertForSequenceClassification, LlamaConfig, T5Config
+from transformers import (
+    AutoModel,
+    BertForSequenceClassification,
+    LiltConfig,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    Olmo2Config,
+    T5Config,
+    ViTForImageClassification,
+    YolosConfig,
+)
 from zoo import HEADS, NEURONS, NEW_VIT, SIZE, ZOO, zoo_model
 
 from hf_worm import Ticket, TicketSearch, WormConfig, WormTrainer, load_compact
@@ -173,6 +183,114 @@ def test_heads_that_share_a_position_bias_cannot_be_cut_out(tmp_path: Path) -> N
         WormTrainer(model=model, args=arguments(tmp_path), worm_config=config)
     ticket, _ = drawn(model, layers=["neurons"])
     assert ticket.compact(model).config.d_ff == 10
+
+
+OLMO2 = {"hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 6, "num_hidden_layers": 1}
+OLMO2 |= {"intermediate_size": 20, "vocab_size": 40}
+
+
+def test_heads_with_a_norm_over_all_of_them_cannot_be_cut_out(tmp_path: Path) -> None:
+    model = AutoModel.from_config(Olmo2Config(**OLMO2))
+    ticket, _ = drawn(model, layers=["heads"])
+    with pytest.raises(ValueError, match=r"`Olmo2Attention` has a weight `weight` of shape \(24,\) besides"):
+        ticket.compact(model)
+    with pytest.raises(ValueError, match="`Olmo2Attention` has a weight"):
+        WormTrainer(model=model, args=arguments(tmp_path), worm_config=WormConfig(layers=["heads"], compact=True))
+
+
+@pytest.mark.parametrize("layers", [["neurons"], ["heads"]], ids="+".join)
+def test_a_configuration_whose_field_says_more_than_the_neurons(layers: list[str], tmp_path: Path) -> None:
+    """`intermediate_size` of LiLT is the width of another stream of layers too."""
+    sizes = {"intermediate_size": NEURONS, "channel_shrink_ratio": 2, "max_position_embeddings": 32}
+    small = {"vocab_size": 40, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": HEADS}
+    model = AutoModel.from_config(LiltConfig(**small, **sizes))
+    ticket, zeroed = drawn(model, layers=layers)
+    if layers == ["heads"]:
+        with pytest.raises(ValueError, match="`LiltSelfAttention` has a weight"):
+            ticket.compact(model)
+        return
+    compact = ticket.compact(model)
+    assert compact.config.intermediate_size == NEURONS
+    compact.save_pretrained(tmp_path)
+    given = {"input_ids": torch.randint(3, 40, (2, 7)), "bbox": torch.zeros(2, 7, 4, dtype=torch.long)}
+    torch.testing.assert_close(outputs(compact, given), outputs(zeroed, given), rtol=1e-5, atol=1e-5)
+    assert torch.equal(outputs(load_compact(tmp_path), given), outputs(compact, given))
+
+
+@pytest.mark.parametrize(
+    "kind", [BertForSequenceClassification, ViTForImageClassification, LlamaForSequenceClassification]
+)
+def test_a_loaded_model_has_its_loss(kind: type, tmp_path: Path) -> None:
+    config = copy.deepcopy(ZOO[kind.base_model_prefix.replace("model", "llama")][0])
+    config.pad_token_id = 0
+    model = kind(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(torch.rand(()) + 0.5)
+    ticket, _ = drawn(model, layers=["heads", "neurons"], scope="global")
+    compact = ticket.compact(model)
+    assert hasattr(compact.config, "worm_compact")
+    compact.save_pretrained(tmp_path)
+    given = {**inputs(model), "labels": torch.tensor([0, 1])}
+    assert torch.equal(outputs(load_compact(tmp_path), given), outputs(compact, given))
+
+
+def test_weights_that_transformers_converts_are_converted(tmp_path: Path) -> None:
+    """YOLOS among others is saved under other names than its modules have."""
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": HEADS, "intermediate_size": NEURONS}
+    config = YolosConfig(**sizes, image_size=[8, 8], patch_size=4, num_detection_tokens=2)
+    model = AutoModel.from_config(config)
+    ticket, _ = drawn(model, layers=["heads"], prune_ratio=0.5)
+    compact = ticket.compact(model)
+    compact.save_pretrained(tmp_path)
+    given = {"pixel_values": torch.randn(2, 3, 8, 8)}
+    assert torch.equal(outputs(load_compact(tmp_path), given), outputs(compact, given))
+
+
+class Mine(BertForSequenceClassification):
+    """A class that Transformers does not have."""
+
+
+def test_a_class_of_ones_own_is_named(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    model = Mine(bert.config)
+    ticket, _ = drawn(model, layers=["heads"])
+    compact = ticket.compact(model)
+    compact.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"class `Mine`, which Transformers does not have: name the class"):
+        load_compact(tmp_path)
+    loaded = load_compact(tmp_path, architecture=Mine)
+    assert type(loaded) is Mine
+    given = inputs(model)
+    assert torch.equal(outputs(loaded, given), outputs(compact, given))
+
+
+class TakesMore(BertForSequenceClassification):
+    def __init__(self, config: Any, more: int) -> None:
+        super().__init__(config)
+
+
+@pytest.mark.parametrize("layers", GRANULARITIES, ids="+".join)
+def test_a_class_that_takes_more_than_a_configuration(bert: BertForSequenceClassification, layers: list[str]) -> None:
+    model = TakesMore(bert.config, 1)
+    ticket, zeroed = drawn(model, layers=layers)
+    given = inputs(model)
+    torch.testing.assert_close(outputs(ticket.compact(model), given), outputs(zeroed, given), rtol=1e-5, atol=1e-5)
+
+
+def test_a_compiled_model_is_taken_out_of_its_wrapper(bert: BertForSequenceClassification) -> None:
+    ticket, zeroed = drawn(bert, layers=["neurons"])
+    compact = ticket.compact(torch.compile(bert, backend="eager"))
+    assert type(compact) is BertForSequenceClassification
+    given = inputs(bert)
+    torch.testing.assert_close(outputs(compact, given), outputs(zeroed, given), rtol=1e-5, atol=1e-5)
+
+
+def test_options_are_those_of_from_pretrained(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    ticket, _ = drawn(bert, layers=["heads"])
+    ticket.compact(bert).save_pretrained(tmp_path)
+    model, info = load_compact(tmp_path, hidden_dropout_prob=0.3, dtype=torch.bfloat16, output_loading_info=True)
+    assert type(model) is BertForSequenceClassification and not info["missing_keys"]
+    assert model.config.hidden_dropout_prob == 0.3 and model.dtype == torch.bfloat16
 
 
 def test_a_ticket_of_another_model_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from training import accuracy, arguments, checkpoints, examples, report, same_weights, weights, worm_trainer
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_worm import Ticket, WormConfig, WormTrainer, load_compact
@@ -111,11 +112,110 @@ def test_the_card_loads_it(bert: BertForSequenceClassification, tmp_path: Path) 
     trainer.create_model_card()
     text = ModelCard.load(tmp_path / "heads" / "README.md").text
     assert "from hf_worm import load_compact" in text and 'load_compact("heads")' in text
+    assert "weights are cut out, 50.0% of the" in text
+    assert "ticket.hold" not in text, "there are no zeros to hold"
     trainer = compact_trainer(bert, tmp_path / "neurons", ["neurons"])
     trainer.train()
     trainer.create_model_card()
     text = ModelCard.load(tmp_path / "neurons" / "README.md").text
     assert 'BertForSequenceClassification.from_pretrained("neurons")' in text and "load_compact" not in text
+
+
+def test_a_search_is_not_resumed_in_the_smaller_model(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = compact_trainer(bert, tmp_path, ["neurons"], save_strategy="epoch")
+    trainer.train()
+    with pytest.raises(ValueError, match=r"checkpoint-8 is of a search in the dense model.*Resume with a new trainer"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+
+
+def test_callbacks_see_the_smaller_model(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    seen = []
+
+    class Watch(TrainerCallback):
+        def on_evaluate(self, *_: Any, model: Any = None, **__: Any) -> None:
+            seen.append(model)
+
+    trainer = compact_trainer(bert, tmp_path, ["neurons"], {"retrain_epochs": 0.0}, callbacks=[Watch()])
+    given = trainer.model
+    trainer.train()
+    trainer.evaluate()
+    assert seen[-2] is given and seen[-1] is trainer.model is not given
+
+
+class Gated(BertForSequenceClassification):
+    """Depends on the number of neurons, as no rows and columns of weights say."""
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
+        outputs = super().forward(input_ids, labels=labels)
+        outputs.logits = outputs.logits * self.bert.encoder.layer[0].intermediate.dense.out_features
+        return outputs
+
+
+class Rigid(BertForSequenceClassification):
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
+        assert self.bert.encoder.layer[0].intermediate.dense.out_features == 32
+        return super().forward(input_ids, labels=labels)
+
+
+@pytest.mark.parametrize(("kind", "what"), [(Gated, "computes something else"), (Rigid, "does not run")])
+def test_a_model_whose_parts_do_not_follow_is_refused_before_the_search(
+    kind: type, what: str, bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    trainer = compact_trainer(kind(bert.config), tmp_path, ["neurons"])
+    with pytest.raises(ValueError, match=f"Cutting neurons out of a `{kind.__name__}` leaves a model that {what}"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_trying_the_cut_changes_nothing(
+    bert: BertForSequenceClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = compact_trainer(bert, tmp_path / "tried", ["neurons", "heads"])
+    tried.train()
+    monkeypatch.setattr("hf_worm.cutting.try_cut", lambda *_: None)
+    monkeypatch.setattr("hf_worm.cutting.CuttingTrainerMixin._batch", lambda *_: {})
+    monkeypatch.setattr("hf_worm.cutting.costs", lambda *_: {})
+    plain = compact_trainer(bert, tmp_path / "plain", ["neurons", "heads"])
+    plain.train()
+    assert same_weights(weights(tried.model), weights(plain.model))
+
+
+def soft_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(outputs["logits"], labels)
+
+
+def test_a_loss_of_ones_own_and_labels_that_the_model_does_not_take(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    rows = [{**row, "labels": [0.1, 0.9] if row["labels"] else [0.9, 0.1]} for row in examples()]
+    config = WormConfig(layers=["neurons", "heads"], stopping_point=0.9, compact=True)
+    trainer = worm_trainer(
+        copy.deepcopy(bert), tmp_path, config, train_dataset=rows, compute_loss_func=soft_loss, eval_dataset=rows[:8]
+    )
+    trainer.train()
+    assert report(tmp_path)["costs"]["size"]["compact"]["parameters"] < bert.num_parameters()
+
+
+def test_without_memory_to_measure_the_run_goes_on(
+    bert: BertForSequenceClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: Any) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+
+    monkeypatch.setattr("hf_worm.cutting.costs", no_memory)
+    trainer = compact_trainer(bert, tmp_path, ["neurons"])
+    with pytest.warns(UserWarning, match="was not measured: tried to allocate 20 GiB"):
+        trainer.train()
+    trainer.create_model_card()
+    assert "costs" not in report(tmp_path) and "retrained" in report(tmp_path)["metrics"]
+
+
+def test_measuring_is_no_part_of_the_draw(
+    bert: BertForSequenceClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_worm.cutting.costs", lambda *_: time.sleep(2) or {})
+    compact_trainer(bert, tmp_path, ["neurons"]).train()
+    assert sum(report(tmp_path)[phase]["seconds"] for phase in ("draw", "retrain")) < 2
 
 
 def test_a_second_run_of_the_same_trainer_goes_on_from_the_smaller_model(
@@ -189,7 +289,7 @@ def test_what_it_costs_is_measured_and_told(
     assert size["compact"]["parameters"] == written["account"]["compact_weights"] < size["dense"]["parameters"]
     assert size["compact"]["bytes"] == 4 * size["compact"]["parameters"]
     assert size["compact"]["multiply_adds"] < size["dense"]["multiply_adds"]
-    assert set(seconds) == {"forward 1", "forward 32", "training step 32"}
+    assert set(seconds) == {"forward 1", "forward 32", "training step 8"}, "the rows of a batch"
     card = ModelCard.load(tmp_path / "run" / "README.md").text
     row = f"| compact | {size['compact']['parameters']:,} |"
     assert "### Size and time" in card and row in card and "The compact model against the dense one" in card

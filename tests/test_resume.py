@@ -24,7 +24,7 @@ from training import (
 from transformers import BertForSequenceClassification
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_worm import Ticket, TicketSearch, WormConfig, WormTrainer
+from hf_worm import Ticket, TicketSearch, WormConfig, WormTrainer, load_compact
 
 # Every checkpoint below holds what was logged so far; the mean loss since the last logging is the parent's to keep.
 UNSTABLE = ("loss", "train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos")
@@ -103,8 +103,9 @@ def test_resuming_from_any_checkpoint_of_either_phase_ends_the_same(
         shutil.rmtree(tmp_path / "resumed")
 
 
+@pytest.mark.parametrize("compact", [False, True], ids=["zeros", "compact"])
 def test_weights_that_are_saved_under_older_names_come_back(
-    bert: BertForSequenceClassification, tmp_path: Path
+    bert: BertForSequenceClassification, tmp_path: Path, compact: bool
 ) -> None:
     """As those of `bert-base-uncased` are: they keep the names that the file had from which they were loaded."""
     bert.save_pretrained(tmp_path / "start")
@@ -114,7 +115,8 @@ def test_weights_that_are_saved_under_older_names_come_back(
 
     def trainer(name: str, **changes: Any) -> WormTrainer:
         model = BertForSequenceClassification.from_pretrained(tmp_path / "start")
-        config = WormConfig(stopping_point=0.5, retrain_epochs=2)
+        settings = {"layers": ["neurons", "heads"], "compact": True} if compact else {}
+        config = WormConfig(stopping_point=0.9, retrain_epochs=2, **settings)
         changes = {"save_strategy": "epoch", "eval_dataset": examples(), **changes}
         return worm_trainer(model, tmp_path / name, config, **changes)
 
@@ -130,7 +132,7 @@ def test_weights_that_are_saved_under_older_names_come_back(
     other = trainer("other", eval_strategy="epoch", load_best_model_at_end=True, **worst)
     other.train()
     assert Path(other.state.best_model_checkpoint) == checkpoints(tmp_path / "other")[-2]
-    best = BertForSequenceClassification.from_pretrained(other.state.best_model_checkpoint)
+    best = load_compact(other.state.best_model_checkpoint)
     assert same_weights(weights(other.model), weights(best))
 
 

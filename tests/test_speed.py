@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import BertForSequenceClassification
 
-from hf_worm.speed import costs, repeated
+from hf_worm.speed import costs, counts, repeated
 
 
 class Net(nn.Module):
@@ -38,8 +38,10 @@ def test_counts_are_those_by_hand() -> None:
 def test_each_model_takes_the_same_batches_of_1_and_32_rows() -> None:
     models = {"a": Net(8), "b": Net(4)}
     found = costs(models, {"x": torch.randn(5, 6)})
-    assert set(found["seconds"]) == {"forward 1", "forward 32"}, "without labels there is no loss"
+    assert set(found["seconds"]) == {"forward 1", "forward 32", "training step 32"}
     assert models["a"].batches == models["b"].batches and set(models["a"].batches) == {1, 32}
+    few = costs(models, {"x": torch.randn(5, 6)}, rows=3)
+    assert set(few["seconds"]) == {"forward 1", "forward 32", "training step 3"}
 
 
 def test_nothing_changes(bert: BertForSequenceClassification) -> None:
@@ -50,6 +52,22 @@ def test_nothing_changes(bert: BertForSequenceClassification) -> None:
     assert all(torch.equal(weight, before[name]) for name, weight in bert.state_dict().items())
     assert bert.training == mode and all(parameter.grad is None for parameter in bert.parameters())
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_running_statistics_do_not_change(cnn: nn.Module) -> None:
+    before = copy.deepcopy(cnn.state_dict())
+    costs({"cnn": cnn}, {"pixel_values": torch.randn(2, 1, 8, 8)})
+    assert all(torch.equal(weight, before[name]) for name, weight in cnn.state_dict().items())
+
+
+def test_an_attention_counts_whatever_its_kernel(bert: BertForSequenceClassification) -> None:
+    batch = {"input_ids": torch.randint(0, 64, (2, 5))}
+    config = copy.deepcopy(bert.config)
+    found = []
+    for kernel in ("sdpa", "eager"):
+        config._attn_implementation = kernel
+        found.append(counts(BertForSequenceClassification(config), batch)["multiply_adds"])
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(1, [0]), (3, [0, 1, 0])])

@@ -1,0 +1,76 @@
+"""Going on with a smaller model: what the ticket prunes is cut out between the draw and the retraining."""
+
+import inspect
+import random
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_worm.compact import try_cut
+from hf_worm.report import account
+from hf_worm.reporting import ReportingTrainerMixin
+from hf_worm.search import TicketSearch
+from hf_worm.speed import LARGE_BATCH, Batch, costs, forward
+from hf_worm.ticket import Ticket
+
+
+class CuttingTrainerMixin(ReportingTrainerMixin):
+    """Cuts what the ticket prunes out of the model, and measures what that gained."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._rest: Ticket | None = None  # of a model that was made smaller: what could not be cut out
+        super().__init__(*args, **kwargs)
+
+    @property
+    def compacted(self) -> bool:
+        """Whether what the ticket prunes has been cut out of the model."""
+        return self._rest is not None
+
+    def _require_dense(self, checkpoint: str) -> None:
+        if self.compacted and self.model_init is None:
+            raise ValueError(
+                f"{checkpoint} is of a search in the dense model, and this trainer's model is the compact one by now. "
+                "Resume with a new trainer that is given the dense model."
+            )
+
+    def _try_cut(self, search: TicketSearch) -> None:
+        """Cut units out of a copy, and raise before the search where the rest of the model does not follow."""
+        if isinstance(self._trained_model, PreTrainedModel):
+            batch = self._batch(self._trained_model)
+            with self.accelerator.autocast():
+                try_cut(self._trained_model, search.config.layers, lambda model: forward(model, batch))
+
+    def _cut_out(self) -> None:
+        """Go on with a smaller copy of the model."""
+        self.dense_account = account(self._drawn, self._trained_model)
+        self.model = self.model_wrapped = self.callback_handler.model = self._drawn.compact(self._trained_model)
+        self._rest = self._drawn.rest(self._trained_model)
+
+    def _measure(self, dense: nn.Module, drawn: nn.Module) -> None:
+        """Sizes and times of the three models on rows of the training set; not for models of other libraries."""
+        compact = self._trained_model
+        if not isinstance(compact, PreTrainedModel):
+            return
+        self._renew_optimizer()  # the search's takes room, and is not needed any more
+        rows = min(LARGE_BATCH, self.args.per_device_train_batch_size)
+        models = {"dense": dense, "drawn": drawn, "compact": compact}
+        try:
+            with self.accelerator.autocast():
+                self.progress.costs = costs(models, self._batch(compact), rows)
+        except torch.OutOfMemoryError as error:
+            warnings.warn(f"What the smaller model gains was not measured: {error}", stacklevel=2)
+
+    def _batch(self, model: PreTrainedModel) -> Batch:
+        """Rows of the training set as the model takes them where there are no labels; no random state changes."""
+        states = random.getstate(), np.random.get_state()
+        with torch.random.fork_rng():
+            batch = self._prepare_inputs(next(iter(self.get_train_dataloader())))
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        taken = inspect.signature(model.forward).parameters
+        left_out = set() if model.config.is_encoder_decoder else set(self.label_names)
+        return {name: value for name, value in batch.items() if name in taken and name not in left_out}
