@@ -58,7 +58,8 @@ def _require_no_more_of_heads(attention: nn.Module, layer: RepresentativeLayer) 
             continue  # of a projection; the bias of the output is no head's
         for name, parameter in own:
             if parameter.shape != (head_size(attention),):
-                raise ValueError(f"`{kind}` has a weight `{name}` of shape {tuple(parameter.shape)} besides: {advice}")
+                shape = tuple(parameter.shape)
+                raise ValueError(f"`{kind}` has a weight `{path}.{name}` of shape {shape} besides: {advice}")
 
 
 def cut_(model: nn.Module, layers: Sequence[RepresentativeLayer], masks: Mapping[str, torch.Tensor]) -> None:

@@ -5,7 +5,7 @@ import os
 import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
@@ -67,6 +67,8 @@ class WormConfig:
     Raises:
         ValueError: A setting is outside its range, or contradicts another.
     """
+
+    _argument_group_name: ClassVar[str] = "pruning"  # the heading in a `HfArgumentParser`'s help
 
     prune_ratio: float = field(default=0.5, metadata={"help": "Share of the units to prune, in [0, 1)."})
     truncation: float = field(

