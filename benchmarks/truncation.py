@@ -5,9 +5,10 @@
 all-MiniLM-L6 is fine-tuned on MRPC with AdamW and r = 0.003 by a loop with `TicketSearch`, once with the target
 `"gradient"` and once with `"update"`; truncation begins after 100 plain steps, as it would in a search. Beside the
 optimizer runs a shadow of it that is fed the untruncated gradients of the same model: what AdamW would do to the doomed
-weights at each step. The ratio of the two, summed over these weights, is the effective truncation. The prediction for
-constant gradients after k steps is (β₁ᵏ + (1 - β₁ᵏ) r) / √(β₂ᵏ + (1 - β₂ᵏ) r²): above, the momentum of the time before,
-which wears off within some ten steps; below, the running size that AdamW divides by. Writes truncation.json, .md, .png.
+weights at each step. The ratio of the two, summed over these weights, is the effective truncation. The prediction is
+for constant gradients, N plain steps and k truncated ones: the mean is (β₁ᵏ (1 - β₁ᴺ) + (1 - β₁ᵏ) r) / (1 - β₁ᴺ⁺ᵏ), the
+momentum of the time before, which wears off within some ten steps; it is divided by the root of the running size,
+(β₂ᵏ (1 - β₂ᴺ) + (1 - β₂ᵏ) r²) / (1 - β₂ᴺ⁺ᵏ), which wears off within thousands. Writes truncation.json, .md, .png.
 """
 
 import argparse
@@ -110,8 +111,13 @@ def total(sizes: list[torch.Tensor], masks: list[torch.Tensor]) -> float:
 
 
 def predicted(step: int) -> float:
-    momentum, size = BETAS[0] ** step, BETAS[1] ** step
-    return (momentum + (1 - momentum) * R) / math.sqrt(size + (1 - size) * R**2)
+    """Of constant gradients: the moments of AdamW, corrected for their beginning at 0."""
+
+    def moment(beta: float, gradient: float) -> float:
+        left = beta**step
+        return (left * (1 - beta**PLAIN_STEPS) + (1 - left) * gradient) / (1 - beta ** (PLAIN_STEPS + step))
+
+    return moment(BETAS[0], R) / math.sqrt(moment(BETAS[1], R**2))
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
