@@ -51,16 +51,22 @@ class CuttingTrainerMixin(ReportingTrainerMixin):
         self._rest = self._drawn.rest(self._trained_model)
 
     def _measure(self, dense: nn.Module, drawn: nn.Module) -> None:
-        """Sizes and times of the three models on rows of the training set; not for models of other libraries."""
+        """Sizes and times of the three models on rows of the training set; not for models of other libraries.
+
+        The first process measures, while others have nothing to do: they would share its cores.
+        """
         compact = self._trained_model
         if not isinstance(compact, PreTrainedModel):
             return
         self._renew_optimizer()  # the search's takes room, and is not needed any more
+        batch = self._batch(compact)  # of which all processes take theirs
+        if not self.is_world_process_zero():
+            return
         rows = min(LARGE_BATCH, self.args.per_device_train_batch_size)
         models = {"dense": dense, "drawn": drawn, "compact": compact}
         try:
             with self.accelerator.autocast():
-                self.progress.costs = costs(models, self._batch(compact), rows)
+                self.progress.costs = costs(models, batch, rows)
         except torch.OutOfMemoryError as error:
             warnings.warn(f"What the smaller model gains was not measured: {error}", stacklevel=2)
 
