@@ -16,11 +16,13 @@ from transformers import (
 )
 
 from hf_worm import __version__
+from hf_worm.compact import RECORD
 from hf_worm.glue import command as glue
 from hf_worm.glue import demo
 from hf_worm.image import command as image
 from hf_worm.job.model import errors_named
 from hf_worm.layers import representative_layers
+from hf_worm.loading import outline
 from hf_worm.show import command as show
 
 DESCRIPTION = """\
@@ -75,7 +77,10 @@ def show_layers(argv: Sequence[str]) -> int:
     try:
         with errors_named(options.model):
             config = AutoConfig.from_pretrained(options.model, trust_remote_code=options.trust_remote_code)
-            model = without_weights(config, options.trust_remote_code)
+            if hasattr(config, RECORD):
+                model: nn.Module = outline(config, options.model)
+            else:
+                model = without_weights(config, options.trust_remote_code)
         layers = representative_layers(model, options.layers)
     except (ValueError, OSError) as error:
         print(f"hf-worm layers: error: {' '.join(str(error).split())}", file=sys.stderr)

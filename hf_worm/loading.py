@@ -1,8 +1,11 @@
 """Loads checkpoints of models that were made smaller."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
@@ -38,29 +41,55 @@ def load_compact(
     options |= hub_options
     if architecture is None:
         architecture = _architecture(config, path_or_repo)
-    record: Any = getattr(config, RECORD, None)
-    if record is None:
+    if getattr(config, RECORD, None) is None:
         return architecture.from_pretrained(path_or_repo, config=config, **options)
-    _check(record, path_or_repo)
+    with _fitting(config, architecture, path_or_repo):
+        found: Any = _smaller(architecture).from_pretrained(path_or_repo, config=config, **options)
+    model = found[0] if isinstance(found, tuple) else found  # a tuple with `output_loading_info=True`
+    model.__class__ = architecture
+    return found  # type: ignore[no-any-return]
+
+
+def outline(config: PreTrainedConfig, path_or_repo: str | os.PathLike[str]) -> PreTrainedModel:
+    """The model of a checkpoint that records its shapes, on the device `meta`.
+
+    Args:
+        config (`PreTrainedConfig`): The checkpoint's.
+        path_or_repo (`str` or `os.PathLike`): Where it came from, for errors.
+
+    Raises:
+        ValueError: As for [`load_compact`].
+    """
+    architecture = _architecture(config, path_or_repo)
+    with _fitting(config, architecture, path_or_repo), torch.device("meta"):
+        return _smaller(architecture)(config)
+
+
+def _smaller(architecture: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """The class, but that its models have the shapes that their configuration records before weights are loaded."""
 
     class Smaller(architecture):  # type: ignore[misc, valid-type]
-        """Has the shapes of the checkpoint before its weights are loaded."""
-
         def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
             super().__init__(config, *args, **kwargs)
-            for word, units in recorded(record).items():
+            for word, units in recorded(getattr(config, RECORD)).items():
                 shrink_(self, word, units)
 
     # By these Transformers knows which weights to convert, and which loss a model has.
     Smaller.__name__, Smaller.__module__ = architecture.__name__, architecture.__module__
+    return Smaller
+
+
+@contextmanager
+def _fitting(
+    config: PreTrainedConfig, architecture: type[PreTrainedModel], path_or_repo: str | os.PathLike[str]
+) -> Iterator[None]:
+    """Makes an error that names the checkpoint of a record of shapes that is damaged, or of another model."""
+    _check(getattr(config, RECORD), path_or_repo)
     try:
-        found: Any = Smaller.from_pretrained(path_or_repo, config=config, **options)
+        yield
     except (KeyError, IndexError) as error:
         name = architecture.__name__
         raise ValueError(f"{path_or_repo}: its `{RECORD}` does not fit a `{name}`: {error!r}.") from error
-    model = found[0] if isinstance(found, tuple) else found  # a tuple with `output_loading_info=True`
-    model.__class__ = architecture
-    return found  # type: ignore[no-any-return]
 
 
 def _architecture(config: PreTrainedConfig, path_or_repo: str | os.PathLike[str]) -> type[PreTrainedModel]:

@@ -10,7 +10,7 @@ import pytest
 from training import QUERY_AND_KEY
 from transformers import BertForSequenceClassification, GPT2Config, ResNetConfig, T5Config
 
-from hf_worm import __version__, cli
+from hf_worm import TicketSearch, WormConfig, __version__, cli
 from hf_worm.models import CifarResNetConfig
 
 HF_WORM = Path(sys.executable).with_name("hf-worm")
@@ -66,6 +66,21 @@ def test_neurons_and_heads_are_counted(
     assert cli.main(["layers", str(tmp_path), "--layers", "neurons", "heads"]) == 0
     *layers, _ = capsys.readouterr().out.splitlines()
     assert [" ".join(line.split()[1:]) for line in layers] == ["2 heads", "32 neurons"] * 2
+
+
+def test_layers_of_a_model_that_was_made_smaller(
+    bert: BertForSequenceClassification, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = TicketSearch(bert, WormConfig(layers=["neurons", "heads"], prune_ratio=0.75, scope="global"))
+    search.observe()
+    compact = search.draw().compact(bert)
+    assert hasattr(compact.config, "worm_compact")
+    compact.save_pretrained(tmp_path)
+    assert cli.main(["layers", str(tmp_path), "--layers", "neurons"]) == 0
+    *layers, summary = capsys.readouterr().out.splitlines()
+    counts = [len(layer.intermediate.dense.weight) for layer in compact.bert.encoder.layer]
+    assert [int(line.split()[1]) for line in layers] == counts != [32, 32]
+    assert f"of the {compact.num_parameters():,} of `BertForSequenceClassification`" in summary
 
 
 def test_layers_by_pattern_and_of_a_model_without_a_classifier_of_sequences(

@@ -12,9 +12,11 @@ from transformers import (
     PreTrainedModel,
 )
 
+from hf_worm.compact import RECORD
 from hf_worm.job.arguments import PretrainedArguments
 from hf_worm.job.labels import UNNAMED
 from hf_worm.job.task import Task
+from hf_worm.loading import load_compact
 
 logger = logging.getLogger(__name__)
 
@@ -93,8 +95,10 @@ def load_weights(
         OSError: They aren't there.
     """
     with errors_named(name):
+        # What a run with `compact=True` left may have other shapes than its configuration says.
+        load: Any = load_compact if hasattr(config, RECORD) else auto_class.from_pretrained
         try:
-            model: PreTrainedModel = auto_class.from_pretrained(
+            model: PreTrainedModel = load(
                 name,
                 config=config,
                 ignore_mismatched_sizes=arguments.ignore_mismatched_sizes,

@@ -60,6 +60,22 @@ def test_what_was_trained_can_be_evaluated_alone(flags: Flags, out: Path, tmp_pa
     assert not (tmp_path / "again" / "model.safetensors").exists()
 
 
+def test_a_smaller_model_is_evaluated_and_trained_further(flags: Flags, out: Path, tmp_path: Path):
+    """Plain `from_pretrained` can't load it, and `--ignore_mismatched_sizes` would begin its attentions anew."""
+    smaller = {"layers": "heads", "compact": "true", "scope": "global"}
+    assert main(flags(**smaller)) == 0
+    trained = json.loads((out / "worm_report.json").read_text())
+    assert trained["loading"]["call"] == "load_compact"
+    again = {"model_name_or_path": out, "output_dir": tmp_path / "again"}
+    assert main(flags(**again, do_train="false")) == 0
+    results = json.loads((tmp_path / "again" / "all_results.json").read_text())
+    assert results["eval_loss"] == pytest.approx(trained["metrics"]["retrained"]["loss"], rel=1e-5)
+    again["output_dir"] = tmp_path / "further"
+    assert main(flags(**again, layers="neurons", compact="true")) == 0
+    further = json.loads((tmp_path / "further" / "worm_report.json").read_text())["account"]
+    assert further["model_weights"] == trained["account"]["compact_weights"] > further["compact_weights"]
+
+
 def test_training_alone_needs_no_validation_data(flags: Flags, out: Path, capsys: pytest.CaptureFixture[str]):
     assert main(flags(validation_file=None, do_eval=False, num_train_epochs=1)) == 0
     assert json.loads((out / "worm_report.json").read_text())["metrics"] == {}
