@@ -67,16 +67,22 @@ class CuttingTrainerMixin(ReportingTrainerMixin):
         try:
             with self.accelerator.autocast():
                 self.progress.costs = costs(models, batch, rows)
-        except torch.OutOfMemoryError as error:
-            warnings.warn(f"What the smaller model gains was not measured: {error}", stacklevel=2)
+        except Exception as error:  # out of memory, or rows that can't be repeated: the run goes on without its times
+            warnings.warn(
+                f"What the smaller model gains was not measured: {type(error).__name__}: {error}", stacklevel=2
+            )
 
     def _batch(self, model: PreTrainedModel) -> Batch:
-        """Rows of the training set as the model takes them where there are no labels; no random state changes."""
+        """Rows of the training set, without labels if the model takes none; no random state changes."""
         states = random.getstate(), np.random.get_state()
         with torch.random.fork_rng():
             batch = self._prepare_inputs(next(iter(self.get_train_dataloader())))
         random.setstate(states[0])
         np.random.set_state(states[1])
         taken = inspect.signature(model.forward).parameters
-        left_out = set() if model.config.is_encoder_decoder else set(self.label_names)
+        left_out = [
+            name
+            for name in self.label_names
+            if name in taken and taken[name].default is None and not model.config.is_encoder_decoder
+        ]
         return {name: value for name, value in batch.items() if name in taken and name not in left_out}
