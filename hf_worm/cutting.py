@@ -3,7 +3,7 @@
 import inspect
 import random
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -39,10 +39,9 @@ class CuttingTrainerMixin(ReportingTrainerMixin):
 
     def _try_cut(self, search: TicketSearch) -> None:
         """Cut units out of a copy, and raise before the search where the rest of the model does not follow."""
-        if isinstance(self._trained_model, PreTrainedModel):
-            batch = self._batch(self._trained_model)
-            with self.accelerator.autocast():
-                try_cut(self._trained_model, search.config.layers, lambda model: forward(model, batch))
+        batch = self._batch()
+        with self.accelerator.autocast():
+            try_cut(self._trained_model, search.config.layers, lambda model: forward(model, batch))
 
     def _cut_out(self) -> None:
         """Go on with a smaller copy of the model."""
@@ -51,19 +50,16 @@ class CuttingTrainerMixin(ReportingTrainerMixin):
         self._rest = self._drawn.rest(self._trained_model)
 
     def _measure(self, dense: nn.Module, drawn: nn.Module) -> None:
-        """Sizes and times of the three models on rows of the training set; not for models of other libraries.
+        """Sizes and times of the three models on rows of the training set.
 
         The first process measures, while others have nothing to do: they would share its cores.
         """
-        compact = self._trained_model
-        if not isinstance(compact, PreTrainedModel):
-            return
         self._renew_optimizer()  # the search's takes room, and is not needed any more
-        batch = self._batch(compact)  # of which all processes take theirs
+        batch = self._batch()  # of which all processes take theirs
         if not self.is_world_process_zero():
             return
         rows = min(LARGE_BATCH, self.args.per_device_train_batch_size)
-        models = {"dense": dense, "drawn": drawn, "compact": compact}
+        models = {"dense": dense, "drawn": drawn, "compact": self._trained_model}
         try:
             with self.accelerator.autocast():
                 self.progress.costs = costs(models, batch, rows)
@@ -72,13 +68,14 @@ class CuttingTrainerMixin(ReportingTrainerMixin):
                 f"What the smaller model gains was not measured: {type(error).__name__}: {error}", stacklevel=2
             )
 
-    def _batch(self, model: PreTrainedModel) -> Batch:
+    def _batch(self) -> Batch:
         """Rows of the training set, without labels if the model takes none; no random state changes."""
         states = random.getstate(), np.random.get_state()
         with torch.random.fork_rng():
             batch = self._prepare_inputs(next(iter(self.get_train_dataloader())))
         random.setstate(states[0])
         np.random.set_state(states[1])
+        model = cast(PreTrainedModel, self._trained_model)  # another is refused
         taken = inspect.signature(model.forward).parameters
         left_out = [
             name

@@ -112,9 +112,10 @@ def _summary(values: list[float]) -> dict[str, float]:
 def counts(model: nn.Module, batch: Batch) -> dict[str, int]:
     """Parameters, their bytes, and multiply-adds of a forward pass."""
     parameters = list(model.parameters())
-    # Of the kernels that fuse an attention, not all tell what they multiply.
-    with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):
-        forward(model, batch)
+    model.eval()
+    # Of the kernels that fuse an attention, not all tell what they multiply; and the counter follows gradients.
+    with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        model(**batch)
     return {
         "parameters": sum(parameter.numel() for parameter in parameters),
         "bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),

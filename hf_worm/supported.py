@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from accelerate.utils import DistributedType
 from torch import nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.training_args import OptimizerNames
 
 from hf_worm.compact import require_larger_units
@@ -81,7 +81,7 @@ def refuse_optimizer(trainer: Trainer, optimizer: str | torch.optim.Optimizer, c
 
 
 def refuse_compact(model: nn.Module, layers: Sequence[RepresentativeLayer], given_optimizer: bool) -> None:
-    """Refuse to make a model smaller where there is nothing to cut out, or nothing to train it with.
+    """Refuse to make a model smaller where there is nothing to cut out, or nothing to train or save it with.
 
     Args:
         model (`nn.Module`): The model.
@@ -91,6 +91,12 @@ def refuse_compact(model: nn.Module, layers: Sequence[RepresentativeLayer], give
     Raises:
         ValueError: It is so.
     """
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(
+            f"`compact=True` makes another model of a model of Transformers, which a `{type(model).__name__}` is not: "
+            "what refers to it, such as its loss, would go on with the old one. Prune it with `compact=False`, and "
+            "cut the neurons, heads or channels out afterwards: `trainer.ticket.compact(model)`."
+        )
     require_larger_units(model, layers)
     if given_optimizer:
         raise ValueError(

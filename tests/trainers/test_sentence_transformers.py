@@ -102,6 +102,13 @@ def test_search_draw_and_retrain(encoder: SentenceTransformer, tmp_path: Path) -
     assert not half_is_zero(first.state_dict(), ticket)
 
 
+def test_the_model_is_not_made_smaller_under_its_loss(encoder: SentenceTransformer, tmp_path: Path) -> None:
+    """The loss holds the model that it was made with."""
+    config = WormConfig(layers=["neurons"], compact=True)
+    with pytest.raises(ValueError, match="a model of Transformers, which a `SentenceTransformer` is not"):
+        WormSentenceTransformerTrainer(**parts(encoder, tmp_path), worm_config=config)
+
+
 def test_report_and_card_are_written(encoder: SentenceTransformer, tmp_path: Path) -> None:
     trainer = worm_trainer(parts(encoder, tmp_path))
     trainer.train()

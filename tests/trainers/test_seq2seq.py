@@ -59,6 +59,15 @@ def asked(t5: T5ForConditionalGeneration, monkeypatch: pytest.MonkeyPatch) -> li
     return seen
 
 
+def test_neurons_are_cut_out(t5: T5ForConditionalGeneration, tmp_path: Path) -> None:
+    config = WormConfig(layers=["neurons"], stopping_point=0.9, compact=True)
+    trainer = WormSeq2SeqTrainer(**parts(t5, tmp_path), worm_config=config)
+    trainer.train()
+    trainer.save_model()
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    assert same_weights(weights(loaded), weights(trainer.model)) and loaded.config.d_ff == 16
+
+
 def rows(texts: list[str]) -> list[dict[str, list[int]]]:
     """A sentence, and its last word as the answer."""
     return [

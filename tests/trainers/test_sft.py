@@ -66,6 +66,18 @@ def worm_trainer(model: LlamaForCausalLM, folder: Path, **changes: Any) -> WormS
     return WormSFTTrainer(**parts(model, folder, **changes), worm_config=WormConfig(stopping_point=0.5))
 
 
+def test_heads_and_neurons_are_cut_out(llama: LlamaForCausalLM, tmp_path: Path) -> None:
+    config = WormConfig(layers=["heads", "neurons"], stopping_point=0.9, compact=True)
+    trainer = WormSFTTrainer(**parts(llama, tmp_path), worm_config=config)
+    trainer.train()
+    trainer.save_model()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert same_weights(weights(loaded), weights(trainer.model))
+    sizes = loaded.config
+    assert (sizes.num_attention_heads, sizes.num_key_value_heads, sizes.intermediate_size) == (2, 1, 16)
+    assert set(report(tmp_path)["costs"]["seconds"]) == {"forward 1", "forward 32", "training step 8"}
+
+
 def test_search_draw_and_retrain(llama: LlamaForCausalLM, tmp_path: Path) -> None:
     trainer = worm_trainer(llama, tmp_path, save_strategy="steps", save_steps=3)
     output = trainer.train()
