@@ -91,13 +91,13 @@ def refuse_compact(model: nn.Module, layers: Sequence[RepresentativeLayer], give
     Raises:
         ValueError: It is so.
     """
+    require_larger_units(model, layers)
     if not isinstance(model, PreTrainedModel):
         raise ValueError(
             f"`compact=True` makes another model of a model of Transformers, which a `{type(model).__name__}` is not: "
             "what refers to it, such as its loss, would go on with the old one. Prune it with `compact=False`, and "
             "cut the neurons, heads or channels out afterwards: `trainer.ticket.compact(model)`."
         )
-    require_larger_units(model, layers)
     if given_optimizer:
         raise ValueError(
             "`compact=True` needs an optimizer that the trainer makes, since the smaller model has other parameters: "
