@@ -9,6 +9,7 @@ turn, and a ratio is of that round. Writes compact.json and compact.md.
 
 import argparse
 import json
+import math
 import os
 import statistics
 from collections.abc import Mapping
@@ -73,10 +74,11 @@ def kinds(rows: int, length: int, layers: int) -> dict[str, tuple[dict[str, nn.M
     }
 
 
-def measure(models: Mapping[str, nn.Module], batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def measure(models: Mapping[str, nn.Module], batch: Mapping[str, torch.Tensor], rounds: int) -> dict[str, Any]:
     """Size of each model, and its seconds in each round."""
     size = {name: counts(model, repeated(batch, 1)) for name, model in models.items()}
-    return {"size": size, "seconds": {name: race(models, batch, action) for name, action in ACTIONS.items()}}
+    times = {name: race(models, batch, action, rounds, math.inf) for name, action in ACTIONS.items()}
+    return {"size": size, "seconds": times}
 
 
 def quartiles(dense: list[float], smaller: list[float]) -> str:
@@ -114,6 +116,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=12, help="blocks of the BERT")
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--length", type=int, default=128, help="tokens of a row")
+    parser.add_argument("--rounds", type=int, default=9, help="of each measurement")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
     options = parser.parse_args()
@@ -122,10 +125,10 @@ def main() -> None:
     made = kinds(options.rows, options.length, options.layers)
     results = {
         "command": f"python benchmarks/compact.py --layers {options.layers} --rows {options.rows} --length "
-        f"{options.length} --threads {options.threads}",
+        f"{options.length} --rounds {options.rounds} --threads {options.threads}",
         "machine": machine(),
         "threads": options.threads,
-        "kinds": {kind: measure(models, batch) for kind, (models, batch) in made.items()},
+        "kinds": {kind: measure(models, batch, options.rounds) for kind, (models, batch) in made.items()},
     }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "compact.json").write_text(json.dumps(results) + "\n")

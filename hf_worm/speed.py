@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 LARGE_BATCH = 32  # rows
 BATCHES = (1, LARGE_BATCH)  # of a forward pass
-WARM_UP, ROUNDS, SECONDS = 2, 15, 10.0  # rounds: at most, and so long in all; three at least
+WARM_UP, ROUNDS, SECONDS = 2, 15, 10.0
 Batch = Mapping[str, Any]
 
 
@@ -74,16 +74,26 @@ def _first(outputs: Any) -> torch.Tensor:
 
 
 def race(
-    models: Mapping[str, nn.Module], batch: Batch, action: Callable[[nn.Module, Batch], object]
+    models: Mapping[str, nn.Module],
+    batch: Batch,
+    action: Callable[[nn.Module, Batch], object],
+    rounds: int = ROUNDS,
+    seconds: float = SECONDS,
 ) -> dict[str, list[float]]:
-    """Seconds of an action by model, one entry for each round, in which all models take their turn."""
+    """Seconds of an action by model, one entry for each round, in which all models take their turn.
+
+    Args:
+        models, batch, action: What is run, on what.
+        rounds (`int`, *optional*, defaults to 15): At the most.
+        seconds (`float`, *optional*, defaults to 10): After which no round begins, save the first three.
+    """
     for model in models.values():
         for _ in range(WARM_UP):
             action(model, batch)
     times: dict[str, list[float]] = {name: [] for name in models}
     begun = time.perf_counter()
-    for done in range(ROUNDS):
-        if done >= 3 and time.perf_counter() - begun > SECONDS:
+    for done in range(rounds):
+        if done >= 3 and time.perf_counter() - begun > seconds:
             break
         # In turn from either end: what comes first finds caches as the last round left them.
         for name in list(models) if done % 2 else reversed(list(models)):
