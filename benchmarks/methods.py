@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 import time
 import warnings
@@ -31,12 +32,14 @@ from hf_worm.glue.job import build_trainer as build_for_glue
 from hf_worm.image.command import IMAGE
 from hf_worm.image.job import build_trainer as build_for_images
 from hf_worm.job.parsing import parse
+from hf_worm.run import load_state, save_state
 
 Build = Callable[..., WormTrainer]  # from changes of the arguments: a trainer with the pretrained weights
 ROUNDS = 3  # of the lottery-ticket procedure
 TARGETS = {"worm_update": "update", "worm_fade": "fade", "fade_throughout": "fade"}
 TARGETS |= dict.fromkeys(("fade_linear", "fade_cubic"), "update")  # what makes the weights smaller is here
 UPDATES_PER_EPOCH = 10  # of gradual pruning's mask
+TRIGGER = 2  # the epoch at whose end truncation begins where the masks hardly move: the first with a distance
 
 
 def run(setting: Setting, scale: Scale, data: Path | None, cache: Path) -> dict[str, Any]:
@@ -259,6 +262,8 @@ def searched(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
         trainer.search_ticket()
     elif setting.truncation == 1 and setting.task not in IMAGES:  # whose searches are not used again
         trainer, spent = plain_search(build, cache)
+    elif setting.truncate_from == "trigger" and setting.task not in IMAGES:
+        trainer, spent = truncated_search(build, cache)
     else:
         trainer = build()
         trainer.search_ticket()
@@ -355,19 +360,21 @@ BY_NAME = {
 def kept_search(build: Build, kept: Path) -> tuple[dict[str, Any], float]:
     """A search without truncation, which only watches; CPU seconds of it that were spent here.
 
-    What is watched, and at which ratio, then changes nothing in the training: it is done once, as long as it may take,
-    and its weights are kept at the end of every epoch.
+    What is watched, and at which ratio, then changes nothing in the training: it is done once, as long as it may take.
+    Its weights are kept at the end of every epoch, and the whole checkpoint at the end of one of them, `TRIGGER`.
     """
-    spent = 0.0
-    if not kept.exists():
+    spent, checkpoint = 0.0, kept.with_suffix(".checkpoint")
+    if not (kept.exists() and checkpoint.exists()):
         begun = time.process_time()
-        trainer = build(stopping_point=0)
+        trainer = build(stopping_point=0, truncation=1.0, truncation_target="gradient", save_strategy="epoch")
         keeper = KeepWeights()
         trainer.add_callback(keeper)
         trainer.search_ticket()
         spent = time.process_time() - begun
         seconds = {"seconds": trainer.progress.seconds["search"], "cpu_seconds": spent}
         kept.parent.mkdir(parents=True, exist_ok=True)
+        if not checkpoint.exists():  # or another process was faster
+            shutil.move(Path(str(trainer.args.output_dir)) / f"checkpoint-{keeper.epochs[TRIGGER - 1][0]}", checkpoint)
         beside = kept.with_suffix(f".{os.getpid()}")
         torch.save({"epochs": keeper.epochs, "log": trainer.state.log_history, **seconds}, beside)
         os.replace(beside, kept)
@@ -394,6 +401,31 @@ def plain_search(build: Build, cache: Path, **changes: Any) -> tuple[WormTrainer
     trainer.progress.steps["search"], trainer.progress.epochs["search"] = steps, float(epochs)
     trainer.progress.seconds["search"] = found["seconds"] * steps / last
     return trainer, found["cpu_seconds"] * steps / last - spent_here
+
+
+def truncated_search(build: Build, cache: Path) -> tuple[WormTrainer, float]:
+    """A trainer after a search with truncation; CPU seconds of it that were spent elsewhere.
+
+    Up to the trigger point it is the search without: where that point is at the end of the epoch of which the
+    [`kept_search`] has a checkpoint, the search goes on from there.
+    """
+    found, spent_here = kept_search(build, cache)
+    watching, trainer = build(), build()
+    assert watching.search is not None
+    for _, weights in found["epochs"][:TRIGGER]:
+        watching.model.load_state_dict(weights)
+        watching.search.observe()
+    truncating = [seen.truncating for seen in watching.search.history]
+    if truncating != [False] * (TRIGGER - 1) + [True] or watching.search.converged:
+        trainer.search_ticket()
+        return trainer, -spent_here
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = shutil.copytree(cache.with_suffix(".checkpoint"), Path(folder) / "checkpoint")
+        progress, _ = load_state(checkpoint)
+        save_state(checkpoint, progress, watching.search.state_dict())
+        trainer.search_ticket(str(checkpoint))
+    share = found["epochs"][TRIGGER - 1][0] / found["epochs"][-1][0]
+    return trainer, found["cpu_seconds"] * share - spent_here
 
 
 class KeepWeights(TrainerCallback):

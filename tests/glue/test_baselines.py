@@ -168,6 +168,37 @@ def test_a_kept_search_ends_as_the_trainers_own(scale: Any, data: Path, tmp_path
     assert [e for e in kept.state.log_history if "loss" in e] == [e for e in own.state.log_history if "loss" in e]
 
 
+@pytest.mark.parametrize("target", ["gradient", "update", "fade"])
+def test_a_search_from_the_kept_trigger_point_ends_as_the_trainers_own(
+    target: str, scale: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = glue_folder(tmp_path, "sst2", judgements(32) * 4).parent  # 4 steps an epoch
+    scale = protocol.replace(scale, rows={}, text_arguments=("--learning_rate", "1e-4"))
+    setting = protocol.Setting("sst2", f"worm_{target}", seed=1, epochs=6.0, search_epochs=4.0, prune_ratio=RATIO)
+    steps = []
+
+    def build(**changes: Any) -> WormTrainer:
+        return methods.build_trainer(setting, scale, data, str(tmp_path / "run"), changes)
+
+    methods.kept_search(build, tmp_path / "kept.pt")
+    step = WormTrainer.training_step
+    monkeypatch.setattr(WormTrainer, "training_step", lambda *given: steps.append(1) or step(*given))
+    kept, spent = methods.truncated_search(build, tmp_path / "kept.pt")
+    assert len(steps) == kept.progress.steps["search"] - 2 * 4 and spent > 0, "two epochs were not repeated"
+    own = build()
+    own.search_ticket()
+    assert [seen.truncating for seen in own.search.history[:2]] == [False, True]
+    assert kept.search.history == own.search.history
+    weights = own.model.state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in kept.model.state_dict().items())
+    for trainer in (kept, own):
+        trainer.draw_ticket()
+        methods.retrain(trainer, setting)
+    one, other = methods.outcome(kept), methods.outcome(own)
+    for name in ("metrics", "steps_by_phase", "search_epochs", "evaluations", "losses", "observations"):
+        assert one[name] == other[name], name
+
+
 def test_step_sampling_ends_the_search_earlier_and_leaves_the_rest_to_retraining(scale: Any, tmp_path: Path) -> None:
     data = glue_folder(tmp_path, "sst2", judgements(32) * 8).parent  # 8 steps an epoch
     scale = protocol.replace(scale, rows={}, text_arguments=("--learning_rate", "1e-5"))
