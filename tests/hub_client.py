@@ -31,6 +31,7 @@ EVERY_SAVE = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "bert": EVERY_SAVE,
     "again": EVERY_SAVE,
+    "compact": EVERY_SAVE,
     "flaky": {},
     "refused": {"hub_token": "hf_of_nobody"},
     "forbidden": {**EVERY_SAVE, "hub_token": READER},
@@ -40,7 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def push(folder: Path, name: str, resume_from: str | None = None, **changes: Any) -> None:
+def push(folder: Path, name: str, resume_from: str | None = None, config: Any = None, **changes: Any) -> None:
     """Train into `folder/name` and push; what is not to be pushed while it trains is pushed in the end."""
     from training import accuracy, examples, worm_trainer
 
@@ -48,6 +49,7 @@ def push(folder: Path, name: str, resume_from: str | None = None, **changes: Any
     trainer = worm_trainer(
         BertForSequenceClassification.from_pretrained(folder / "start"),
         folder / name,
+        config,
         hub_model_id=f"{OWNER}/{name}",
         eval_dataset=examples(),
         compute_metrics=accuracy,
@@ -75,6 +77,29 @@ def again(folder: Path) -> None:
     """Begin another run in the folder of one that is finished."""
     shutil.copytree(folder / "bert", folder / "again")
     push(folder, "again")
+
+
+def push_smaller(folder: Path) -> None:
+    """Train and push a model whose configuration can't say its shapes."""
+    from hf_worm import WormConfig
+
+    push(folder, "compact", config=WormConfig(layers=["heads", "neurons"], stopping_point=0.9, compact=True))
+
+
+def load_smaller(folder: Path) -> None:
+    """Load that model, from its first commit, which is of the search, and from the newest."""
+    repo, loaded = f"{OWNER}/compact", folder / "loaded" / "compact"
+    loaded.mkdir(parents=True)
+    try:
+        AutoModelForSequenceClassification.from_pretrained(repo)
+    except RuntimeError as error:
+        (loaded / "plain.txt").write_text(str(error))
+
+    from hf_worm import load_compact
+
+    revisions = json.loads((folder / "revisions.json").read_text())["compact"]
+    for name, revision in (("newest", "main"), ("first", revisions[1])):
+        load_compact(repo, revision=revision).save_pretrained(loaded / name)
 
 
 def push_code(folder: Path) -> None:
@@ -153,6 +178,7 @@ def load(folder: Path) -> None:
 
 def main(folder: Path) -> None:
     others = {"again": again, "cnn": push_code, "resume": resume, "load": load, "load_code": load_code}
+    others |= {"compact": push_smaller, "load_smaller": load_smaller}
     for line in sys.stdin:
         children = {}
         for name in line.split():

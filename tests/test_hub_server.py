@@ -90,7 +90,7 @@ def session(_bert: BertForSequenceClassification, tmp_path_factory: pytest.TempP
             (f"{OWNER}/slow", "hang_commit"): 1_000,
         }
         with session.client:
-            session.run("bert", "cnn", "flaky", *FAILED)
+            session.run("bert", "cnn", "compact", "flaky", *FAILED)
             yield session
         assert session.client.returncode == 0 and hub.errors == []
 
@@ -104,10 +104,10 @@ def failed(session: Session) -> dict[str, set[str]]:
 @pytest.fixture(scope="module")
 def loaded(session: Session, failed: dict[str, set[str]]) -> Path:
     """Where processes of their own have put what they loaded."""
-    revisions = {repo: [commit.oid for commit in session.commits(repo)] for repo in ("bert", "cnn")}
+    revisions = {repo: [commit.oid for commit in session.commits(repo)] for repo in ("bert", "cnn", "compact")}
     (session.folder / "revisions.json").write_text(json.dumps(revisions))
     session.hub.faults |= {(f"{OWNER}/bert", "hang_download"): 1, (f"{OWNER}/bert", "cut_download"): 1}
-    session.run("load", "load_code", "resume", "again")
+    session.run("load", "load_code", "load_smaller", "resume", "again")
     return session.folder / "loaded"
 
 
@@ -189,6 +189,20 @@ def test_a_model_that_carries_its_code_loads_without_hf_worm_from_every_commit(s
     for name, commit in (("newest", commits[-1]), ("first", commits[0])):
         found = (loaded / "cnn" / name / "model.safetensors").read_bytes()
         assert same_weights(load(found), load(commit.files["model.safetensors"]))
+
+
+def test_a_smaller_model_is_pushed_and_loaded_by_its_record(session: Session, loaded: Path) -> None:
+    assert session.exits["compact"] == session.exits["load_smaller"] == 0, session.output("load_smaller")
+    assert "mismatched" in (loaded / "compact" / "plain.txt").read_text()
+    commits = session.commits("compact")
+    sizes = []
+    for name, commit in (("first", commits[1]), ("newest", commits[-1])):
+        found = load((loaded / "compact" / name / "model.safetensors").read_bytes())
+        assert same_weights(found, load(commit.files["model.safetensors"])), name
+        sizes.append(sum(weight.numel() for weight in found.values()))
+    account = json.loads(commits[-1].files["worm_report.json"])["account"]
+    assert sizes == [account["model_weights"], account["compact_weights"]]
+    assert 'load_compact("someone/compact")' in commits[-1].files["README.md"].decode()
 
 
 def test_an_upload_that_broke_off_is_tried_again(session: Session) -> None:
