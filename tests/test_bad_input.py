@@ -81,6 +81,9 @@ HUGE = 10**400
     ("scope of neither", {"scope": "model"}, "`scope` must be one of ('layer', 'global'), got 'model'."),
     ("scope as a list", {"scope": ["layer"]}, "`scope` must be one of ('layer', 'global'), got ['layer']."),
     ("steps unsaid", {"sample_strategy": "steps"}, "`sample_strategy='steps'` needs `sample_steps`"),
+    ("scattered weights cut out", {"compact": True}, "are single weights: a matrix with scattered zeros is no smaller"),
+    ("channels of a BERT", {"layers": "batchnorm"}, "batchnorm"),
+    ("fading at once", {"truncation_target": "fade", "fade_epochs": 0}, "`fade_epochs` must be"),
     ("steps for epochs", {"sample_steps": 5}, "`sample_steps=5` needs `sample_strategy='steps'`, got 'epoch'."),
 )
 def test_settings(given: dict[str, Any], message: str) -> None:
@@ -520,6 +523,7 @@ def test_the_command_line_of_glue(given: dict[str, Any], message: str, flags: An
     ("momentum below 0", {"optim_args": "momentum=-1"}, "The optimizer `sgd` can't be made: Invalid momentum value"),
     ("an unknown split", {"validation_split_name": "dev"}, "no split `dev` to evaluate on, only `train`"),
     ("attention of a CNN", {"layers": "query"}, "query"),
+    ("heads of a CNN", {"layers": "heads", "compact": True}, "heads"),
 )
 def test_the_command_line_of_image(given: dict[str, Any], message: str, image_flags: Any, fails: Run) -> None:
     assert message in fails(image, image_flags(**given))
