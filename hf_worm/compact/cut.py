@@ -1,0 +1,108 @@
+"""Cuts pruned neurons, heads and channels out of a model: smaller weights, the same outputs."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from hf_worm.compact.channels import HasChannels, cut_channels_
+from hf_worm.compact.record import describe
+from hf_worm.compact.shrink import holders, require_projections_alone, shrink_
+from hf_worm.layers import RepresentativeLayer, representative_layers
+from hf_worm.layers.names import listed
+
+
+def require_larger_units(model: nn.Module, layers: Sequence[RepresentativeLayer]) -> None:
+    """Raise a `ValueError` where units can't be cut out: single weights, channels or heads of some models."""
+    scattered = [layer.name for layer in layers if layer.granularity == "weight"]
+    if scattered:
+        raise ValueError(
+            f"Units of {listed(scattered)} are single weights: a matrix with scattered zeros is no smaller one. Search "
+            "for units that can be cut out: `WormConfig(layers=['neurons', 'heads'])`."
+        )
+    if any(layer.granularity == "channel" for layer in layers) and not isinstance(model, HasChannels):
+        raise ValueError(
+            f"Where the channels of a `{type(model).__name__}` come from and go to is not known: they can be pruned, "
+            "but not cut out. `CifarResNetForImageClassification` and `VggBnForImageClassification` of "
+            "`hf_worm.models` say it."
+        )
+    for layer in layers:
+        if layer.granularity == "head":
+            for attention in holders(model, layer.parameter):
+                require_projections_alone(attention, layer)
+
+
+def cut_(model: nn.Module, layers: Sequence[RepresentativeLayer], masks: Mapping[str, torch.Tensor]) -> None:
+    """Cut the neurons, heads and channels that the masks prune out of a model, in place.
+
+    Its configuration, where it has one, says the new shapes in its own fields if it can: one number of neurons, or of
+    heads, for all blocks. Else they are recorded in a field `worm_compact`, for [`~hf_worm.load_compact`].
+
+    Args:
+        model (`nn.Module`): The model; what the masks prune is 0 in it.
+        layers (`Sequence[RepresentativeLayer]`): Its layers.
+        masks (`Mapping[str, torch.Tensor]`): For each layer by its name, `bool`, which units stay.
+    """
+    channels = {layer.name: masks[layer.name] for layer in layers if layer.granularity == "channel"}
+    if channels:
+        cut_channels_(model, channels)
+    for word in sorted({f"{layer.granularity}s" for layer in layers if layer.summed}):
+        own = [layer for layer in layers if word == f"{layer.granularity}s"]
+        before = {layer.shape.numel() for layer in own}
+        kept = {layer.name: masks[layer.name].nonzero().flatten().tolist() for layer in own}
+        shrink_(model, word, kept)
+        config = getattr(model, "config", None)
+        if config is not None:
+            describe(model, config, word, kept, before.pop() if len(before) == 1 else None)
+
+
+def try_cut(model: nn.Module, words: Sequence[str], run: Callable[[nn.Module], torch.Tensor]) -> None:
+    """Cut every other unit out of a copy of a model, and see whether it computes what it does with these units at 0.
+
+    Args:
+        model (`nn.Module`): The model; it stays as it is.
+        words (`Sequence[str]`): What is to be cut out: `"neurons"`, `"heads"`, `"batchnorm"`.
+        run (`Callable`): Returns an output of the model that it is given.
+
+    Raises:
+        ValueError: The cut model does not run, or its output differs: a part of it was not known to need a cut too.
+    """
+    tried = copy.deepcopy(model)
+    layers = representative_layers(tried, words)
+    masks = {layer.name: (torch.arange(layer.shape.numel()) % 2 == 0) for layer in layers}
+    for layer in layers:
+        for view in layer.views:
+            view.weight.masked_fill_(~view.local_mask(masks[layer.name]), 0)
+    expected, cause = run(tried), None
+    cut_(tried, layers, masks)
+    try:
+        found = run(tried)
+        size = expected[expected.isfinite()].abs().max()
+        alike = torch.allclose(found.float(), expected.float(), rtol=0, atol=0.05 * float(size), equal_nan=True)
+    except Exception as error:  # whatever a model may raise whose parts don't fit together
+        alike, cause = False, error
+    if not alike:
+        raise ValueError(
+            f"Cutting {' and '.join(words)} out of a `{type(model).__name__}` leaves a model that "
+            f"{'computes something else' if cause is None else 'does not run'}: parts of it depend on their number in "
+            "a way that is not known here. They can be pruned without that: `compact=False`."
+        ) from cause
+
+
+def left_pruned(model: nn.Module, words: Sequence[str], masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The masks of what is pruned and could not be cut out, for the layers of a compact model.
+
+    Channels that other layers add to stay (those of a ResNet's stem), and the one that a BatchNorm has to have.
+
+    Args:
+        model (`nn.Module`): The compact model.
+        words (`Sequence[str]`): What is watched.
+        masks (`Mapping[str, torch.Tensor]`): Of the model before.
+    """
+    found = {}
+    for layer in representative_layers(model, words):
+        mask = masks[layer.name]
+        cut_out = layer.shape != mask.shape
+        found[layer.name] = torch.full(layer.shape, bool(mask.any())) if cut_out else mask
+    return found
