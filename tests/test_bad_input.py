@@ -81,9 +81,6 @@ HUGE = 10**400
     ("scope of neither", {"scope": "model"}, "`scope` must be one of ('layer', 'global'), got 'model'."),
     ("scope as a list", {"scope": ["layer"]}, "`scope` must be one of ('layer', 'global'), got ['layer']."),
     ("steps unsaid", {"sample_strategy": "steps"}, "`sample_strategy='steps'` needs `sample_steps`"),
-    ("scattered weights cut out", {"compact": True}, "are single weights: a matrix with scattered zeros is no smaller"),
-    ("channels of a BERT", {"layers": "batchnorm"}, "batchnorm"),
-    ("fading at once", {"truncation_target": "fade", "fade_epochs": 0}, "`fade_epochs` must be"),
     ("steps for epochs", {"sample_steps": 5}, "`sample_steps=5` needs `sample_strategy='steps'`, got 'epoch'."),
 )
 def test_settings(given: dict[str, Any], message: str) -> None:
@@ -495,6 +492,9 @@ def fails(capsys: pytest.CaptureFixture[str], out: Path) -> Run:
         "`metric_for_best_model` must be one of accuracy, loss, got 'f2'.",
     ),
     ("a layer that there is not", {"layers": "value.bias2"}, "`value.bias2` in `layers` matches no parameter of"),
+    ("scattered weights cut out", {"compact": True}, "are single weights: a matrix with scattered zeros is no smaller"),
+    ("channels of a BERT", {"layers": "batchnorm"}, "Found no BatchNorm with affine parameters"),
+    ("fading at once", {"truncation_target": "fade", "fade_epochs": 0}, "`fade_epochs` must be"),
     ("steps for epochs", {"sample_steps": 5}, "`sample_steps=5` needs `sample_strategy='steps'`"),
     ("nothing to do", {"do_train": False, "do_eval": False}, "Nothing to do: `do_train` and `do_eval` are both false."),
     ("an unknown task", {"task_name": "mprc"}, "`mprc` is no task of GLUE. Did you mean `mrpc`?"),
