@@ -39,7 +39,8 @@ class WormConfig:
         layers (`list[str]`, *optional*, defaults to `["query", "key"]`):
             Representative layers: `query`, `key`, `value` (attention projections), `batchnorm` (channels), `neurons`
             (of feed-forward blocks), `heads` (of attentions), full parameter names, or shell-style patterns of them. A
-            feed-forward block or an attention never loses its last neuron or head.
+            feed-forward block or an attention never loses its last neuron or head. An entry may have a ratio of its
+            own instead of p, such as `"neurons=0.75"`, in scope `"layer"`.
         scope (`str`, *optional*, defaults to `"layer"`):
             `"layer"`: p in each layer; `"global"`: p over all representative layers together.
         truncation_target (`str`, *optional*, defaults to `"gradient"`):
@@ -84,7 +85,10 @@ class WormConfig:
     window: int = field(default=3, metadata={"help": "Number of newest masks compared, the current one included."})
     layers: list[str] = field(
         default_factory=lambda: ["query", "key"],
-        metadata={"help": "What to watch and prune: query, key, value, batchnorm, neurons, heads, names or patterns."},
+        metadata={
+            "help": "What to watch and prune: query, key, value, batchnorm, neurons, heads, names or patterns. "
+            "neurons=0.75 has a ratio of its own."
+        },
     )
     scope: Literal["layer", "global"] = field(
         default="layer", metadata={"help": "Prune the ratio in each layer, or over all layers together."}
@@ -145,6 +149,12 @@ class WormConfig:
         if not self.layers:
             raise ValueError("`layers` is empty: name at least one layer to watch, such as 'query'.")
         object.__setattr__(self, "layers", list(self.layers))
+        for entry in self.layers:
+            _, ratio = split_ratio(entry)
+            if ratio is not None and not 0 <= ratio < 1:
+                raise ValueError(f"The ratio of `{entry}` in `layers` must be in [0, 1).")
+            if ratio is not None and self.scope == "global":
+                raise ValueError(f"`{entry}` in `layers` has a ratio of its own, and `scope='global'` one for all.")
         for name, choices in (
             ("scope", ("layer", "global")),
             ("truncation_target", ("gradient", "update", "fade")),
@@ -165,6 +175,12 @@ class WormConfig:
     def truncates(self) -> bool:
         """Whether anything is done to the weights about to be pruned; EB Train only watches them."""
         return self.truncation != 1 or self.truncation_target == "fade"
+
+    @property
+    def prune_ratios(self) -> dict[str, float]:
+        """p, under the name `"p"`, and the ratios of those entries of `layers` that have one of their own."""
+        own = {name: ratio for name, ratio in map(split_ratio, self.layers) if ratio is not None}
+        return own if len(own) == len(self.layers) else {"p": self.prune_ratio, **own}
 
     @property
     def method(self) -> str:
@@ -219,6 +235,21 @@ class WormConfig:
             return cls(**settings)
         except ValueError as error:
             raise ValueError(f"{path} won't do: {error}") from error
+
+
+def split_ratio(entry: str) -> tuple[str, float | None]:
+    """An entry of `layers` without its ratio, and that ratio, if it has one: `"neurons=0.75"`.
+
+    Raises:
+        ValueError: What follows the last `=` is no number.
+    """
+    name, equals, ratio = entry.rpartition("=")
+    if not equals:
+        return entry, None
+    try:
+        return name, float(ratio)
+    except ValueError as error:
+        raise ValueError(f"`{ratio}` in `layers`, of `{entry}`, is no ratio: `neurons=0.75` has one.") from error
 
 
 def _is_count(value: object, least: int) -> bool:

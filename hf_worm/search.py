@@ -1,7 +1,7 @@
 """The search for an early-bird ticket: Algorithm 1 of arXiv:2406.11872, for any PyTorch loop."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -241,6 +241,12 @@ class TicketSearch:
                     f"The saved search ran with `{name}={saved!r}`, this one has {now!r}: their masks do not compare. "
                     "Resume with the saved setting, or start anew."
                 )
+        saved_entries = state["config"].get("layers", self.config.layers)
+        if self._ratios(representative_layers(self._model, saved_entries)) != self._ratios(self.layers):
+            raise ValueError(
+                f"The saved search ran with `layers={saved_entries}`, this one has {self.config.layers}: "
+                "with other ratios their masks do not compare. Resume with the saved ones, or start anew."
+            )
         if len(masks) != min(len(history), self.config.window):
             raise ValueError(
                 f"The state of the search is damaged: {len(history)} observations and a window of {self.config.window} "
@@ -255,6 +261,10 @@ class TicketSearch:
         self._start = start
         self._scales = None
 
+    def _ratios(self, layers: Sequence[RepresentativeLayer]) -> list[float]:
+        """p for each layer, or the ratio that it has of its own."""
+        return [self.config.prune_ratio if layer.prune_ratio is None else layer.prune_ratio for layer in layers]
+
     @property
     def _units(self) -> int:
         return sum(layer.shape.numel() for layer in self.layers)
@@ -263,8 +273,9 @@ class TicketSearch:
         """The masks of the weights as they are now, packed as soon as they are made: they are never all in memory."""
         self._require_layers()
         scores = [layer.scores for layer in self.layers]
+        ratio = self.config.prune_ratio if self.config.scope == "global" else self._ratios(self.layers)
         try:
-            masks = keep_masks(scores, self.config.prune_ratio, self.config.scope, pack)
+            masks = keep_masks(scores, ratio, self.config.scope, pack)
         except NotFiniteError as error:
             names = [layer.name for layer in self.layers if not full(layer.scores).isfinite().all()]
             raise ValueError(

@@ -66,7 +66,7 @@ def neurons_and_heads(bert: nn.Module) -> dict[str, list[Block]]:
 
 def watched_units(model: nn.Module, config: WormConfig) -> dict[str, list[Any]]:
     """By the layer's name, what is truncated and drawn: a query or key alone, γ of a BatchNorm with its β, blocks."""
-    if "neurons" in config.layers:
+    if any("neurons" in entry for entry in config.layers):
         return neurons_and_heads(model)
     parameters = dict(model.named_parameters())
     parts = {name: [name] for name in QUERY_AND_KEY}
@@ -87,10 +87,16 @@ def naive_scores(parts: list[Any]) -> torch.Tensor:
     return parts[0].detach()
 
 
+def naive_ratio(name: str, config: WormConfig) -> float:
+    """p, or what an entry such as `heads=0.5` says instead."""
+    own = dict(entry.split("=") for entry in config.layers if "=" in entry)
+    return float(own.get("neurons" if "intermediate" in name else "heads", config.prune_ratio))
+
+
 def naive_masks(watched: dict[str, list[Any]], config: WormConfig) -> Masks:
     scored = {name: naive_scores(parts) for name, parts in watched.items()}
     if config.scope == "layer":
-        return {name: naive_mask(weight, config.prune_ratio) for name, weight in scored.items()}
+        return {name: naive_mask(weight, naive_ratio(name, config)) for name, weight in scored.items()}
     together = naive_mask(torch.cat([weight.flatten() for weight in scored.values()]), config.prune_ratio)
     masks = together.split([weight.numel() for weight in scored.values()])
     return {name: mask.view(scored[name].shape) for name, mask in zip(scored, masks, strict=True)}
@@ -312,13 +318,14 @@ def test_bert_goes_the_same_three_ways_bit_for_bit(
         {"truncation_target": "update"},
         {"truncate_from": "start"},
         {"truncation_target": "fade", "fade_epochs": 1.5},
+        {"layers": ["neurons=0.75", "heads"]},
     ],
-    ids=["worm", "eb-train", "global", "update", "start", "fade"],
+    ids=["worm", "eb-train", "global", "update", "start", "fade", "own-ratio"],
 )
 def test_neurons_and_heads_go_the_same_three_ways_bit_for_bit(
     bert: BertForSequenceClassification, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    config = WormConfig(layers=["neurons", "heads"], stopping_point=0.15, margin=0.3, **changes)
+    config = WormConfig(**{"layers": ["neurons", "heads"], "stopping_point": 0.15, "margin": 0.3, **changes})
     check_three_ways(without_dropout(bert), tmp_path, config, "adamw", epochs=6, max_grad_norm=1.0)
 
 

@@ -64,6 +64,15 @@ def test_a_run_leaves_a_smaller_model_that_loads(
     assert all(torch.equal(mask, trainer.ticket.masks[name]) for name, mask in loaded.masks.items())
 
 
+def test_neurons_and_heads_by_ratios_of_their_own(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = compact_trainer(bert, tmp_path, ["neurons=0.75", "heads=0.5"])
+    trainer.train()
+    trainer.save_model()
+    block = load_compact(tmp_path).bert.encoder.layer[0]
+    assert block.intermediate.dense.out_features == 8 and block.attention.self.num_attention_heads == 1
+    assert result_table(report(tmp_path)).startswith("WORM (neurons 0.75, heads 0.5, r 0.003, s 0.9")
+
+
 def test_the_smaller_model_starts_where_the_drawn_one_stood(
     bert: BertForSequenceClassification, tmp_path: Path
 ) -> None:

@@ -231,6 +231,7 @@ def test_a_damaged_state(bert: BertForSequenceClassification, tmp_path: Path, si
         ({"prune_ratio": 0.25}, "`prune_ratio=0.5`, this one has 0.25"),
         ({"window": 4}, "`window=3`, this one has 4"),
         ({"scope": "global"}, "`scope='layer'`, this one has 'global'"),
+        ({"layers": ["query=0.25", "key"]}, r"this one has \['query=0.25', 'key'\]: with other ratios"),
         ({"layers": ["query"]}, "representative layers of this model are not those of the saved search"),
     ],
 )

@@ -177,6 +177,18 @@ def test_masks_by_parameter_name_as_torchs_pruning_has_them(model: nn.Module, ra
     assert search.sparsity == round(ratio * 64) / 64
 
 
+def test_an_entry_may_have_a_ratio_of_its_own(model: nn.Module) -> None:
+    config = WormConfig(layers=["query=0.25", "key"], prune_ratio=0.75)
+    assert config.prune_ratios == {"p": 0.75, "query": 0.25}
+    search = TicketSearch(model, config)
+    search.observe()
+    pruned = {name: int((~mask).sum()) for name, mask in search.masks.items()}
+    assert pruned == {name: 16 if "query" in name else 48 for name in NAMES}
+    again = TicketSearch(model, WormConfig(layers=["query=0.25", "key=0.75"], prune_ratio=0.75))
+    again.load_state_dict(search.state_dict())  # the same ratios, otherwise said
+    assert all(torch.equal(mask, again.masks[name]) for name, mask in search.masks.items())
+
+
 def test_global_scope_is_one_choice_over_all_layers(model: nn.Module) -> None:
     for place, name in enumerate(NAMES):
         model.get_parameter(name).data.mul_(place + 1)  # the later, the larger

@@ -43,12 +43,12 @@ def keep_mask(weights: torch.Tensor, prune_ratio: float) -> torch.Tensor:
     Raises:
         NotFiniteError: A weight is NaN or infinite.
     """
-    return _keep_in_turn([weights], prune_ratio)[0]
+    return _keep_in_turn([weights], [prune_ratio])[0]
 
 
 def keep_masks(
     weights: Sequence[torch.Tensor],
-    prune_ratio: float,
+    prune_ratio: float | Sequence[float],
     scope: str,
     finish: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> list[torch.Tensor]:
@@ -58,7 +58,7 @@ def keep_masks(
 
     Args:
         weights (`Sequence[torch.Tensor]`): As for [`keep_mask`].
-        prune_ratio (`float`): p, in [0, 1).
+        prune_ratio (`float` or `Sequence[float]`): p, in [0, 1); in scope `"layer"` also one for each tensor.
         scope (`str`): `"layer"` or `"global"`.
         finish (`Callable[[torch.Tensor], torch.Tensor]`, *optional*):
             Applied to each mask where and when it is made, such as [`pack`]: what is not returned takes no memory.
@@ -67,17 +67,21 @@ def keep_masks(
         `list[torch.Tensor]`: The masks, or what `finish` made of them.
     """
     if scope == "global":
+        if not isinstance(prune_ratio, float | int):
+            raise ValueError(f"`scope='global'` has one ratio for all, got {prune_ratio}.")
         together = keep_mask(_in_one(weights), prune_ratio)
         parts = torch.split(together, [layer.numel() for layer in weights])
         masks = [part.view(layer.shape) for part, layer in zip(parts, weights, strict=True)]
         return masks if finish is None else [finish(mask) for mask in masks]
-    in_turn = partial(_keep_in_turn, prune_ratio=prune_ratio, finish=finish)
+    ratios = [prune_ratio] * len(weights) if isinstance(prune_ratio, float | int) else list(prune_ratio)
+    in_turn = partial(_keep_in_turn, finish=finish)
     if any(layer.device.type != "cpu" or is_sharded(layer) for layer in weights):
-        return in_turn(weights)
+        return in_turn(weights, ratios)
     workers = min(torch.get_num_threads(), len(weights))
     masks = list(weights)
     with ThreadPoolExecutor(workers) as pool:  # NumPy works outside the interpreter's lock
-        for i, share in enumerate(pool.map(in_turn, (weights[i::workers] for i in range(workers)))):
+        shares = pool.map(in_turn, *([every[i::workers] for i in range(workers)] for every in (weights, ratios)))
+        for i, share in enumerate(shares):
             masks[i::workers] = share
     return masks
 
@@ -94,12 +98,12 @@ def _in_one(weights: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def _keep_in_turn(
     weights: Sequence[torch.Tensor],
-    prune_ratio: float,
+    prune_ratios: Sequence[float],
     finish: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> list[torch.Tensor]:
     buffers: dict[torch.dtype, npt.NDArray[Any]] = {}
     masks = []
-    for layer in weights:
+    for layer, prune_ratio in zip(weights, prune_ratios, strict=True):
         mask = _keep(full(layer), prune_ratio, buffers)
         mask = mask.cpu() if is_sharded(layer) else mask  # no device holds all of all layers, not even of masks
         masks.append(mask if finish is None else finish(mask))

@@ -34,7 +34,8 @@ def result_table(report: Mapping[str, Any]) -> str:
 
 def method_line(config: WormConfig) -> str:
     """The method and its numbers, by the paper's symbols: "WORM (p 0.5, r 0.003, s 0.01, δ 0.005, l 3)"."""
-    settings = f"p {config.prune_ratio:g}, r {config.truncation:g}, s {config.stopping_point:g}"
+    ratios = ", ".join(f"{name} {ratio:g}" for name, ratio in config.prune_ratios.items())
+    settings = f"{ratios}, r {config.truncation:g}, s {config.stopping_point:g}"
     faded = f", faded in {config.fade_epochs:g} epochs" if config.truncation_target == "fade" else ""
     return f"{config.method} ({settings}, δ {config.margin:g}, l {config.window}{faded})"
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import nn
 
+from hf_worm.config import split_ratio
+
 from .attention import ROLES, fused_projections, projections
 from .batchnorm import batchnorm_scales
 from .errors import WORDS, frozen, left_out, no_entries, not_floating_point, not_found, owned_twice, unknown_entry
@@ -29,7 +31,9 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
               projections that lead in (gated ones included) and its column in the one that leads out;
             - `"heads"`: the heads of every attention: a head is its rows and biases in query, key and value and its
               columns in the output projection; heads that share a key and a value are one unit;
-            - a parameter's name, or a shell-style pattern over such names: the whole of each parameter that matches.
+            - a parameter's name, or a shell-style pattern over such names: the whole of each parameter that matches;
+
+            and may end in a ratio of its own: `"neurons=0.75"`.
 
     Warns where a word finds some of the attentions, and others that train have a fused projection.
 
@@ -52,7 +56,8 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
     if isinstance(layers, str) or not layers:
         raise no_entries(layers)
     named = named_parameters(model)
-    found = {entry: _find(entry, model, named) for entry in layers}
+    ratios = dict(map(split_ratio, layers))
+    found = {entry: _find(entry, model, named) for entry in ratios}
     missing = [entry for entry in found if not found[entry]]
     for entry in missing:
         if entry not in WORDS:
@@ -62,7 +67,7 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
         raise not_found(missing, present, model, named)
 
     # Words before names and patterns, so that a β that goes with its γ is not a layer of its own as well.
-    chosen: dict[nn.Parameter, Units] = {}
+    chosen: dict[nn.Parameter, tuple[Units, float | None]] = {}
     owned: dict[nn.Parameter, tuple[str, Units]] = {}  # by whom, as what
     for entry in sorted(found, key=lambda entry: entry not in WORDS):
         for units in found[entry]:
@@ -73,12 +78,12 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
                     name = next(name for name, one in named if one is parameter)
                     raise owned_twice(name, other, entry)
             if not taken:
-                chosen[parameters[0]] = units
+                chosen[parameters[0]] = units, ratios[entry]
                 owned.update(dict.fromkeys(parameters, (entry, units)))
 
     fused = [(name, weight) for name, weight in fused_projections(named) if weight not in owned]
     fused = [(name, weight) for name, weight in fused if weight.requires_grad]
-    if fused and any(entry in ROLES for entry in layers):
+    if fused and any(entry in ROLES for entry in ratios):
         warnings.warn(left_out(layers, fused, model, named), stacklevel=2)
 
     result = []
@@ -86,8 +91,8 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
         if parameter in chosen:
             if not parameter.is_floating_point():
                 raise not_floating_point(name, parameter)
-            units = chosen.pop(parameter)  # a shared one: under its first name
-            result.append(RepresentativeLayer(name, units.views, units.granularity))
+            units, ratio = chosen.pop(parameter)  # a shared one: under its first name
+            result.append(RepresentativeLayer(name, units.views, units.granularity, ratio))
     return result
 
 

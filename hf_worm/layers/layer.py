@@ -113,6 +113,7 @@ class RepresentativeLayer:
         granularity (`str`, *optional*, defaults to `"weight"`):
             What a unit is: `"weight"` or `"channel"` (of a BatchNorm), of which the first view is scored, or `"neuron"`
             or `"head"`, which lie along the views' first dimension and are scored by the L1 norm of all views.
+        prune_ratio (`float`, *optional*): In [0, 1), if not that of the configuration.
 
     Raises:
         ValueError: A view is a part of a sharded parameter.
@@ -121,6 +122,7 @@ class RepresentativeLayer:
     name: str
     views: tuple[View, ...]
     granularity: Granularity = "weight"
+    prune_ratio: float | None = None
 
     def __post_init__(self) -> None:
         for view in self.views:

@@ -197,7 +197,7 @@ def layers(runs: Sequence[Shown]) -> Figure:
     for place, (record, label, colour) in enumerate(runs):
         rows = [names.index(name) - 0.4 + (place + 0.5) * height for name in record.layers]
         axes.barh(rows, [100 * share for share in record.layers.values()], height, color=colour, label=label)
-    ratios = dict.fromkeys(run.record.config.prune_ratio for run in runs)
+    ratios = dict.fromkeys(ratio for run in runs for ratio in run.record.config.prune_ratios.values())
     for ratio in ratios:
         axes.axvline(100 * ratio, color="black", linewidth=1, linestyle=":", label=f"p = {ratio:g}")
     axes.set_yticks(range(len(names)), short_names(names, "."))

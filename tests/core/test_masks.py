@@ -116,6 +116,15 @@ def test_masks_packed_as_they_are_made_are_the_masks_packed(scope: str, device: 
     assert [mask.tolist() for mask in packed] == [mask.tolist() for mask in expected]
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_ratio_for_each_tensor(device: str) -> None:
+    weights, ratios = [torch.randn(50, 7, device=device) for _ in range(5)], [0.0, 0.9, 0.5, 0.33, 0.1]
+    found = keep_masks(weights, ratios, "layer")
+    assert all(torch.equal(mask, keep_mask(w, p)) for mask, w, p in zip(found, weights, ratios, strict=True))
+    with pytest.raises(ValueError, match="`scope='global'` has one ratio for all"):
+        keep_masks(weights, ratios, "global")
+
+
 def test_global_scope_may_take_all_of_one_layer_and_nothing_of_another() -> None:
     low, high = torch.full((2, 3), 0.5), torch.full((6,), -2.0)
     masks = keep_masks([high, low], 0.5, "global")
