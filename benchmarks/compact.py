@@ -34,14 +34,12 @@ ACTIONS = {"forward": forward, "training step": training_step}
 LIMITS = {"neurons 0.5": 1.35, "neurons 0.75, heads 0.5": 2.0, "channels 0.5": 2.0}  # of the forward pass
 
 
-def compact(model: nn.Module, **ratios: float) -> nn.Module:
+def compact(model: nn.Module, *layers: str) -> nn.Module:
     """A smaller copy, without the share given of each kind of unit."""
-    for word, ratio in ratios.items():
-        config = WormConfig(layers=[word], prune_ratio=ratio)
-        search = TicketSearch(model, config)
-        search.observe()
-        model = Ticket(search.masks, config).compact(model)
-    return model
+    config = WormConfig(layers=list(layers))
+    search = TicketSearch(model, config)
+    search.observe()
+    return Ticket(search.masks, config).compact(model)
 
 
 def scattered(model: nn.Module) -> nn.Module:
@@ -64,13 +62,13 @@ def kinds(rows: int, length: int, layers: int) -> dict[str, tuple[dict[str, nn.M
         f"BERT-base's shape, {layers} blocks, {rows} × {length}": (
             {
                 "dense": bert,
-                "neurons 0.5": compact(bert, neurons=0.5),
-                "neurons 0.75, heads 0.5": compact(bert, neurons=0.75, heads=0.5),
+                "neurons 0.5": compact(bert, "neurons=0.5"),
+                "neurons 0.75, heads 0.5": compact(bert, "neurons=0.75", "heads=0.5"),
             },
             sentences,
         ),
-        f"ResNet-18, {rows} images": ({"dense": resnet, "channels 0.5": compact(resnet, batchnorm=0.5)}, images),
-        f"VGG-11, slim, {rows} images": ({"dense": vgg, "channels 0.5": compact(vgg, batchnorm=0.5)}, images),
+        f"ResNet-18, {rows} images": ({"dense": resnet, "channels 0.5": compact(resnet, "batchnorm=0.5")}, images),
+        f"VGG-11, slim, {rows} images": ({"dense": vgg, "channels 0.5": compact(vgg, "batchnorm=0.5")}, images),
     }
 
 
