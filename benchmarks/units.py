@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from protocol import FADING, METHODS, SCALES, UNIT_METHODS, UNIT_TASKS, UNITS, Scale
-from summary import BEFORE, DRAWN, RETRAINED, STEPS, Records, after_an_epoch, begin, cells, drop, group, of_part, table
+from summary import RETRAINED, STEPS, Records, after_an_epoch, begin, cells, group, of_part, stages, table
 
 TITLES = {**METHODS, **FADING}
 
@@ -20,7 +20,7 @@ def tables(scale: Scale, records: Records) -> list[str]:
         for method in UNIT_METHODS:
             runs: list[dict[str, Any]] = group(found, task=task, layers=layers, prune_ratio=ratio, method=method)
             if runs:
-                rows.append([TITLES[method], *cells(runs, BEFORE, DRAWN, drop, after_an_epoch, RETRAINED, STEPS)])
+                rows.append([TITLES[method], *cells(runs, *stages(method)[:3], after_an_epoch, RETRAINED, STEPS)])
         if rows:
             lines += [f"## {task}: {' and '.join(layers)}, p = {ratio:.2g}", ""]
             lines += table([*head, "after three epochs, %", "steps in all"], rows)

@@ -265,3 +265,49 @@ def test_a_claim_holds_where_the_interval_excludes_zero(differences: list[float]
 def test_half_an_interval_is_students() -> None:
     summary = importlib.import_module("summary")
     assert summary.half_interval([1.0, 2.0, 3.0]) == pytest.approx(4.302653 * 1 / 3**0.5, rel=1e-6)
+
+
+def made_up(setting: Any) -> dict[str, Any]:
+    """A record as a run would leave it."""
+    final = 0.8 + 0.01 * setting.seed - 0.1 * setting.prune_ratio
+    stages = {"dense": {"dense": final}, "gradual": {"drawn": 0.7, "retrained": final}, "drift": {}}
+    stages = stages.get(setting.method, {"before_draw": 0.8, "drawn": 0.5, "retrained": final})
+    searched = {} if setting.method in ("dense", "gradual", "before", "drift") else {"search": 6}
+    seen = {"index": 0, "distances": [0.1], "max_distance": 0.1, "mean_distance": 0.1}
+    return {
+        "metrics": {stage: {"accuracy": value, "loss": 0.5} for stage, value in stages.items()},
+        "search_epochs": 3.0,
+        "converged": True,
+        "observations": [seen],
+        "steps": 8,
+        "steps_by_phase": {**searched, "retrain": 8 - sum(searched.values())},
+        "evaluations": [[2, 0.7], [6, 0.75], [8, final]],
+        "losses": [[2, 0.7], [8, 0.5]],
+        "from_pretrained": [0.001, 0.002],
+        "cpu_seconds": 9.0,
+        "machine": {"cpu": "a CPU", "threads": 1, "torch": "2"},
+    }
+
+
+def test_the_pages_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reproduce = importlib.import_module("reproduce")
+    scale = protocol.SCALES["dry"]
+    settings = {setting for part in protocol.PARTS for setting in protocol.settings_of(part, scale, 2)}
+    for setting in settings:
+        reproduce.append(tmp_path / "reproduce-dry.jsonl", setting, scale, made_up(setting))
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "--scale", "dry", "--pages", "--out", str(tmp_path)])
+    reproduce.main()
+    page, fading, units = ((tmp_path / f"{name}-dry.md").read_text() for name in ("reproduce", "fading", "units"))
+    assert "Not all is run yet" not in page + fading + units
+    tables = [f"## Table {number}" for number in range(1, 7)]
+    sections = ["## The paper's claims", "## How far the masks move", "## What to take", "## Sampling within an epoch"]
+    assert all(section in page for section in [*tables, *sections])
+    assert "| EB Train | 2 | 80.0 ± 0.0 | 50.0 ± 0.0 | 30.0 ± 0.0 | 76.5 ± 0.7 | 3.00 ± 0.00 | 8.0 ± 0.0 |" in page
+    assert "| WORM has a smaller drop at the draw | 0 | 0 | 18 | 0 |" in page, "all runs are alike"
+    assert "## How to fade" in fading and "### rte, p = 0.9" in fading
+    assert "## mrpc: neurons and heads, p = 0.5" in units
+    assert "| magnitude, before fine-tuning | 2 | – | – | – | 70.0 ± 0.0 | 76.5 ± 0.7 |" in units, (
+        "a new head is chance"
+    )
+    for figure in ("figure1", "figure2", "fading"):
+        assert (tmp_path / f"{figure}-dry.png").stat().st_size > 5_000
