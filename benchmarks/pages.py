@@ -381,9 +381,9 @@ def figure_1(scale: Scale, records: Records, path: Path) -> bool:
                 axis.plot(*line[-1], "o", color=COLOURS[method], markersize=4)
         limit, text = (0.15, "trigger, s + δ = 0.15") if which == "mean" else (0.1, "stopping point, s = 0.1")
         axis.axhline(limit, color="black", linewidth=0.8, linestyle="--")
-        axis.text(0.99, limit, text, ha="right", va="bottom", fontsize=8, transform=axis.get_yaxis_transform())
+        axis.text(0.01, limit, text, ha="left", va="top", fontsize=8, transform=axis.get_yaxis_transform())
         axis.set(xlabel="epoch", title=title)
-        axis.set_ylim(bottom=0)
+    axes[0].set_ylim(bottom=0)  # of both, once both are drawn
     axes[0].set_ylabel("share of the channels")
     axes[1].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
