@@ -149,10 +149,13 @@ class WormConfig:
         if not self.layers:
             raise ValueError("`layers` is empty: name at least one layer to watch, such as 'query'.")
         object.__setattr__(self, "layers", list(self.layers))
+        ratios: dict[str, float | None] = {}
         for entry in self.layers:
-            _, ratio = split_ratio(entry)
+            name, ratio = split_ratio(entry)
             if ratio is not None and not 0 <= ratio < 1:
                 raise ValueError(f"The ratio of `{entry}` in `layers` must be in [0, 1).")
+            if ratios.setdefault(name, ratio) != ratio:
+                raise ValueError(f"`{name}` is named twice in `layers`, with two ratios: {self.layers}.")
             if ratio is not None and self.scope == "global":
                 raise ValueError(f"`{entry}` in `layers` has a ratio of its own, and `scope='global'` one for all.")
         for name, choices in (

@@ -230,6 +230,8 @@ class TicketSearch:
         try:
             history = read_observations(state["history"])
             settings = {name: state["config"][name] for name in ("prune_ratio", "scope", "window")}
+            entries = state["config"].get("layers", self.config.layers)
+            ratios = self._ratios(representative_layers(self._model, entries))
             masks = [{name: mask[name].cpu() for name in here} for mask in state["window"]]
             start = {name: state["start"][name].cpu() for name in here} if state["start"] else {}
         except (KeyError, TypeError, AttributeError) as error:
@@ -241,10 +243,9 @@ class TicketSearch:
                     f"The saved search ran with `{name}={saved!r}`, this one has {now!r}: their masks do not compare. "
                     "Resume with the saved setting, or start anew."
                 )
-        saved_entries = state["config"].get("layers", self.config.layers)
-        if self._ratios(representative_layers(self._model, saved_entries)) != self._ratios(self.layers):
+        if ratios != self._ratios(self.layers):
             raise ValueError(
-                f"The saved search ran with `layers={saved_entries}`, this one has {self.config.layers}: "
+                f"The saved search ran with `layers={entries}`, this one has {self.config.layers}: "
                 "with other ratios their masks do not compare. Resume with the saved ones, or start anew."
             )
         if len(masks) != min(len(history), self.config.window):

@@ -81,6 +81,7 @@ HUGE = 10**400
     ("a word for a ratio", {"layers": ["neurons=most"]}, "`most` in `layers`, of `neurons=most`, is no ratio"),
     ("a ratio of 1", {"layers": ["neurons=1"]}, "The ratio of `neurons=1` in `layers` must be in [0, 1)."),
     ("a ratio that is no number", {"layers": ["key=nan"]}, "The ratio of `key=nan` in `layers` must be in [0, 1)."),
+    ("two ratios", {"layers": ["heads=0.2", "heads"]}, "`heads` is named twice in `layers`, with two ratios"),
     ("ratios for one", {"layers": ["key=0.1"], "scope": "global"}, "has a ratio of its own, and `scope='global'` one"),
     ("scope of neither", {"scope": "model"}, "`scope` must be one of ('layer', 'global'), got 'model'."),
     ("scope as a list", {"scope": ["layer"]}, "`scope` must be one of ('layer', 'global'), got ['layer']."),
