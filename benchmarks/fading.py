@@ -3,13 +3,12 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 from pages import COLOURS
-from protocol import COMPARED, COMPARED_RATIOS, FADING, METHODS, SCALES, TEXT, Scale, Setting
+from protocol import COMPARED, COMPARISONS, FADED, FADING, METHODS, SCALES, TEXT, Scale, Setting
 from summary import (
     BEFORE,
     DRAWN,
@@ -19,6 +18,7 @@ from summary import (
     Number,
     Records,
     begin,
+    by_seed,
     cells,
     drop,
     group,
@@ -44,24 +44,28 @@ def curve(setting: Setting) -> str:
 
 
 def schedules(scale: Scale, records: Records) -> list[str]:
-    """A row for each way to fade, over its seeds."""
+    """A row for each way to fade, over its seeds, task by task."""
     found = of_part("fading", scale, records)
-    rows = []
-    for setting in dict.fromkeys(replace(setting, seed=0) for setting in found):
-        runs = [record for other, record in found.items() if replace(other, seed=0) == setting]
-        how = ["–", "–", "–"]
-        if "fade" in setting.method:
-            how = [setting.truncate_from, f"{setting.fade_epochs:g}", str(setting.samples_per_epoch)]
-        rows.append([curve(setting), *how, *cells(runs, *COLUMNS)])
-    head = ["curve", "from", "epochs", "samplings an epoch", "seeds", "before the draw, %", "drawn, %", "drop, points"]
-    return [
-        f"## How to fade: sst2, query, key and value, p = 0.8, {scale.search_epochs + 1:g} epochs in all",
+    lines = [
+        f"## How to fade: p = 0.8, {scale.search_epochs + 1:g} epochs in all",
         "",
         "*Epochs*: in which a doomed weight falls to 1 % of its size (exponential), or to 0. What the search leaves of "
         "the epochs is retrained, with a fresh optimizer; *drawn at the end* has one optimizer and one schedule.",
         "",
-        *table([*head, "retrained, %", "epochs to the ticket", "steps"], rows),
     ]
+    head = ["curve", "from", "epochs", "samplings an epoch", "seeds", "before the draw, %", "drawn, %", "drop, points"]
+    head += ["retrained, %", "epochs to the ticket", "steps"]
+    for task, layers in FADED.items():
+        rows = []
+        for setting in dict.fromkeys(replace(setting, seed=0) for setting in found if setting.task == task):
+            runs = [record for other, record in found.items() if replace(other, seed=0) == setting]
+            how = ["–", "–", "–"]
+            if "fade" in setting.method:
+                how = [setting.truncate_from, f"{setting.fade_epochs:g}", str(setting.samples_per_epoch)]
+            rows.append([curve(setting), *how, *cells(runs, *COLUMNS)])
+        if rows:
+            lines += [f"### {task}, {', '.join(layers)}", "", *table(head, rows)]
+    return lines
 
 
 COLUMNS: tuple[Number, ...] = (BEFORE, DRAWN, drop, RETRAINED, SEARCHED, STEPS)
@@ -79,30 +83,28 @@ def comparison(scale: Scale, records: Records) -> list[str]:
     ]
     head = ["method", "seeds", "before the draw, %", "drawn, %", "drop, points", "in the end, %"]
     head += ["epochs to the ticket", "steps", "fading less this, points"]
-    for task, ratio in product(TEXT, COMPARED_RATIOS):
+    for task, layers, ratio in COMPARISONS:
         rows = []
         for method in COMPARED:
-            runs = group(found, task=task, method=method, **pruned_to(ratio, method))
+            runs = group(found, task=task, method=method, **pruned_to(ratio, method, layers))
             if runs:
                 row = cells(runs, *stages(method), STEPS)
-                rows.append([TITLES[method], *row, against(found, task, ratio, method)])
-        if rows:
-            lines += [f"### {task}, p = {ratio:g}", "", *table(head, rows)]
+                rows.append([TITLES[method], *row, against(found, task, layers, ratio, method)])
+        if any(row[0] != TITLES["dense"] for row in rows):
+            lines += [f"### {task}: {', '.join(layers)}, p = {ratio:g}", "", *table(head, rows)]
     return lines
 
 
-def against(found: Records, task: str, ratio: float, method: str) -> str:
+def against(found: Records, task: str, layers: tuple[str, ...], ratio: float, method: str) -> str:
     """Fading less a method: mean and 95 % confidence interval of the differences of each seed."""
     if method == "worm_fade":
         return ""
-    differences = []
-    for setting, record in found.items():
-        if (setting.task, setting.prune_ratio, setting.method) == (task, ratio, "worm_fade"):
-            final = stages(method)[3]
-            others = group(found, task=task, method=method, seed=setting.seed, **pruned_to(ratio, method))
-            mine, theirs = RETRAINED(record), final(others[0]) if others else None
-            if mine is not None and theirs is not None:
-                differences.append(mine - theirs)
+    final, differences = stages(method)[3], []
+    others = by_seed(found, task=task, method=method, **pruned_to(ratio, method, layers))
+    for seed, record in by_seed(found, task=task, method="worm_fade", prune_ratio=ratio, layers=layers).items():
+        mine, theirs = RETRAINED(record), final(others[seed]) if seed in others else None
+        if mine is not None and theirs is not None:
+            differences.append(mine - theirs)
     return interval(differences)
 
 
@@ -128,13 +130,13 @@ def points(record: dict[str, Any]) -> list[tuple[float, float]]:
 def story(scale: Scale, records: Records, path: Path) -> bool:
     """Accuracy against optimizer steps through search, draw and retraining; the range over seeds is shaded."""
     found = of_part("comparison", scale, records)
-    tasks = [task for task in TEXT if group(found, task=task, method="worm_fade", prune_ratio=0.8)]
+    tasks = [task for task in TEXT if group(found, task=task, method="worm_fade", **pruned_to(0.8, "worm_fade"))]
     if not tasks:
         return False
     figure, axes = plt.subplots(1, len(tasks), figsize=(4.5 * len(tasks), 3.8), layout="constrained", squeeze=False)
     for axis, task in zip(axes[0], tasks, strict=True):
         for method, colour in STORY.items():
-            runs = [points(record) for record in group(found, task=task, method=method, prune_ratio=0.8)]
+            runs = [points(record) for record in group(found, task=task, method=method, **pruned_to(0.8, method))]
             runs = [run for run in runs if len(run) == len(runs[0])]
             if not runs:
                 continue

@@ -260,7 +260,7 @@ def recommendations(scale: Scale, records: Records) -> list[str]:
     rows = []
     for task, ratio in product(TEXT, COMPARED_RATIOS):
         options = {
-            METHODS.get(method) or FADING[method]: by_seed(found, task=task, method=method, prune_ratio=ratio)
+            METHODS.get(method) or FADING[method]: by_seed(found, task=task, method=method, **pruned_to(ratio, method))
             for method in ADVISABLE
         }
         best, others = leaders(options)

@@ -13,6 +13,7 @@ TEXT = ("mrpc", "rte", "sst2")
 IMAGES = ("resnet18", "vgg11_bn")
 QUERY_KEY = ("query", "key")
 QUERY_KEY_VALUE = ("query", "key", "value")
+BATCHNORM = ("batchnorm",)
 # By the name in a record; each is a function of methods.py.
 METHODS = {
     "dense": "dense fine-tuning",
@@ -158,6 +159,7 @@ TRUNCATIONS = (1.0, 0.5, 0.1, 0.05, 0.01)  # Table 1's r
 SAMPLES_PER_EPOCH = (1, 2, 4, 8)
 SAMPLED = {"mrpc": (1, 4), "sst2": SAMPLES_PER_EPOCH}
 SAMPLED_METHODS = ("eb_train", "worm_update")
+FADED = {"sst2": QUERY_KEY_VALUE, "mrpc": QUERY_KEY}  # on SST-2 queries and keys alone are hardly missed
 UNIT_TASKS = ("mrpc", "rte")
 UNITS = (
     *((("neurons",), ratio) for ratio in (0.3, 0.5, 0.75)),
@@ -165,6 +167,12 @@ UNITS = (
     (("neurons", "heads"), 0.5),
 )
 UNIT_METHODS = ("eb_train", "worm_gradient", "worm_update", "worm_fade", "one_shot", "before", "random")
+# Task, layers and ratio of each table of the comparison.
+COMPARISONS = (
+    *((task, QUERY_KEY, ratio) for task, ratio in product(TEXT, COMPARED_RATIOS)),
+    *((task, QUERY_KEY_VALUE, 0.8) for task in TEXT),
+    *((network, BATCHNORM, 0.5) for network in IMAGES),
+)
 COMPARED = ("dense", "eb_train", "before", "one_shot", "gradual", "random", "worm_gradient", "worm_update", "worm_fade")
 
 
@@ -226,14 +234,15 @@ def _of_a_seed(part: str, scale: Scale) -> Iterable[Setting]:
         for task, ratio in product(TEXT, COMPARED_RATIOS):
             yield _text(task, "drift", scale, prune_ratio=ratio)
     elif part == "fading":
-        # Of SST-2, where queries and keys alone are hardly missed.
-        yield from (replace(setting, prune_ratio=0.8, layers=QUERY_KEY_VALUE) for setting in _schedules(scale))
+        for task, layers in FADED.items():
+            yield from (replace(setting, prune_ratio=0.8, layers=layers) for setting in _schedules(task, scale))
     elif part == "comparison":
-        for task, ratio, method in product(TEXT, COMPARED_RATIOS, COMPARED):
-            if method == "dense":
-                yield _text(task, method, scale)
-            else:
-                yield _text(task, method, scale, prune_ratio=ratio)
+        for (task, layers, ratio), method in product(COMPARISONS, COMPARED):
+            pruned = {} if method == "dense" else {"layers": layers, "prune_ratio": ratio}
+            if task in TEXT:
+                yield _text(task, method, scale, **pruned)
+            elif method != "before":  # fresh scales are all 1
+                yield _image(task, method, scale, **_in_all(scale))
     elif part == "units":
         for task, (layers, ratio), method in product(UNIT_TASKS, UNITS, UNIT_METHODS):
             yield _text(task, method, scale, layers=layers, prune_ratio=ratio, epochs=scale.search_epochs + 3)
@@ -241,16 +250,17 @@ def _of_a_seed(part: str, scale: Scale) -> Iterable[Setting]:
         raise ValueError(f"`part` must be one of {', '.join(PARTS)}, got {part!r}.")
 
 
-def _schedules(scale: Scale) -> Iterable[Setting]:
-    """How fast the weights fade, by which curve, from when on, and where the ticket is drawn."""
-    task, whole = "sst2", scale.search_epochs + 1
-    for epochs in (0.25, 0.5, 1.0):
+def _schedules(task: str, scale: Scale) -> Iterable[Setting]:
+    """How fast the weights fade, by which curve, from when on, and where the ticket is drawn; not all for MRPC."""
+    whole, all_of_it = scale.search_epochs + 1, task == "sst2"
+    for epochs in (0.25, 0.5, 1.0) if all_of_it else (1.0,):
         yield _text(task, "worm_fade", scale, fade_epochs=epochs)
-    yield _text(task, "worm_fade", scale, fade_epochs=2.0, search_epochs=whole)
-    for epochs in (0.5, 1.0, 2.0):
+    if all_of_it:
+        yield _text(task, "worm_fade", scale, fade_epochs=2.0, search_epochs=whole)
+    for epochs in (0.5, 1.0, 2.0) if all_of_it else (1.0,):
         yield _text(task, "worm_fade", scale, fade_epochs=epochs, truncate_from="start")
         yield _text(task, "worm_fade", scale, fade_epochs=epochs, samples_per_epoch=4)
-    for method in ("fade_linear", "fade_cubic"):
+    for method in ("fade_linear", "fade_cubic") if all_of_it else ():
         yield _text(task, method, scale)
         yield _text(task, method, scale, fade_epochs=2.0, truncate_from="start")
     yield _text(task, "fade_throughout", scale, search_epochs=whole)
@@ -269,7 +279,12 @@ def _text(task: str, method: str, scale: Scale, **changes: Any) -> Setting:
 
 def _image(network: str, method: str, scale: Scale, **changes: Any) -> Setting:
     epochs = {"epochs": scale.image_epochs + 3, "search_epochs": scale.image_epochs, "retrain_epochs": 3.0}
-    return Setting(network, method, 0, layers=("batchnorm",), **{**epochs, **_untruncated(method), **changes})
+    return Setting(network, method, 0, layers=BATCHNORM, **{**epochs, **_untruncated(method), **changes})
+
+
+def _in_all(scale: Scale) -> dict[str, Any]:
+    """A CNN's epochs where all methods are to take as many: what the search leaves of them is retrained."""
+    return {"epochs": scale.image_epochs, "search_epochs": round(0.75 * scale.image_epochs), "retrain_epochs": None}
 
 
 def _untruncated(method: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from protocol import DENSE, IMAGE_PARTS, SCALES, Scale, Setting, settings_of
+from protocol import DENSE, IMAGES, QUERY_KEY, SCALES, Scale, Setting, settings_of
 from scipy.stats import t
 
 Records = dict[Setting, dict[str, Any]]
@@ -127,9 +127,9 @@ def by_seed(records: Records, **wanted: Any) -> dict[int, dict[str, Any]]:
     }
 
 
-def pruned_to(ratio: float, method: str) -> dict[str, float]:
-    """What tells a method's runs of one ratio from others; dense runs are for all."""
-    return {} if method in DENSE else {"prune_ratio": ratio}
+def pruned_to(ratio: float, method: str, layers: tuple[str, ...] = QUERY_KEY) -> dict[str, Any]:
+    """What tells a method's runs of some layers and one ratio from others; dense runs are for all."""
+    return {} if method in DENSE else {"prune_ratio": ratio, "layers": layers}
 
 
 def stages(method: str) -> tuple[Number, ...]:
@@ -175,12 +175,13 @@ def begin(title: str, flags: str, scale_name: str, records: Records, parts: Sequ
         "",
         *(
             [
-                f"Images ({networks}): SGD, learning rate 0.01, momentum 0.9, batches of 128, at most "
-                f"{scale.image_epochs:g} epochs of search, 3 of retraining. Accuracy on the test split. The paper's "
-                "95 % with VGG-11 after 7 epochs can only be accuracy on training data.",
+                f"Images ({networks}): SGD, learning rate 0.01, momentum 0.9, batches of 128; for the paper's tables "
+                f"at most {scale.image_epochs:g} epochs of search and 3 of retraining, for the comparison "
+                f"{scale.image_epochs:g} in all. Accuracy on the test split. The paper's 95 % with VGG-11 after 7 "
+                "epochs can only be accuracy on training data.",
                 "",
             ]
-            if set(parts) & set(IMAGE_PARTS)
+            if any(setting.task in IMAGES for setting in wanted)
             else []
         ),
     ]

@@ -304,7 +304,8 @@ def test_the_pages_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert all(section in page for section in [*tables, *sections])
     assert "| EB Train | 2 | 80.0 ± 0.0 | 50.0 ± 0.0 | 30.0 ± 0.0 | 76.5 ± 0.7 | 3.00 ± 0.00 | 8.0 ± 0.0 |" in page
     assert "| WORM has a smaller drop at the draw | 0 | 0 | 18 | 0 |" in page, "all runs are alike"
-    assert "## How to fade" in fading and "### rte, p = 0.9" in fading
+    assert "## How to fade" in fading and "### rte: query, key, p = 0.9" in fading
+    assert "### mrpc: query, key, value, p = 0.8" in fading and "### vgg11_bn: batchnorm, p = 0.5" in fading
     assert "## mrpc: neurons and heads, p = 0.5" in units
     assert "| magnitude, before fine-tuning | 2 | – | – | – | 70.0 ± 0.0 | 76.5 ± 0.7 |" in units, (
         "a new head is chance"
