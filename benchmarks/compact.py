@@ -1,10 +1,12 @@
 """What cutting out gains: compact models against dense ones, in one run, with random weights.
 
-    python benchmarks/compact.py [--layers 12] [--rows 32] [--length 128] [--threads N] [--out benchmarks/results]
+    python benchmarks/compact.py [--layers 12] [--rows 32] [--length 128] [--rounds 9] [--threads N]
+                                 [--device cpu | cuda] [--dtype float32 | bfloat16] [--out benchmarks/results]
 
 A BERT of BERT-base's shape without half of its FFN neurons, and without three quarters of them and half of its heads;
 ResNet-18 and VGG-11 for 32×32 images without half of their channels. In each round all models of a kind take their
-turn, and a ratio is of that round. Writes compact.json and compact.md.
+turn, and a ratio is of that round. Writes compact.json and compact.md; on a GPU, which is taken if there is one, and
+in bfloat16 if nothing else is asked for, compact-NAME.json and .md by the device's name.
 """
 
 import argparse
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import machine
+from machine import machine, slug
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -72,8 +74,13 @@ def kinds(rows: int, length: int, layers: int) -> dict[str, tuple[dict[str, nn.M
     }
 
 
-def measure(models: Mapping[str, nn.Module], batch: Mapping[str, torch.Tensor], rounds: int) -> dict[str, Any]:
+def measure(
+    models: Mapping[str, nn.Module], batch: Mapping[str, torch.Tensor], device: str, dtype: torch.dtype, rounds: int
+) -> dict[str, Any]:
     """Size of each model, and its seconds in each round."""
+    for model in models.values():
+        model.to(device, dtype)
+    batch = {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in batch.items()}
     size = {name: counts(model, repeated(batch, 1)) for name, model in models.items()}
     times = {name: race(models, batch, action, rounds, math.inf) for name, action in ACTIONS.items()}
     return {"size": size, "seconds": times}
@@ -89,9 +96,9 @@ def page(results: dict[str, Any]) -> str:
     lines = [
         "# What cutting out gains",
         "",
-        f"`{results['command']}` on {results['machine']['cpu']}, {results['threads']} threads, torch "
-        f"{results['machine']['torch']}, fp32, random weights. *Faster*: seconds of the dense model by those of this "
-        "one in the same round, median and quartiles over the rounds. A training step is forward and backward.",
+        f"`{results['command']}` on {results['device']}, torch {results['machine']['torch']}, {results['dtype']}, "
+        "random weights. *Faster*: seconds of the dense model by those of this one in the same round, median and "
+        "quartiles over the rounds. A training step is forward and backward.",
         "",
     ]
     head = ["model", "parameters, M", "multiply-adds of a row, M", "rounds", "forward, faster", "limit", "met"]
@@ -115,22 +122,36 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--length", type=int, default=128, help="tokens of a row")
     parser.add_argument("--rounds", type=int, default=9, help="of each measurement")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch, on a CPU")
+    cuda = torch.cuda.is_available()
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on a GPU, else float32")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
     options = parser.parse_args()
+    on_gpu = options.device == "cuda"
+    dtype = options.dtype or ("bfloat16" if on_gpu else "float32")
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     made = kinds(options.rows, options.length, options.layers)
+    measured = {
+        kind: measure(models, batch, options.device, getattr(torch, dtype), options.rounds)
+        for kind, (models, batch) in made.items()
+    }
+    name = torch.cuda.get_device_name() if on_gpu else machine()["cpu"]
     results = {
         "command": f"python benchmarks/compact.py --layers {options.layers} --rows {options.rows} --length "
-        f"{options.length} --rounds {options.rounds} --threads {options.threads}",
+        f"{options.length} --rounds {options.rounds} "
+        + ("--device cuda" if on_gpu else f"--threads {options.threads}")
+        + (f" --dtype {options.dtype}" if options.dtype else ""),
+        "device": name if on_gpu else f"{name}, {options.threads} threads",
+        "dtype": dtype,
         "machine": machine(),
-        "threads": options.threads,
-        "kinds": {kind: measure(models, batch, options.rounds) for kind, (models, batch) in made.items()},
+        "kinds": measured,
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "compact.json").write_text(json.dumps(results) + "\n")
-    (options.out / "compact.md").write_text(page(results))
+    stem = f"compact-{slug(name)}" if on_gpu else "compact"
+    (options.out / f"{stem}.json").write_text(json.dumps(results) + "\n")
+    (options.out / f"{stem}.md").write_text(page(results))
     print(page(results))
 
 

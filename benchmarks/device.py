@@ -10,7 +10,6 @@ which only shows that it runs. Writes device-NAME.json and device-NAME.md, by th
 import argparse
 import json
 import random
-import re
 import statistics
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import machine
+from machine import machine, slug
 from transformers import BertConfig, BertForSequenceClassification
 
 from hf_worm import TicketSearch, WormConfig
@@ -136,7 +135,7 @@ def main() -> None:
         "seconds": measure(options.batch, options.length, options.layers, options.rounds),
         "memory_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
     }
-    path = options.out / f"device-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
+    path = options.out / f"device-{slug(name)}.json"
     options.out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results) + "\n")
     path.with_suffix(".md").write_text(page(results))

@@ -4,9 +4,10 @@
 #     benchmarks/gpu.sh [--dry-run] [PART ...]
 #
 # Parts: tests (those that need CUDA), overhead (a training step in bf16 at 32 × 128 tokens, and a sampling, on the
-# device), mrpc, rte, sst2 (tables 4 to 6, figure 2), resnet18, vgg11_bn (tables 1 to 3, figure 1). None named: all.
-# From the environment: MODEL (Hub id or folder), DATA (folder with glue/ and cifar10/ as on the Hub), OUT (folder of
-# the results), MINUTES (of a part: no run begins after that), PYTHON. --dry-run shows on any machine that all runs.
+# device), compact (what cutting out gains, in bf16), mrpc, rte, sst2 (tables 4 to 6, figure 2), resnet18, vgg11_bn
+# (tables 1 to 3, figure 1). None named: all. From the environment: MODEL (Hub id or folder), DATA (folder with glue/
+# and cifar10/ as on the Hub), OUT (folder of the results), MINUTES (of a part: no run begins after that), PYTHON.
+# --dry-run shows on any machine that all runs.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -31,7 +32,7 @@ reproduce() {
 if [ $scale = dry ]; then
     OUT=${OUT:-runs/dry}
 fi
-for part in ${*:-tests overhead mrpc rte sst2 resnet18 vgg11_bn}; do
+for part in ${*:-tests overhead compact mrpc rte sst2 resnet18 vgg11_bn}; do
     echo "== $part"
     case $part in
         tests) "$python" -m pytest tests -k cuda ;;
@@ -42,6 +43,13 @@ for part in ${*:-tests overhead mrpc rte sst2 resnet18 vgg11_bn}; do
                 set --
             fi
             "$python" benchmarks/device.py "$@" ${OUT:+--out "$OUT"} ;;
+        compact)
+            if [ $scale = dry ]; then
+                set -- --rows 2 --length 8 --layers 1 --rounds 2
+            else
+                set --
+            fi
+            "$python" benchmarks/compact.py "$@" ${OUT:+--out "$OUT"} ;;
         mrpc | rte | sst2) reproduce --table 4 5 6 --figure 2 --task "$part" ;;
         resnet18 | vgg11_bn) reproduce --table 1 2 3 --figure 1 --task "$part" ;;
         *) echo "gpu.sh: unknown part $part" >&2; exit 2 ;;

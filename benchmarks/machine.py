@@ -1,6 +1,7 @@
 """What a measurement was made on."""
 
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ def machine() -> dict[str, Any]:
         "transformers": transformers.__version__,
         "python": platform.python_version(),
     }
+
+
+def slug(name: str) -> str:
+    """A device's name as a part of a file's."""
+    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _cpu_info() -> list[str]:
