@@ -37,10 +37,11 @@ def curve(setting: Setting) -> str:
     if setting.method.startswith("gradual"):
         whole = "the training" if setting.method == "gradual" else "three epochs, and a schedule anew"
         return f"none: gradual magnitude, ramp over {setting.ramp:g} of {whole}"
+    goes_on = "" if setting.retrain_schedule == "restart" else "; its schedule goes on"
     if setting.method in METHODS:
-        return f"none: {METHODS[setting.method]}"
+        return f"none: {METHODS[setting.method]}{goes_on}"
     kind = {"worm_fade": "exponential", "fade_linear": "linear", "fade_cubic": "cubic"}.get(setting.method)
-    return kind or "exponential, drawn at the end of all training"
+    return (kind or "exponential, drawn at the end of all training") + goes_on
 
 
 def schedules(scale: Scale, records: Records) -> list[str]:
@@ -50,7 +51,8 @@ def schedules(scale: Scale, records: Records) -> list[str]:
         f"## How to fade: p = 0.8, {scale.search_epochs + 1:g} epochs in all",
         "",
         "*Epochs*: in which a doomed weight falls to 1 % of its size (exponential), or to 0. What the search leaves of "
-        "the epochs is retrained, with a fresh optimizer; *drawn at the end* has one optimizer and one schedule.",
+        "the epochs is retrained, with a fresh optimizer and schedule, or, where *its schedule goes on*, with those of "
+        'the search (`retrain_schedule="continue"`). *Drawn at the end*: nothing is retrained.',
         "",
     ]
     head = ["curve", "from", "epochs", "samplings an epoch", "seeds", "before the draw, %", "drawn, %", "drop, points"]
@@ -59,9 +61,11 @@ def schedules(scale: Scale, records: Records) -> list[str]:
         rows = []
         for setting in dict.fromkeys(replace(setting, seed=0) for setting in found if setting.task == task):
             runs = [record for other, record in found.items() if replace(other, seed=0) == setting]
-            how = ["–", "–", "–"]
+            how = ["–", "–"]
             if "fade" in setting.method:
-                how = [setting.truncate_from, f"{setting.fade_epochs:g}", str(setting.samples_per_epoch)]
+                how = [setting.truncate_from, f"{setting.fade_epochs:g}"]
+            searches = "fade" in setting.method or setting.method in ("eb_train", "worm_update")
+            how.append(str(setting.samples_per_epoch) if searches else "–")
             rows.append([curve(setting), *how, *cells(runs, *COLUMNS)])
         if rows:
             lines += [f"### {task}, {', '.join(layers)}", "", *table(head, rows)]

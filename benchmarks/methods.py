@@ -89,6 +89,7 @@ def build_trainer(
         "truncate_from": setting.truncate_from,
         "truncation_target": TARGETS.get(setting.method, "gradient"),
         "fade_epochs": setting.fade_epochs,
+        "retrain_schedule": setting.retrain_schedule,
         "retrain_epochs": 0,
         "eval_strategy": "epoch",
         "save_strategy": "no",
@@ -255,14 +256,16 @@ def lottery(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
 
 def searched(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     """EB Train and WORM, as `WormTrainer` has them."""
-    spent = 0.0
+    spent, changes = 0.0, {}
     if setting.samples_per_epoch > 1:
         steps = math.ceil(len(build().get_train_dataloader()) / setting.samples_per_epoch)
-        trainer = build(sample_strategy="steps", sample_steps=steps)
+        changes = {"sample_strategy": "steps", "sample_steps": steps}
+    if changes or setting.retrain_schedule == "continue" or setting.task in IMAGES:  # not to be used again
+        trainer = build(**changes)
         trainer.search_ticket()
-    elif setting.truncation == 1 and setting.task not in IMAGES:  # whose searches are not used again
+    elif setting.truncation == 1:
         trainer, spent = plain_search(build, cache)
-    elif setting.truncate_from == "trigger" and setting.task not in IMAGES:
+    elif setting.truncate_from == "trigger":
         trainer, spent = truncated_search(build, cache)
     else:
         trainer = build()
@@ -453,6 +456,9 @@ def draw(trainer: WormTrainer, masks: dict[str, torch.Tensor]) -> None:
 def retrain(trainer: WormTrainer, setting: Setting) -> None:
     """Retrain with the ticket held for what is left of the run's epochs, or as long as the setting says."""
     assert trainer.ticket is not None
+    if setting.retrain_schedule == "continue":
+        trainer.retrain()
+        return
     rest = setting.epochs - trainer.progress.epochs.get("search", 0.0)
     epochs = rest if setting.retrain_epochs is None else setting.retrain_epochs
     if epochs == 0:  # the search took them all

@@ -54,6 +54,7 @@ class Setting:
         prune_ratio, layers, truncation, truncate_from: As in `WormConfig`.
         samples_per_epoch (`int`): Observations in an epoch; 1: at its end.
         fade_epochs: As in `WormConfig`, for the methods that fade.
+        retrain_schedule: As in `WormConfig`; with `"continue"`, the search is planned for all epochs.
         ramp (`float`): Share of the training in which gradual pruning reaches its ratio.
     """
 
@@ -70,6 +71,7 @@ class Setting:
     samples_per_epoch: int = 1
     fade_epochs: float = 1.0
     ramp: float = 0.75
+    retrain_schedule: str = "restart"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -265,6 +267,8 @@ def _schedules(task: str, scale: Scale) -> Iterable[Setting]:
         yield _text(task, method, scale, fade_epochs=2.0, truncate_from="start")
     yield _text(task, "fade_throughout", scale, search_epochs=whole)
     yield _text(task, "fade_throughout", scale, fade_epochs=2.0, truncate_from="start", search_epochs=whole)
+    for method, samples in product(("eb_train", "worm_fade"), (1, 4)):
+        yield _text(task, method, scale, samples_per_epoch=samples, search_epochs=whole, retrain_schedule="continue")
     for ramp in (0.5, 0.75, 0.9):
         yield _text(task, "gradual", scale, ramp=ramp)
     yield _text(task, "gradual_restarted", scale)

@@ -64,6 +64,10 @@ class WormConfig:
         compact (`bool`, *optional*, defaults to `False`):
             Once the ticket is drawn, cut what it prunes out of the model, and retrain the smaller one: for `neurons`
             and `heads`.
+        retrain_schedule (`str`, *optional*, defaults to `"restart"`):
+            `"restart"`: the retraining has an optimizer and a learning rate schedule of its own (the paper's rule);
+            `"continue"`: the search's go on to the end of `num_train_epochs`, which is then the whole run, and
+            `retrain_epochs` is not used. Not with `compact=True`.
 
     Raises:
         ValueError: A setting is outside its range, or contradicts another.
@@ -113,9 +117,15 @@ class WormConfig:
         default=1.0,
         metadata={"help": "Epochs in which a weight about to be pruned falls to a hundredth (truncation_target=fade)."},
     )
-
     compact: bool = field(
         default=False, metadata={"help": "Cut pruned neurons and heads out, and retrain the smaller model."}
+    )
+    retrain_schedule: Literal["restart", "continue"] = field(
+        default="restart",
+        metadata={
+            "help": "Retrain with a fresh optimizer and schedule for retrain_epochs, or go on with the search's to the "
+            "end of num_train_epochs."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -163,6 +173,7 @@ class WormConfig:
             ("truncation_target", ("gradient", "update", "fade")),
             ("truncate_from", ("trigger", "start")),
             ("sample_strategy", ("epoch", "steps")),
+            ("retrain_schedule", ("restart", "continue")),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}` must be one of {choices}, got {getattr(self, name)!r}.")

@@ -13,12 +13,14 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from hf_worm.checkpoint import require_whole
 from hf_worm.renamed import load_renamed
 from hf_worm.run import Progress, load_state, save_state
+
+STATE_FILES = {"optimizer": OPTIMIZER_NAME, "lr_scheduler": SCHEDULER_NAME}
 
 if TYPE_CHECKING:
     _Trainer = Trainer
@@ -45,6 +47,7 @@ class PhasedTrainerMixin(_Trainer):
         self._checkpoint_state: tuple[Progress, dict[str, Any]] | None = None  # what a resumed phase begins from
         self._saving_checkpoint = False
         self._handle: Any = None  # of the hooks on the optimizer's step
+        self._over_in: str | None = None  # the checkpoint in which the last phase was over, if it had no step left
         super().__init__(*args, **kwargs)
         # An optimizer that the user made can't be made anew for a phase: it goes back to the state that it came in.
         self._given_states = {
@@ -62,8 +65,10 @@ class PhasedTrainerMixin(_Trainer):
         self._renew_optimizer()
         self._phase = phase
         try:
+            self._over_in = None
             if checkpoint is not None and self._load_if_over(checkpoint):
                 output = TrainOutput(self.state.global_step, 0.0, {})
+                self._over_in = checkpoint
             else:
                 output = super().train(resume_from_checkpoint=checkpoint, **options)
                 self._put_weights_in_place()
@@ -112,6 +117,18 @@ class PhasedTrainerMixin(_Trainer):
 
     def _steps_in_epoch(self, batches: DataLoader[Any]) -> int:
         return max(math.ceil(len(batches) / self.args.gradient_accumulation_steps), 1)
+
+    def _optimizer_states(self) -> dict[str, Any]:
+        """What the last phase left of its optimizer and its schedule, or the checkpoint that it was over in."""
+        if self._over_in is None:
+            return {name: getattr(self, name).state_dict() for name in STATE_FILES}
+        states = {}
+        for name, file in STATE_FILES.items():
+            path = os.path.join(self._over_in, file)
+            if not os.path.isfile(path):
+                raise ValueError(f"{self._over_in} holds no `{file}`, and the retraining goes on with it.")
+            states[name] = torch.load(path, map_location="cpu", weights_only=True)
+        return states
 
     def _renew_optimizer(self) -> None:
         for name in ("optimizer", "lr_scheduler"):

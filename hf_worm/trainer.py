@@ -48,14 +48,16 @@ class WormTrainerMixin(CuttingTrainerMixin):
     def __init__(self, *args: Any, worm_config: WormConfig | None = None, **kwargs: Any) -> None:
         self.worm_config = worm_config
         self.search: TicketSearch | None = None
+        self._states: dict[
+            str, Any
+        ] = {}  # of the search's optimizer and schedule, while the retraining goes on with them
         super().__init__(*args, **kwargs)
         if worm_config is not None:
             refuse_unsupported(self, worm_config)
             self.search = TicketSearch(self._trained_model, worm_config)
             if worm_config.compact:
-                refuse_compact(
-                    self._trained_model, self.search.layers, given_optimizer="optimizer" in self._given_states
-                )
+                given = "optimizer" in self._given_states
+                refuse_compact(self._trained_model, self.search.layers, worm_config, given)
             self.add_callback(PhaseCallback(self, worm_config))
 
     # The three phases.
@@ -67,7 +69,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
         ignore_keys_for_eval: list[str] | None = None,
         **kwargs: Any,
     ) -> TrainOutput:
-        """Search (`num_train_epochs` at the most) → draw → retrain (`retrain_epochs`; 0: none).
+        """Search (`num_train_epochs` at the most) → draw → retrain (`retrain_epochs`, or what the search leaves).
 
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*):
@@ -83,7 +85,8 @@ class WormTrainerMixin(CuttingTrainerMixin):
         options = {"trial": trial, "ignore_keys_for_eval": ignore_keys_for_eval, **kwargs}
         if self.worm_config is None:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
-        if self.worm_config.retrain_epochs > 0 and not has_length(self.train_dataset):
+        restarts = self.worm_config.retrain_schedule == "restart"
+        if restarts and self.worm_config.retrain_epochs > 0 and not has_length(self.train_dataset):
             raise ValueError(
                 f"`retrain_epochs={self.worm_config.retrain_epochs}` needs a training set with a length, got "
                 f"`{type(self.train_dataset).__name__}`. Set `retrain_epochs=0` and retrain with `ticket.hold`."
@@ -93,7 +96,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
             return self.retrain(checkpoint, **options)
         output = self.search_ticket(checkpoint, **options)
         self.draw_ticket()
-        if self.worm_config.retrain_epochs > 0:
+        if (self.worm_config.retrain_epochs if restarts else self._steps_left(self.progress)) > 0:
             output = self.retrain(**options)
         if trial is not None:
             # What a hyperparameter search was told last may be of the unpruned model; now it evaluates the result.
@@ -162,7 +165,10 @@ class WormTrainerMixin(CuttingTrainerMixin):
         return self.ticket
 
     def retrain(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
-        """Train on for `retrain_epochs` with the ticket held, from a fresh optimizer, schedule and seed.
+        """Train on with the ticket held: for `retrain_epochs`, from a fresh optimizer, schedule and seed.
+
+        With `WormConfig(retrain_schedule="continue")`: from the optimizer and the schedule that the search left, to the
+        end of what it was planned for.
 
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*): A checkpoint of the retraining, as for `train`.
@@ -178,15 +184,24 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 self.search = TicketSearch(self._trained_model, self._config)
                 self._search.load_state_dict(load_state(checkpoint)[1])
                 self._cut_out()
-        args, model_init, epochs = self.args, self.model_init, self._drawn.config.retrain_epochs
+        args, model_init = self.args, self.model_init
         self.args = copy.copy(args)
-        self.args.num_train_epochs, self.args.max_steps = epochs, -1
+        if self._goes_on:
+            before = self.progress if checkpoint is None else load_state(checkpoint)[0]
+            if "search" not in before.steps:
+                raise RuntimeError(
+                    "`retrain_schedule='continue'` goes on with a search's optimizer, and there was none."
+                )
+            self.args.max_steps = self._steps_left(before)
+            self._states = self._optimizer_states() if checkpoint is None else {}
+        else:
+            self.args.num_train_epochs, self.args.max_steps = self._drawn.config.retrain_epochs, -1
         self.model_init = None  # type: ignore[assignment]  # or the parent would begin with a new model
         set_seed(args.seed)  # as a new `Trainer` would: the phase depends on the drawn weights and the seed alone
         try:
             output = self._train_phase("retrain", checkpoint, options)
         finally:
-            self.args, self.model_init = args, model_init
+            self.args, self.model_init, self._states = args, model_init, {}
         self._apply_ticket()  # whatever callbacks did to the weights at the end of training
         self._evaluate_stage("retrained")
         self._write_report()
@@ -199,6 +214,8 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 self.search = TicketSearch(self._trained_model, self._config)
             if self._checkpoint_state is not None:
                 self._search.load_state_dict(self._checkpoint_state[1])
+        for name, state in self._states.items():
+            getattr(self, name).load_state_dict(state)
         optimizer = self._torch_optimizer
         if optimizer is None:
             return
@@ -207,6 +224,23 @@ class WormTrainerMixin(CuttingTrainerMixin):
             self._handle = self._search.attach(optimizer, self._steps_to_fade_by())
         else:
             self._handle = (self._rest or self._drawn).hold(self._trained_model, optimizer)
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether the retraining goes on with the optimizer and the schedule of the search."""
+        return self._drawn.config.retrain_schedule == "continue"
+
+    def _steps_left(self, progress: Progress) -> int:
+        """Optimizer steps from the end of the search to that of all that was planned for it."""
+        return self._planned_steps() - progress.steps["search"]
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The parent's; a schedule that goes on after the draw is one over the whole run."""
+        if self._phase == "retrain" and self._goes_on:
+            num_training_steps += self._steps_before
+        return super().create_scheduler(num_training_steps, optimizer)
 
     # The search.
 

@@ -498,6 +498,11 @@ def fails(capsys: pytest.CaptureFixture[str], out: Path) -> Run:
     ),
     ("a layer that there is not", {"layers": "value.bias2"}, "`value.bias2` in `layers` matches no parameter of"),
     ("scattered weights cut out", {"compact": True}, "are single weights: a matrix with scattered zeros is no smaller"),
+    (
+        "a smaller model's optimizer",
+        {"layers": "neurons", "compact": True, "retrain_schedule": "continue"},
+        "`compact=True` and `retrain_schedule='continue'` contradict each other",
+    ),
     ("channels of a BERT", {"layers": "batchnorm"}, "Found no BatchNorm with affine parameters"),
     ("fading at once", {"truncation_target": "fade", "fade_epochs": 0}, "`fade_epochs` must be"),
     ("steps for epochs", {"sample_steps": 5}, "`sample_steps=5` needs `sample_strategy='steps'`"),

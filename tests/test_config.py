@@ -27,6 +27,7 @@ OTHER: dict[str, Any] = {
     "truncate_from": "start",
     "fade_epochs": 0.5,
     "compact": True,
+    "retrain_schedule": "continue",
 }
 
 
@@ -52,6 +53,7 @@ def test_defaults_are_the_papers_for_transformers() -> None:
         "truncate_from": "trigger",
         "fade_epochs": 1.0,
         "compact": False,
+        "retrain_schedule": "restart",
     }
 
 
@@ -102,7 +104,7 @@ WRONG = [
     *(("layers", value, "must be a list of strings") for value in ("query", None, 3, [1], ["query", None], {"query"})),
     *(
         (name, value, "must be one of")
-        for name in ("scope", "truncation_target", "truncate_from")
+        for name in ("scope", "truncation_target", "truncate_from", "retrain_schedule")
         for value in ("model", "", None, [])
     ),
     *(("sample_strategy", value, "must be one of") for value in ("no", "Epoch", None)),

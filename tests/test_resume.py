@@ -61,6 +61,12 @@ def facts(folder: Path) -> dict[str, Any]:
         ("bert", {}, {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True}),
         ("bert", {"truncate_from": "start", "margin": 0.0}, {"save_steps": 5}),  # the first one is of the first epoch
         ("cnn", {"layers": ["batchnorm"], "truncate_from": "start"}, {"save_steps": 5}),
+        ("bert", {"retrain_schedule": "continue"}, {"save_steps": 4, "warmup_steps": 5, "max_grad_norm": 0.1}),
+        (
+            "bert",
+            {"retrain_schedule": "continue", "sample_strategy": "steps", "sample_steps": 3},
+            {"save_steps": 3, "max_steps": 21, "gradient_accumulation_steps": 2, "lr_scheduler_type": "cosine"},
+        ),
     ],
     ids=[
         "epochs",
@@ -71,6 +77,8 @@ def facts(folder: Path) -> dict[str, Any]:
         "best-model",
         "from-the-start",
         "cnn",
+        "continued",
+        "continued-steps",
     ],
 )
 def test_resuming_from_any_checkpoint_of_either_phase_ends_the_same(

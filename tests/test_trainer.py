@@ -225,6 +225,61 @@ def test_no_retraining(bert: BertForSequenceClassification, tmp_path: Path) -> N
     assert (bert.get_parameter(QUERY_AND_KEY[0]) == 0).float().mean() == 0.5
 
 
+@pytest.mark.parametrize("changes", [{}, {"max_steps": 37, "lr_scheduler_type": "cosine"}], ids=["epochs", "steps"])
+def test_a_schedule_that_goes_on_is_that_of_plain_training(
+    bert: BertForSequenceClassification, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """With nothing to prune, the rows in their order and no dropout, the whole run is the parent's training."""
+
+    class Sequential(SequentialTrainer):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.rates: list[float] = []
+
+        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            self.rates.append(self.lr_scheduler.get_last_lr()[0])
+            return super().training_step(*args, **kwargs)
+
+    without_dropout(bert)
+    twin = copy.deepcopy(bert)
+    changes = {"warmup_steps": 5, "weight_decay": 0.1, **changes}
+    plain = Sequential(model=twin, args=arguments(tmp_path, **changes), train_dataset=examples())
+    plain.train()
+    config = WormConfig(prune_ratio=0.0, retrain_schedule="continue")
+    trainer = worm_trainer(bert, tmp_path, config, Sequential, **changes)
+    output = trainer.train()
+    assert output.global_step == len(plain.rates) == changes.get("max_steps", 40)
+    assert report(tmp_path)["search"]["steps"] == 24, "the masks had settled after three epochs"
+    assert trainer.rates == pytest.approx(plain.rates)
+    assert same_weights(weights(bert), weights(twin))
+
+
+def test_a_schedule_that_goes_on_holds_what_was_drawn(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    changes = {"eval_dataset": examples(), "num_train_epochs": 4}
+    config = WormConfig(**CONVERGES, retrain_schedule="continue", retrain_epochs=7)
+    trainer = worm_trainer(bert, tmp_path, config, **changes)
+    assert trainer.train().global_step == 32
+    trainer.save_model()
+    assert pruned_are_zero(tmp_path, trainer.ticket) and trainer.ticket.sparsity == 0.5
+    assert list(report(tmp_path)["metrics"]) == ["before_draw", "drawn", "retrained"]
+    assert report(tmp_path)["retrain"]["steps"] == 8
+    assert trainer.train().global_step == 32, "once more, from a fresh optimizer"
+    never = WormConfig(**NEVER, retrain_schedule="continue")
+    trainer = worm_trainer(copy.deepcopy(bert), tmp_path, never, **changes)
+    with pytest.warns(UserWarning, match="had not converged"):
+        assert trainer.train().global_step == 32
+    assert "retrain" not in report(tmp_path), "the search left nothing"
+
+
+def test_what_goes_on_has_a_search_to_go_on_from(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    config = WormConfig(retrain_schedule="continue")
+    trainer = worm_trainer(bert, tmp_path, config)
+    trainer.observe()
+    trainer.draw_ticket()
+    with pytest.raises(RuntimeError, match="goes on with a search's optimizer"):
+        trainer.retrain()
+
+
 def test_not_converged_draws_the_newest_mask_and_warns(bert: BertForSequenceClassification, tmp_path: Path) -> None:
     trainer = worm_trainer(bert, tmp_path, WormConfig(**NEVER, retrain_epochs=0), num_train_epochs=2)
     with pytest.warns(UserWarning, match="had not converged when the search ended after 2 epochs"):

@@ -64,7 +64,8 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter)
 
 # What these fields of `TrainingArguments` mean here.
 HELP = {
-    "num_train_epochs": "Epochs of the search, at the most; retrain_epochs come after them.",
+    "num_train_epochs": "Epochs of the search, at the most; retrain_epochs come after them, save where "
+    "retrain_schedule is continue.",
     "output_dir": "Folder of the run; if not given, one in runs/.",
 }
 

@@ -208,6 +208,17 @@ def test_step_sampling_ends_the_search_earlier_and_leaves_the_rest_to_retraining
     assert outcome["steps"] == 32 and outcome["steps_by_phase"] == {"search": 6, "retrain": 26}
 
 
+@pytest.mark.parametrize("samples", [1, 4])
+def test_a_schedule_that_goes_on_is_planned_for_all_epochs(samples: int, scale: Any, tmp_path: Path) -> None:
+    data = glue_folder(tmp_path, "sst2", judgements(32) * 8).parent  # 8 steps an epoch
+    scale = protocol.replace(scale, rows={}, text_arguments=("--learning_rate", "1e-5"))
+    setting = protocol.Setting("sst2", "eb_train", seed=1, truncation=1.0, search_epochs=4.0, samples_per_epoch=samples)
+    setting = protocol.replace(setting, retrain_schedule="continue")
+    outcome = methods.run(setting, scale, data, tmp_path / "cache")
+    searched = {1: 24, 4: 6}[samples]
+    assert outcome["steps_by_phase"] == {"search": searched, "retrain": 32 - searched}
+
+
 def test_a_finished_run_is_not_repeated(tiny_model: Path, data: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "reproduce.py"), "--scale", "dry", "--table", "6", "--figure", "2"]
     command += ["--task", "sst2", "--model", str(tiny_model), "--data", str(data), "--workers", "1"]
