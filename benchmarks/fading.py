@@ -37,11 +37,10 @@ def curve(setting: Setting) -> str:
     if setting.method.startswith("gradual"):
         whole = "the training" if setting.method == "gradual" else "three epochs, and a schedule anew"
         return f"none: gradual magnitude, ramp over {setting.ramp:g} of {whole}"
-    goes_on = "" if setting.retrain_schedule == "restart" else "; its schedule goes on"
     if setting.method in METHODS:
-        return f"none: {METHODS[setting.method]}{goes_on}"
+        return f"none: {METHODS[setting.method]}"
     kind = {"worm_fade": "exponential", "fade_linear": "linear", "fade_cubic": "cubic"}.get(setting.method)
-    return (kind or "exponential, drawn at the end of all training") + goes_on
+    return kind or "exponential, drawn at the end of all training"
 
 
 def schedules(scale: Scale, records: Records) -> list[str]:
@@ -51,8 +50,7 @@ def schedules(scale: Scale, records: Records) -> list[str]:
         f"## How to fade: p = 0.8, {scale.search_epochs + 1:g} epochs in all",
         "",
         "*Epochs*: in which a doomed weight falls to 1 % of its size (exponential), or to 0. What the search leaves of "
-        "the epochs is retrained, with a fresh optimizer and schedule, or, where *its schedule goes on*, with those of "
-        'the search (`retrain_schedule="continue"`). *Drawn at the end*: nothing is retrained.',
+        "the epochs is retrained, with a fresh optimizer; *drawn at the end* has one optimizer and one schedule.",
         "",
     ]
     head = ["curve", "from", "epochs", "samplings an epoch", "seeds", "before the draw, %", "drawn, %", "drop, points"]

@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from protocol import (
     COMPARED_RATIOS,
+    DENSE,
     FADING,
     IMAGE_PARTS,
     IMAGES,
@@ -67,7 +68,47 @@ TABLE_6 = {
     "rte": "65.34 / 4 / 52.70 / 62.81",
 }
 COLOURS = {"eb_train": "#0072B2", "worm_gradient": "#D55E00", "worm_update": "#009E73"}  # Okabe and Ito's
-PAGE_PARTS = (*IMAGE_PARTS, *TEXT_PARTS, "baselines", "sampling", "start", "drift")
+PAGE_PARTS = (*IMAGE_PARTS, *TEXT_PARTS, "baselines", "sampling", "start", "drift", "schedules")
+GOES_ON = {"retrain_schedule": "continue"}
+
+
+def in_short(scale: Scale, records: Records) -> list[str]:
+    """Accuracy in the end of what matters most, all tasks beside each other."""
+    found: Records = {}
+    for part in ("baselines", "sampling", "schedules", "comparison"):
+        found |= of_part(part, scale, records)
+    usual = {"samples_per_epoch": 1, "retrain_schedule": "restart"}
+    kinds: list[tuple[str, str, dict[str, Any]]] = [
+        ("dense fine-tuning", "dense", {}),
+        ("the same, in the two schedules of EB Train", "dense_restarted", {}),
+        ("EB Train", "eb_train", {}),
+        ("WORM, gradient", "worm_gradient", {}),
+        ("WORM, update", "worm_update", {}),
+        ("EB Train, 4 samplings an epoch", "eb_train", {"samples_per_epoch": 4}),
+        ("EB Train, 4 samplings, one schedule", "eb_train", {"samples_per_epoch": 4, **GOES_ON}),
+        ("WORM, fading", "worm_fade", {}),
+        ("WORM, fading, one schedule", "worm_fade", GOES_ON),
+        ("WORM, fading, 4 samplings, one schedule", "worm_fade", {"samples_per_epoch": 4, **GOES_ON}),
+        ("magnitude pruning before fine-tuning", "before", {}),
+        ("gradual magnitude pruning", "gradual", {}),
+        ("random mask", "random", {}),
+    ]
+    columns = [(task, ratio) for task, ratio in product(("sst2", "mrpc", "rte"), RATIOS) if group(found, task=task)]
+    rows = []
+    for title, method, changes in kinds:
+        row = [title]
+        for task, ratio in columns:
+            runs = group(found, task=task, method=method, **{**usual, **changes}, **pruned_to(ratio, method))
+            once = method not in DENSE or ratio == RATIOS[0]
+            row.append(cell(runs, stages(method)[3]) if once else "")
+        rows.append(row)
+    return [
+        "## In short: accuracy in the end, %",
+        "",
+        f"Query and key; {scale.search_epochs + 1:g} epochs in all.",
+        "",
+        *table(["", *(f"{task}, p = {ratio:g}" for task, ratio in columns)], rows),
+    ]
 
 
 # The paper's tables.
@@ -335,6 +376,32 @@ def sampling(scale: Scale, records: Records) -> list[str]:
     ]
 
 
+def schedules(scale: Scale, records: Records) -> list[str]:
+    """After the draw, a schedule of its own or the search's."""
+    found: Records = {}
+    for part in ("baselines", "sampling", "comparison", "schedules"):
+        found |= of_part(part, scale, records)
+    rows = []
+    kinds = product(TEXT, ("eb_train", "worm_fade"), (1, 4), ("restart", "continue"))
+    for task, method, samples, after in kinds:
+        runs = group(
+            found, task=task, method=method, samples_per_epoch=samples, retrain_schedule=after, **pruned_to(0.8, method)
+        )
+        if runs:
+            title = METHODS.get(method) or FADING[method]
+            numbers = cells(runs, SEARCHED, BEFORE, DRAWN, RETRAINED)
+            rows.append([task, title, str(samples), after, *numbers])
+    head = ["task", "method", "samplings an epoch", "`retrain_schedule`", "seeds", "epochs to the ticket"]
+    return [
+        "## One schedule or two",
+        "",
+        f"p = 0.8, {scale.search_epochs + 1:g} epochs in all. *Restart*: after the draw, a fresh optimizer and a "
+        "learning rate that falls to 0 once more; *continue*: those of the search go on to the end.",
+        "",
+        *table([*head, "before the draw, %", "drawn, %", "in the end, %"], rows),
+    ]
+
+
 def drift(scale: Scale, records: Records) -> list[str]:
     """How far the masks of EB Train's search are from those of the pretrained weights."""
     found = of_part("drift", scale, records)
@@ -425,14 +492,14 @@ def write(scale_name: str, records: Records, out: Path) -> Path:
     """Write the page and the figures of a scale."""
     scale = SCALES[scale_name]
     lines = begin("The paper's tables and the baselines", "", scale_name, records, PAGE_PARTS)
-    lines += [*cnn_tables(scale, records), *text_tables(scale, records)]
+    lines += [*in_short(scale, records), *cnn_tables(scale, records), *text_tables(scale, records)]
     for figure, title, draw in (
         ("figure1", "Figure 1: mask distances, ResNet-18", figure_1),
         ("figure2", "Figure 2: loss, SST-2", figure_2),
     ):
         if draw(scale, records, out / f"{figure}-{scale_name}.png"):
             lines += [f"## {title}", "", f"![{title}]({figure}-{scale_name}.png)", ""]
-    for section in (claims, baselines, drift, sampling, recommendations):
+    for section in (claims, baselines, drift, sampling, schedules, recommendations):
         lines += section(scale, records)
     page = out / f"reproduce-{scale_name}.md"
     page.write_text("\n".join(lines))

@@ -193,7 +193,18 @@ def settings_of(part: str, scale: Scale, seeds: int | None = None) -> Iterator[S
 
 TEXT_PARTS = ("table 4", "table 5", "table 6", "figure 2")
 IMAGE_PARTS = ("table 1", "table 2", "table 3", "figure 1")
-PARTS = ("baselines", "sampling", "start", "drift", "fading", "comparison", "units", *TEXT_PARTS, *IMAGE_PARTS)
+PARTS = (
+    "baselines",
+    "sampling",
+    "start",
+    "drift",
+    "schedules",
+    "fading",
+    "comparison",
+    "units",
+    *TEXT_PARTS,
+    *IMAGE_PARTS,
+)
 
 
 def _of_a_seed(part: str, scale: Scale) -> Iterable[Setting]:
@@ -235,6 +246,10 @@ def _of_a_seed(part: str, scale: Scale) -> Iterable[Setting]:
     elif part == "drift":
         for task, ratio in product(TEXT, COMPARED_RATIOS):
             yield _text(task, "drift", scale, prune_ratio=ratio)
+    elif part == "schedules":
+        changes = {"prune_ratio": 0.8, "search_epochs": scale.search_epochs + 1, "retrain_schedule": "continue"}
+        for task, method, samples in product(TEXT, ("eb_train", "worm_fade"), (1, 4)):
+            yield _text(task, method, scale, samples_per_epoch=samples, **changes)
     elif part == "fading":
         for task, layers in FADED.items():
             yield from (replace(setting, prune_ratio=0.8, layers=layers) for setting in _schedules(task, scale))
@@ -267,8 +282,6 @@ def _schedules(task: str, scale: Scale) -> Iterable[Setting]:
         yield _text(task, method, scale, fade_epochs=2.0, truncate_from="start")
     yield _text(task, "fade_throughout", scale, search_epochs=whole)
     yield _text(task, "fade_throughout", scale, fade_epochs=2.0, truncate_from="start", search_epochs=whole)
-    for method, samples in product(("eb_train", "worm_fade"), (1, 4)):
-        yield _text(task, method, scale, samples_per_epoch=samples, search_epochs=whole, retrain_schedule="continue")
     for ramp in (0.5, 0.75, 0.9):
         yield _text(task, "gradual", scale, ramp=ramp)
     yield _text(task, "gradual_restarted", scale)

@@ -1,7 +1,7 @@
 """Reproduces the paper's tables and figures, and compares the baselines, at a small or at the paper's own scale.
 
-    python benchmarks/reproduce.py [--table 1 2 ...] [--figure 1 2] [--baselines] [--sampling] [--start]
-                                   [--drift] [--fading] [--comparison] [--units] [--scale small | full]
+    python benchmarks/reproduce.py [--table 1 2 ...] [--figure 1 2] [--baselines] [--sampling] [--start] [--drift]
+                                   [--schedules] [--fading] [--comparison] [--units] [--scale small | full]
                                    [--task mrpc ...] [--seeds N] [--model FOLDER] [--data FOLDER] [--workers N]
                                    [--minutes M] [--out benchmarks/results]
 
@@ -132,6 +132,9 @@ def main() -> None:
     parser.add_argument("--sampling", action="store_true", help="masks taken within an epoch")
     parser.add_argument("--start", action="store_true", help="truncation from the first step on")
     parser.add_argument("--drift", action="store_true", help="how far fine-tuning moves the masks")
+    parser.add_argument(
+        "--schedules", action="store_true", help="one learning rate schedule, or one after the draw too"
+    )
     parser.add_argument("--fading", action="store_true", help="how fast, by which curve, from when on weights fade")
     parser.add_argument("--comparison", action="store_true", help="fading beside the baselines, at more seeds")
     parser.add_argument("--units", action="store_true", help="neurons and heads instead of single weights")

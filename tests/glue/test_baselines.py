@@ -312,6 +312,7 @@ def test_the_pages_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "Not all is run yet" not in page + fading + units
     tables = [f"## Table {number}" for number in range(1, 7)]
     sections = ["## The paper's claims", "## How far the masks move", "## What to take", "## Sampling within an epoch"]
+    sections += ["## In short", "## One schedule or two"]
     assert all(section in page for section in [*tables, *sections])
     assert "| EB Train | 2 | 80.0 ± 0.0 | 50.0 ± 0.0 | 30.0 ± 0.0 | 76.5 ± 0.7 | 3.00 ± 0.00 | 8.0 ± 0.0 |" in page
     assert "| WORM has a smaller drop at the draw | 0 | 0 | 18 | 0 |" in page, "all runs are alike"
