@@ -2,10 +2,10 @@
 
     python benchmarks/kills.py [--kills 100] [--seed 0] [--out benchmarks/results]
 
-BERT and CNN, search and retraining, gradient and update target, masks sampled by epoch and by steps; every other kill
-comes while a checkpoint is written. Where the last checkpoint was not whole, it is refused and the one that the message
-names is resumed from. Weights, masks, history and report have to be equal to the last bit. Writes kills.md and
-kills.json; ends with 1 where a run differs.
+BERT (under two schedules, under one, and cut smaller) and CNN, search and retraining, each target, masks sampled by
+epoch and by steps; every other kill comes while a checkpoint is written. Where the last checkpoint was not whole, it is
+refused and the one that the message names is resumed from. Weights, masks, history and report have to be equal to the
+last bit. Writes kills.md and kills.json; ends with 1 where a run differs.
 """
 
 import argparse
@@ -25,7 +25,9 @@ from machine import machine
 
 SCENARIOS = [
     Scenario(model, target, sampling)
-    for model, target, sampling in itertools.product(("bert", "cnn"), ("gradient", "update"), ("epoch", "steps"))
+    for model, target, sampling in itertools.product(
+        ("bert", "continued", "compact", "cnn"), ("gradient", "update", "fade"), ("epoch", "steps")
+    )
 ]
 KILLS_OF_A_RUN = 4
 

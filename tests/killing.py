@@ -25,7 +25,10 @@ DONE, REFUSED = "done", "refused"
 
 @dataclass(frozen=True)
 class Scenario:
-    """One way to train: `bert`, `cnn` or `compact` (a BERT that loses neurons and heads), the target, and when."""
+    """One way to train: what, the target, and when the masks are taken.
+
+    What: `bert`, `continued` (the same under one schedule), `compact` (it loses neurons and heads) or `cnn`.
+    """
 
     model: str
     target: str
@@ -76,7 +79,7 @@ def make_trainer(folder: Path, scenario: Scenario) -> Any:
     torch.manual_seed(0)
     rows = images() if scenario.model == "cnn" else examples()
     model = SmallCNN() if scenario.model == "cnn" else small_bert()
-    preset = {"cnn": WormConfig.cnn, "compact": compact}.get(scenario.model, WormConfig)
+    preset = {"cnn": WormConfig.cnn, "compact": compact, "continued": continued}.get(scenario.model, WormConfig)
     sampling = {"sample_strategy": "steps", "sample_steps": 5} if scenario.sampling == "steps" else {}
     settings = {"window": 3, "stopping_point": 0.3, "margin": 0.3, "truncation_target": scenario.target, **sampling}
     return worm_trainer(
@@ -92,6 +95,10 @@ def make_trainer(folder: Path, scenario: Scenario) -> Any:
 
 def compact(**settings: Any) -> WormConfig:
     return WormConfig(layers=["neurons", "heads"], compact=True, **{**settings, "stopping_point": 0.9})
+
+
+def continued(**settings: Any) -> WormConfig:
+    return WormConfig(retrain_schedule="continue", **settings)
 
 
 def small_bert() -> BertForSequenceClassification:

@@ -9,6 +9,7 @@ SCENARIOS = (
     Scenario("bert", "gradient", "epoch"),
     Scenario("cnn", "fade", "steps"),
     Scenario("compact", "gradient", "epoch"),
+    Scenario("continued", "update", "steps"),
 )
 
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -324,3 +325,20 @@ def test_the_pages_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )
     for figure in ("figure1", "figure2", "fading"):
         assert (tmp_path / f"{figure}-dry.png").stat().st_size > 5_000
+
+
+def test_the_pages_and_the_readme_are_those_of_the_committed_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reproduce = importlib.import_module("reproduce")
+    shutil.copy(BENCHMARKS / "results" / "reproduce-small.jsonl", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "--pages", "--out", str(tmp_path)])
+    reproduce.main()
+    pages = {page.name: page.read_text() for page in tmp_path.glob("*.md")}
+    assert "reproduce-small.md" in pages
+    for name, text in pages.items():
+        assert text == (BENCHMARKS / "results" / name).read_text(), f"{name}: make it anew with `reproduce.py --pages`"
+    readme = (BENCHMARKS.parent / "README.md").read_text()
+    rows = [line for line in readme.splitlines() if line.startswith("|") and " ± " in line]
+    assert len(rows) > 5
+    assert not [row for row in rows if row not in pages["reproduce-small.md"].splitlines()]
