@@ -145,7 +145,9 @@ def story(scale: Scale, records: Records, path: Path) -> bool:
             places = [place for place, _ in runs[0]]
             values = [[run[i][1] for run in runs] for i in range(len(places))]
             means = [statistics.mean(value) for value in values]
-            axis.plot(places, means, color=colour, marker=".", label=f"{TITLES[method]} ({len(runs)} seeds)")
+            width = 4.0 if method == "eb_train" else 1.5  # the others are drawn over it, and may hide it
+            label = f"{TITLES[method]} ({len(runs)} seeds)"
+            axis.plot(places, means, color=colour, linewidth=width, marker=".", label=label)
             axis.fill_between(
                 places, list(map(min, values)), list(map(max, values)), color=colour, alpha=0.2, linewidth=0
             )
