@@ -260,15 +260,13 @@ def searched(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     if setting.samples_per_epoch > 1:
         steps = math.ceil(len(build().get_train_dataloader()) / setting.samples_per_epoch)
         changes = {"sample_strategy": "steps", "sample_steps": steps}
-    if changes or setting.retrain_schedule == "continue" or setting.task in IMAGES:  # not to be used again
-        trainer = build(**changes)
-        trainer.search_ticket()
-    elif setting.truncation == 1:
+    goes_on = setting.retrain_schedule == "continue"  # with an optimizer, which a plain search does not keep
+    if setting.truncation == 1 and not changes and not goes_on and setting.task not in IMAGES:
         trainer, spent = plain_search(build, cache)
-    elif setting.truncate_from == "trigger":
+    elif setting.truncation != 1 and not changes and setting.truncate_from == "trigger" and setting.task not in IMAGES:
         trainer, spent = truncated_search(build, cache)
     else:
-        trainer = build()
+        trainer = build(**changes)
         trainer.search_ticket()
     trainer.draw_ticket()
     retrain(trainer, setting)

@@ -15,6 +15,7 @@ from protocol import (
     COMPARED_RATIOS,
     DENSE,
     FADING,
+    GOES_ON,
     IMAGE_PARTS,
     IMAGES,
     METHODS,
@@ -69,7 +70,6 @@ TABLE_6 = {
 }
 COLOURS = {"eb_train": "#0072B2", "worm_gradient": "#D55E00", "worm_update": "#009E73"}  # Okabe and Ito's
 PAGE_PARTS = (*IMAGE_PARTS, *TEXT_PARTS, "baselines", "sampling", "start", "drift", "schedules")
-GOES_ON = {"retrain_schedule": "continue"}
 
 
 def in_short(scale: Scale, records: Records) -> list[str]:
@@ -379,14 +379,14 @@ def sampling(scale: Scale, records: Records) -> list[str]:
 def schedules(scale: Scale, records: Records) -> list[str]:
     """After the draw, a schedule of its own or the search's."""
     found: Records = {}
-    for part in ("baselines", "sampling", "comparison", "schedules"):
+    for part in ("baselines", "sampling", "fading", "schedules"):
         found |= of_part(part, scale, records)
     rows = []
     kinds = product(TEXT, ("eb_train", "worm_fade"), (1, 4), ("restart", "continue"))
     for task, method, samples, after in kinds:
-        runs = group(
-            found, task=task, method=method, samples_per_epoch=samples, retrain_schedule=after, **pruned_to(0.8, method)
-        )
+        wanted = {"samples_per_epoch": samples, "retrain_schedule": after, **pruned_to(0.8, method)}
+        wanted |= {"truncate_from": "trigger", "fade_epochs": 1.0}
+        runs = group(found, task=task, method=method, **wanted)
         if runs:
             title = METHODS.get(method) or FADING[method]
             numbers = cells(runs, SEARCHED, BEFORE, DRAWN, RETRAINED)

@@ -175,6 +175,7 @@ COMPARISONS = (
     *((task, QUERY_KEY_VALUE, 0.8) for task in TEXT),
     *((network, BATCHNORM, 0.5) for network in IMAGES),
 )
+GOES_ON = {"retrain_schedule": "continue"}
 COMPARED = ("dense", "eb_train", "before", "one_shot", "gradual", "random", "worm_gradient", "worm_update", "worm_fade")
 
 
@@ -247,19 +248,25 @@ def _of_a_seed(part: str, scale: Scale) -> Iterable[Setting]:
         for task, ratio in product(TEXT, COMPARED_RATIOS):
             yield _text(task, "drift", scale, prune_ratio=ratio)
     elif part == "schedules":
-        changes = {"prune_ratio": 0.8, "search_epochs": scale.search_epochs + 1, "retrain_schedule": "continue"}
-        for task, method, samples in product(TEXT, ("eb_train", "worm_fade"), (1, 4)):
-            yield _text(task, method, scale, samples_per_epoch=samples, **changes)
+        for task, method in product(TEXT, ("eb_train", "worm_fade")):
+            yield _text(task, method, scale, prune_ratio=0.8)
+            for samples in (1, 4):
+                yield _text(task, method, scale, prune_ratio=0.8, samples_per_epoch=samples, **_one_schedule(scale))
     elif part == "fading":
         for task, layers in FADED.items():
             yield from (replace(setting, prune_ratio=0.8, layers=layers) for setting in _schedules(task, scale))
     elif part == "comparison":
         for (task, layers, ratio), method in product(COMPARISONS, COMPARED):
-            pruned = {} if method == "dense" else {"layers": layers, "prune_ratio": ratio}
-            if task in TEXT:
-                yield _text(task, method, scale, **pruned)
+            text = task in TEXT
+            changes = (
+                _in_all(scale) if not text else {} if method == "dense" else {"layers": layers, "prune_ratio": ratio}
+            )
+            if method == "worm_fade":  # as its preset has it
+                changes |= _one_schedule(scale) if text else {"search_epochs": scale.image_epochs, **GOES_ON}
+            if text:
+                yield _text(task, method, scale, **changes)
             elif method != "before":  # fresh scales are all 1
-                yield _image(task, method, scale, **_in_all(scale))
+                yield _image(task, method, scale, **changes)
     elif part == "units":
         for task, (layers, ratio), method in product(UNIT_TASKS, UNITS, UNIT_METHODS):
             yield _text(task, method, scale, layers=layers, prune_ratio=ratio, epochs=scale.search_epochs + 3)
@@ -302,6 +309,10 @@ def _image(network: str, method: str, scale: Scale, **changes: Any) -> Setting:
 def _in_all(scale: Scale) -> dict[str, Any]:
     """A CNN's epochs where all methods are to take as many: what the search leaves of them is retrained."""
     return {"epochs": scale.image_epochs, "search_epochs": round(0.75 * scale.image_epochs), "retrain_epochs": None}
+
+
+def _one_schedule(scale: Scale) -> dict[str, Any]:
+    return {"search_epochs": scale.search_epochs + 1, **GOES_ON}
 
 
 def _untruncated(method: str) -> dict[str, Any]:
