@@ -104,7 +104,7 @@ def refuse_compact(
     if config.retrain_schedule == "continue":
         raise ValueError(
             "`compact=True` and `retrain_schedule='continue'` contradict each other: the dense model's optimizer can't "
-            "go on with the smaller model's parameters."
+            "go on with the smaller model's parameters. Set `retrain_schedule='restart'`."
         )
     if given_optimizer:
         raise ValueError(

@@ -72,7 +72,8 @@ def test_cnn_is_the_papers_for_cnns() -> None:
 
 
 def test_fade_is_worm_with_weights_that_shrink() -> None:
-    assert WormConfig.fade() == WormConfig(truncation_target="fade")
+    assert WormConfig.fade() == WormConfig(truncation_target="fade", retrain_schedule="continue")
+    assert WormConfig.fade(retrain_schedule="restart") == WormConfig(truncation_target="fade")
     assert WormConfig.fade(prune_ratio=0.8, fade_epochs=2.0).fade_epochs == 2.0
 
 
