@@ -28,6 +28,8 @@ config = BertConfig(
 )
 if target == "compact":
     settings = WormConfig(stopping_point=0.9, margin=0.1, layers=["neurons", "heads"], compact=True)
+elif target == "fade":
+    settings = WormConfig.fade(stopping_point=0.05, margin=0.5)  # under one schedule
 else:
     settings = WormConfig(stopping_point=0.05, margin=0.5, truncation_target=target)
 trainer = worm_trainer(
