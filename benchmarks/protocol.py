@@ -248,7 +248,7 @@ def _of_a_seed(part: str, scale: Scale) -> Iterable[Setting]:
         for task, ratio in product(TEXT, COMPARED_RATIOS):
             yield _text(task, "drift", scale, prune_ratio=ratio)
     elif part == "schedules":
-        for task, method in product(TEXT, ("eb_train", "worm_fade")):
+        for task, method in product(SAMPLED, ("eb_train", "worm_fade")):
             yield _text(task, method, scale, prune_ratio=0.8)
             for samples in (1, 4):
                 yield _text(task, method, scale, prune_ratio=0.8, samples_per_epoch=samples, **_one_schedule(scale))
