@@ -25,6 +25,7 @@ from summary import (
     half_interval,
     of_part,
     pruned_to,
+    section,
     stages,
     table,
 )
@@ -47,8 +48,7 @@ def schedules(scale: Scale, records: Records) -> list[str]:
     """A row for each way to fade, over its seeds, task by task."""
     found = of_part("fading", scale, records)
     lines = [
-        f"## How to fade: p = 0.8, {scale.search_epochs + 1:g} epochs in all",
-        "",
+        *section(f"How to fade: p = 0.8, {scale.search_epochs + 1:g} epochs in all", "--fading"),
         "*Epochs*: in which a doomed weight falls to 1 % of its size (exponential), or to 0. What the search leaves of "
         "the epochs is retrained, with a fresh optimizer; *drawn at the end* has one optimizer and one schedule.",
         "",
@@ -77,8 +77,7 @@ def comparison(scale: Scale, records: Records) -> list[str]:
     """Every method by task and ratio, and fading less each of the others, paired by seed."""
     found = of_part("comparison", scale, records)
     lines = [
-        "## Fading beside the others, at the same number of steps",
-        "",
+        *section("Fading beside the others, at the same number of steps", "--comparison"),
         "*Fading less this*: accuracy after all training, in points, paired by seed: mean and 95 % confidence interval "
         "(Student's t).",
         "",

@@ -48,6 +48,7 @@ from summary import (
     half_interval,
     of_part,
     pruned_to,
+    section,
     spread,
     stages,
     table,
@@ -103,8 +104,7 @@ def in_short(scale: Scale, records: Records) -> list[str]:
             row.append(cell(runs, stages(method)[3]) if once else "")
         rows.append(row)
     return [
-        "## In short: accuracy in the end, %",
-        "",
+        *section("In short: accuracy in the end, %", "--baselines", "--sampling", "--schedules", "--comparison"),
         f"Query and key; {scale.search_epochs + 1:g} epochs in all.",
         "",
         *table(["", *(f"{task}, p = {ratio:g}" for task, ratio in columns)], rows),
@@ -125,7 +125,7 @@ def cnn_tables(scale: Scale, records: Records) -> list[str]:
         rows.append([f"{truncation:g}", TABLE_1[truncation], *row, converged(runs)])
     head = ["r", "paper: epochs of search / drawn, % / epochs to 90 %", "seeds", "epochs of search", "drawn, %"]
     if rows:
-        lines = ["## Table 1: VGG-11, truncated from the first step", ""]
+        lines = section("Table 1: VGG-11, truncated from the first step", "--table 1")
         lines += table([*head, "epochs to 90 %", "converged"], rows)
     for name, network, paper in (("2", "ResNet-18", TABLE_2), ("3", "VGG-11", TABLE_3)):
         found = of_part(f"table {name}", scale, records)
@@ -138,7 +138,7 @@ def cnn_tables(scale: Scale, records: Records) -> list[str]:
             rows.append([METHODS[method], figures, *row, converged(runs)])
         if not rows:
             continue
-        lines += [f"## Table {name}: {network}", ""]
+        lines += section(f"Table {name}: {network}", f"--table {name}")
         head = ["method", "paper: epochs of search / before the draw, % / after an epoch, % / epochs to 90 %", "seeds"]
         head += [
             "epochs of search",
@@ -167,7 +167,7 @@ def text_tables(scale: Scale, records: Records) -> list[str]:
         ]
         if not rows:
             continue
-        lines += [f"## Table {name}: {title}", ""]
+        lines += section(f"Table {name}: {title}", f"--table {name}")
         head = ["task", "paper: before the draw, % / epochs of search / drawn, % / after an epoch, %", "seeds"]
         head += ["before the draw, %", "epochs of search", "drawn, %", "after an epoch, %", "CPU seconds"]
         lines += table(head, rows)
@@ -184,8 +184,7 @@ def converged(runs: Sequence[dict[str, Any]]) -> str:
 def baselines(scale: Scale, records: Records) -> list[str]:
     found = of_part("baselines", scale, records)
     lines = [
-        "## Baselines at the same number of epochs",
-        "",
+        *section("Baselines at the same number of epochs", "--baselines"),
         "*Drawn*: as pruned, before any training with the mask. *In the end*: after all epochs. Dense fine-tuning, "
         "gradual pruning and pruning before fine-tuning have one schedule, with a learning rate that falls to 0 once; "
         "what searches or trains first has one for that and one for the retraining, and the lottery ticket one for "
@@ -240,8 +239,7 @@ def claims(scale: Scale, records: Records) -> list[str]:
         for name, (claim, *_) in CLAIMS.items()
     ]
     return [
-        "## The paper's claims: WORM less EB Train, paired by seed",
-        "",
+        *section("The paper's claims: WORM less EB Train, paired by seed", "--baselines", "--start", "--table 2 3"),
         "In how many of the rows below a claim holds or fails: the 95 % confidence interval of the mean difference "
         "(Student's t, over seeds alone) excludes 0, which it does by chance in one row of twenty. *No difference*: it "
         "has 0 in it and lies within 1 point, or a quarter of an epoch. On GLUE the masks have converged as soon as "
@@ -329,8 +327,7 @@ def recommendations(scale: Scale, records: Records) -> list[str]:
         )
     head = ["task", "p", "seeds", "best in the end", "not decided to be worse", "drop at the draw, points"]
     return [
-        "## What to take",
-        "",
+        *section("What to take", "--baselines", "--sampling", "--comparison"),
         "By accuracy after all training, paired by seed; *decided* as above: with three seeds, only what is off by "
         "much. *Lost*: dense fine-tuning at the same number of steps less the best, which is chosen on the same data. "
         "*Samplings*: how many an epoch EB Train may take, none decided to be worse.",
@@ -367,8 +364,7 @@ def sampling(scale: Scale, records: Records) -> list[str]:
             rows.append([task, METHODS[method], str(samples), *cells(runs, SEARCHED, BEFORE, DRAWN, RETRAINED)])
     head = ["task", "method", "samplings an epoch", "seeds", "epochs to the ticket", "before the draw, %", "drawn, %"]
     return [
-        "## Sampling within an epoch",
-        "",
+        *section("Sampling within an epoch", "--sampling"),
         f"p = 0.8, {scale.search_epochs + 1:g} epochs in all: what the search leaves is retrained. A model that has "
         "learned nothing yet has converged masks too: those of its pretrained weights, see above.",
         "",
@@ -393,8 +389,7 @@ def schedules(scale: Scale, records: Records) -> list[str]:
             rows.append([task, title, str(samples), after, *numbers])
     head = ["task", "method", "samplings an epoch", "`retrain_schedule`", "seeds", "epochs to the ticket"]
     return [
-        "## One schedule or two",
-        "",
+        *section("One schedule or two", "--baselines", "--sampling", "--schedules", "--fading"),
         f"p = 0.8, {scale.search_epochs + 1:g} epochs in all. *Restart*: after the draw, a fresh optimizer and a "
         "learning rate that falls to 0 once more; *continue*: those of the search go on to the end.",
         "",
@@ -417,8 +412,7 @@ def drift(scale: Scale, records: Records) -> list[str]:
         return []
     epochs_shown = [f"after epoch {epoch}, %" for epoch in range(1, len(rows[0]) - 3)]
     return [
-        "## How far the masks move",
-        "",
+        *section("How far the masks move", "--drift"),
         "Share of the units by which the mask differs from that of the pretrained weights, before anything is trained. "
         "Where it is this small, the ticket is nearly magnitude pruning of the pretrained model, and what methods "
         "differ in is for how long they train with it.",
@@ -498,9 +492,9 @@ def write(scale_name: str, records: Records, out: Path) -> Path:
         ("figure2", "Figure 2: loss, SST-2", figure_2),
     ):
         if draw(scale, records, out / f"{figure}-{scale_name}.png"):
-            lines += [f"## {title}", "", f"![{title}]({figure}-{scale_name}.png)", ""]
-    for section in (claims, baselines, drift, sampling, schedules, recommendations):
-        lines += section(scale, records)
+            lines += [*section(title, f"--figure {figure[-1]}"), f"![{title}]({figure}-{scale_name}.png)", ""]
+    for part in (claims, baselines, drift, sampling, schedules, recommendations):
+        lines += part(scale, records)
     page = out / f"reproduce-{scale_name}.md"
     page.write_text("\n".join(lines))
     return page

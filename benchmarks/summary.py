@@ -143,7 +143,12 @@ def stages(method: str) -> tuple[Number, ...]:
     return BEFORE, DRAWN, drop, RETRAINED, SEARCHED
 
 
-# The head of a page.
+# The heads of a page and its sections.
+
+
+def section(title: str, *flags: str) -> list[str]:
+    """The head of a section, with the flags of `reproduce.py` that make its runs."""
+    return [f"## {title}", "", f"*Runs of {', '.join(f'`{flag}`' for flag in flags)}.*", ""]
 
 
 def machine_line(found: dict[str, Any]) -> str:
@@ -162,7 +167,7 @@ def begin(title: str, flags: str, scale_name: str, records: Records, parts: Sequ
     return [
         f"# {title}, {scale_name} scale",
         "",
-        f"`python benchmarks/reproduce.py --scale {scale_name}{flags}`",
+        f"`python benchmarks/reproduce.py --scale {scale_name}{flags}`; for a section alone, with the flags it names.",
         "",
         *([f"**Not all is run yet: {missing} of {len(wanted)} runs are missing.**", ""] if missing else []),
         f"On {'; '.join(machines)}. Mean ± standard deviation over seeds; `python benchmarks/reproduce.py --pages` "
