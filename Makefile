@@ -44,6 +44,7 @@ check: setup ## Check style and types
 bench: setup ## Measure speed: ratios within one run, into benchmarks/results
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/data_pipeline.py
+	$(BIN)/python benchmarks/compact.py
 
 glue-sst2: setup ## The paper's settings on SST-2: EB Train and WORM (MODEL=, DATASET=, SEEDS=, OUTPUT=)
 glue-mrpc: setup ## The same on MRPC
