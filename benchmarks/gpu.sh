@@ -29,6 +29,13 @@ reproduce() {
         ${MODEL:+--model "$MODEL"} ${DATA:+--data "$DATA"} ${OUT:+--out "$OUT"} "$@"
 }
 
+measure() { # SCRIPT, and the arguments of a dry run
+    script=$1
+    shift
+    [ $scale = dry ] || set --
+    "$python" "benchmarks/$script.py" "$@" ${OUT:+--out "$OUT"}
+}
+
 if [ $scale = dry ]; then
     OUT=${OUT:-runs/dry}
 fi
@@ -36,20 +43,8 @@ for part in ${*:-tests overhead compact mrpc rte sst2 resnet18 vgg11_bn}; do
     echo "== $part"
     case $part in
         tests) "$python" -m pytest tests -k cuda ;;
-        overhead)
-            if [ $scale = dry ]; then
-                set -- --batch 2 --length 8 --layers 1 --rounds 2
-            else
-                set --
-            fi
-            "$python" benchmarks/device.py "$@" ${OUT:+--out "$OUT"} ;;
-        compact)
-            if [ $scale = dry ]; then
-                set -- --rows 2 --length 8 --layers 1 --rounds 2
-            else
-                set --
-            fi
-            "$python" benchmarks/compact.py "$@" ${OUT:+--out "$OUT"} ;;
+        overhead) measure device --batch 2 --length 8 --layers 1 --rounds 2 ;;
+        compact) measure compact --rows 2 --length 8 --layers 1 --rounds 2 ;;
         mrpc | rte | sst2) reproduce --table 4 5 6 --figure 2 --task "$part" ;;
         resnet18 | vgg11_bn) reproduce --table 1 2 3 --figure 1 --task "$part" ;;
         *) echo "gpu.sh: unknown part $part" >&2; exit 2 ;;

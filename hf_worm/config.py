@@ -221,8 +221,8 @@ class WormConfig:
     def fade(cls, **changes: Any) -> "WormConfig":
         """WORM with fading: the weights about to be pruned shrink to nothing before they are drawn.
 
-        Since nothing jumps at the draw, the search's optimizer and schedule go on after it: on MRPC at p = 0.8 that
-        ended 1.1 points above a fresh schedule (benchmarks/results/reproduce-small.md). A smaller model takes one:
+        Since nothing jumps at the draw, the search's optimizer and schedule go on after it, which ended higher than a
+        fresh schedule (benchmarks/results/reproduce-small.md). A smaller model takes a fresh one:
         `WormConfig.fade(compact=True, retrain_schedule="restart")`.
         """
         return cls(**{"truncation_target": "fade", "retrain_schedule": "continue", **changes})

@@ -48,9 +48,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
     def __init__(self, *args: Any, worm_config: WormConfig | None = None, **kwargs: Any) -> None:
         self.worm_config = worm_config
         self.search: TicketSearch | None = None
-        self._states: dict[
-            str, Any
-        ] = {}  # of the search's optimizer and schedule, while the retraining goes on with them
+        self._states: dict[str, Any] = {}  # of the search's optimizer and schedule, with which the retraining goes on
         super().__init__(*args, **kwargs)
         if worm_config is not None:
             refuse_unsupported(self, worm_config)
@@ -175,7 +173,8 @@ class WormTrainerMixin(CuttingTrainerMixin):
             options: Passed on to the parent's `train`.
 
         Raises:
-            RuntimeError: There is no ticket yet.
+            RuntimeError: There is no ticket yet, or no search to go on from.
+            ValueError: The retraining is to go on, and the search left no step or no optimizer.
         """
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
         if checkpoint is not None:
@@ -185,17 +184,25 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 self._search.load_state_dict(load_state(checkpoint)[1])
                 self._cut_out()
         args, model_init = self.args, self.model_init
-        self.args = copy.copy(args)
+        phase_args = copy.copy(args)
         if self._goes_on:
             before = self.progress if checkpoint is None else load_state(checkpoint)[0]
             if "search" not in before.steps:
                 raise RuntimeError(
                     "`retrain_schedule='continue'` goes on with a search's optimizer, and there was none."
                 )
-            self.args.max_steps = self._steps_left(before)
+            left = self._steps_left(before)
+            if left <= 0:  # the parent would take 0 for "by epochs", and train them all once more
+                raise ValueError(
+                    f"The search took {before.steps['search']} optimizer steps, all that were planned, and "
+                    "`retrain_schedule='continue'` leaves none to retrain. Plan more (`num_train_epochs`, "
+                    "`max_steps`), or sample more often (`sample_strategy='steps'`)."
+                )
+            phase_args.max_steps = left
             self._states = self._optimizer_states() if checkpoint is None else {}
         else:
-            self.args.num_train_epochs, self.args.max_steps = self._drawn.config.retrain_epochs, -1
+            phase_args.num_train_epochs, phase_args.max_steps = self._drawn.config.retrain_epochs, -1
+        self.args = phase_args
         self.model_init = None  # type: ignore[assignment]  # or the parent would begin with a new model
         set_seed(args.seed)  # as a new `Trainer` would: the phase depends on the drawn weights and the seed alone
         try:

@@ -225,9 +225,15 @@ def test_no_retraining(bert: BertForSequenceClassification, tmp_path: Path) -> N
     assert (bert.get_parameter(QUERY_AND_KEY[0]) == 0).float().mean() == 0.5
 
 
+def given_optimizers(model: nn.Module) -> Any:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["made", "given"])
 @pytest.mark.parametrize("changes", [{}, {"max_steps": 37, "lr_scheduler_type": "cosine"}], ids=["epochs", "steps"])
 def test_a_schedule_that_goes_on_is_that_of_plain_training(
-    bert: BertForSequenceClassification, tmp_path: Path, changes: dict[str, Any]
+    bert: BertForSequenceClassification, tmp_path: Path, changes: dict[str, Any], given: bool
 ) -> None:
     """With nothing to prune, the rows in their order and no dropout, the whole run is the parent's training."""
 
@@ -243,10 +249,11 @@ def test_a_schedule_that_goes_on_is_that_of_plain_training(
     without_dropout(bert)
     twin = copy.deepcopy(bert)
     changes = {"warmup_steps": 5, "weight_decay": 0.1, **changes}
-    plain = Sequential(model=twin, args=arguments(tmp_path, **changes), train_dataset=examples())
+    optimizers = [{"optimizers": given_optimizers(model)} if given else {} for model in (twin, bert)]
+    plain = Sequential(model=twin, args=arguments(tmp_path, **changes), train_dataset=examples(), **optimizers[0])
     plain.train()
     config = WormConfig(prune_ratio=0.0, retrain_schedule="continue")
-    trainer = worm_trainer(bert, tmp_path, config, Sequential, **changes)
+    trainer = worm_trainer(bert, tmp_path, config, Sequential, **changes, **optimizers[1])
     output = trainer.train()
     assert output.global_step == len(plain.rates) == changes.get("max_steps", 40)
     assert report(tmp_path)["search"]["steps"] == 24, "the masks had settled after three epochs"
@@ -269,6 +276,10 @@ def test_a_schedule_that_goes_on_holds_what_was_drawn(bert: BertForSequenceClass
     with pytest.warns(UserWarning, match="had not converged"):
         assert trainer.train().global_step == 32
     assert "retrain" not in report(tmp_path), "the search left nothing"
+    before = trainer.args
+    with pytest.raises(ValueError, match="The search took 32 optimizer steps, all that were planned"):
+        trainer.retrain()
+    assert trainer.args is before and trainer.args.max_steps == -1
 
 
 def test_what_goes_on_has_a_search_to_go_on_from(bert: BertForSequenceClassification, tmp_path: Path) -> None:
@@ -485,6 +496,14 @@ def test_a_stream_without_length_is_refused_before_training(
     )
     with pytest.raises(ValueError, match="training set with a length"):
         trainer.train()
+    steps = {"sample_strategy": "steps", "sample_steps": 1, "stopping_point": 1.0}
+    trainer = WormTrainer(
+        model=bert,
+        args=arguments(tmp_path, max_steps=6),
+        train_dataset=Stream(),
+        worm_config=WormConfig(retrain_schedule="continue", **steps),
+    )
+    assert trainer.train().global_step == 6, "what is planned in steps needs no length"
     fading = WormConfig.fade(retrain_epochs=0)
     trainer = WormTrainer(model=bert, args=arguments(tmp_path, max_steps=4), train_dataset=Stream(), worm_config=fading)
     with pytest.raises(ValueError, match=r"`truncation_target='fade'` counts by epochs .* got `Stream`"):
