@@ -96,6 +96,8 @@ class WormTrainerMixin(CuttingTrainerMixin):
         self.draw_ticket()
         if (self.worm_config.retrain_epochs if restarts else self._steps_left(self.progress)) > 0:
             output = self.retrain(**options)
+        elif not restarts and self._drawn.converged:  # of masks that had not converged, the draw has warned
+            warnings.warn(f"{_none_left(self.progress)} The drawn model is the result.", stacklevel=2)
         if trial is not None:
             # What a hyperparameter search was told last may be of the unpruned model; now it evaluates the result.
             self.objective: float | None = None
@@ -193,11 +195,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 )
             left = self._steps_left(before)
             if left <= 0:  # the parent would take 0 for "by epochs", and train them all once more
-                raise ValueError(
-                    f"The search took {before.steps['search']} optimizer steps, all that were planned, and "
-                    "`retrain_schedule='continue'` leaves none to retrain. Plan more (`num_train_epochs`, "
-                    "`max_steps`), or sample more often (`sample_strategy='steps'`)."
-                )
+                raise ValueError(_none_left(before))
             phase_args.max_steps = left
             self._states = self._optimizer_states() if checkpoint is None else {}
         else:
@@ -383,6 +381,14 @@ class WormTrainerMixin(CuttingTrainerMixin):
         if self.search is None:
             raise RuntimeError("This trainer has no `worm_config`: it can `train()`, as its parent class does.")
         return self.search
+
+
+def _none_left(progress: Progress) -> str:
+    return (
+        f"The search took {progress.steps['search']} optimizer steps, all that were planned, and "
+        "`retrain_schedule='continue'` leaves none to retrain. Plan more (`num_train_epochs`, `max_steps`), or sample "
+        "more often (`sample_strategy='steps'`)."
+    )
 
 
 class WormTrainer(WormTrainerMixin, Trainer):

@@ -32,6 +32,8 @@ from transformers.hyperparameter_search import ALL_HYPERPARAMETER_SEARCH_BACKEND
 from transformers.trainer_utils import HPSearchBackend
 
 from hf_worm import Ticket, WormConfig, WormTrainer, WormTrainerMixin
+from hf_worm.show.reading import read_run
+from hf_worm.show.terminal import title_lines
 
 CONVERGES = {"stopping_point": 0.5}
 NEVER = {"stopping_point": 0.0, "margin": 0.0}
@@ -280,6 +282,12 @@ def test_a_schedule_that_goes_on_holds_what_was_drawn(bert: BertForSequenceClass
     with pytest.raises(ValueError, match="The search took 32 optimizer steps, all that were planned"):
         trainer.retrain()
     assert trainer.args is before and trainer.args.max_steps == -1
+    config = WormConfig(**CONVERGES, retrain_schedule="continue")
+    trainer = worm_trainer(copy.deepcopy(bert), tmp_path, config, num_train_epochs=3)
+    with pytest.warns(UserWarning, match="leaves none to retrain.*The drawn model is the result"):
+        assert trainer.train().global_step == 24
+    assert trainer.ticket.converged
+    assert "for which the search may have left no steps" in " ".join(title_lines(read_run(str(tmp_path))))
 
 
 def test_what_goes_on_has_a_search_to_go_on_from(bert: BertForSequenceClassification, tmp_path: Path) -> None:

@@ -62,9 +62,10 @@ def title_lines(record: Record) -> list[str]:
         for title, cost in costs.items()
         if "steps" in cost
     ]
+    perhaps = ", for which the search may have left no steps" if record.config.retrain_schedule == "continue" else ""
     status = {
         "finished": "finished",
-        "drawn": "drawn; there is no retraining on record",
+        "drawn": f"drawn; there is no retraining on record{perhaps}",
         "searching": "unfinished (going on, or broken off): in the search",
         "retraining": "unfinished (going on, or broken off): in the retraining",
         "ticket": "a ticket, without its run",
