@@ -19,7 +19,9 @@ from summary import (
     Records,
     begin,
     by_seed,
+    cell,
     cells,
+    decided,
     drop,
     group,
     half_interval,
@@ -90,23 +92,60 @@ def comparison(scale: Scale, records: Records) -> list[str]:
             runs = group(found, task=task, method=method, **pruned_to(ratio, method, layers))
             if runs:
                 row = cells(runs, *stages(method), STEPS)
-                rows.append([TITLES[method], *row, against(found, task, layers, ratio, method)])
+                other = "" if method == "worm_fade" else interval(less(found, task, layers, ratio, method))
+                rows.append([TITLES[method], *row, other])
         if any(row[0] != TITLES["dense"] for row in rows):
             lines += [f"### {task}: {', '.join(layers)}, p = {ratio:g}", "", *table(head, rows)]
     return lines
 
 
-def against(found: Records, task: str, layers: tuple[str, ...], ratio: float, method: str) -> str:
-    """Fading less a method: mean and 95 % confidence interval of the differences of each seed."""
-    if method == "worm_fade":
-        return ""
+def verdicts(scale: Scale, records: Records) -> list[str]:
+    """By task and ratio: the drop at the draw, and which methods end decidedly lower or higher than fading."""
+    found = of_part("comparison", scale, records)
+    rows = []
+    for task, layers, ratio in COMPARISONS:
+        fading = group(found, task=task, method="worm_fade", **pruned_to(ratio, "worm_fade", layers))
+        usual = group(found, task=task, method="eb_train", **pruned_to(ratio, "eb_train", layers))
+        lower, level, higher = [], [], []
+        for method in COMPARED:
+            differences = less(found, task, layers, ratio, method) if method != "worm_fade" else []
+            if len(differences) > 1:
+                kind = level if not decided(differences) else lower if statistics.mean(differences) > 0 else higher
+                kind.append(SHORT.get(method, TITLES[method]))
+        if fading and usual:
+            drops = [cell(usual, drop), cell(fading, drop), cell(fading, RETRAINED)]
+            what = f"{task}: {', '.join(layers)}" if task in TEXT else task
+            others = (", ".join(names) or "–" for names in (lower, level, higher))
+            rows.append([what, f"{ratio:g}", str(len(fading)), *drops, *others])
+    head = ["", "p", "seeds", "drop of EB Train, points", "of fading", "fading in the end, %", "above", "level with"]
+    return [
+        *section("In short", "--comparison"),
+        "*Above*, *below*: the 95 % confidence interval of the differences in the end, paired by seed, excludes 0.",
+        "",
+        *table([*head, "below"], rows),
+    ]
+
+
+SHORT = {
+    "dense": "dense",
+    "before": "before fine-tuning",
+    "gradual": "gradual",
+    "one_shot": "train–prune–retrain",
+    "random": "random mask",
+    "worm_gradient": "WORM gradient",
+    "worm_update": "WORM update",
+}
+
+
+def less(found: Records, task: str, layers: tuple[str, ...], ratio: float, method: str) -> list[float]:
+    """Accuracy in the end, in points: fading less a method, seed by seed."""
     final, differences = stages(method)[3], []
     others = by_seed(found, task=task, method=method, **pruned_to(ratio, method, layers))
     for seed, record in by_seed(found, task=task, method="worm_fade", prune_ratio=ratio, layers=layers).items():
         mine, theirs = RETRAINED(record), final(others[seed]) if seed in others else None
         if mine is not None and theirs is not None:
             differences.append(mine - theirs)
-    return interval(differences)
+    return differences
 
 
 def interval(values: Sequence[float]) -> str:
@@ -167,7 +206,7 @@ def write(scale_name: str, records: Records, out: Path) -> Path | None:
     lines = begin("Fading: the comparison and the schedules", " --fading --comparison", scale_name, records, parts)
     if story(scale, records, out / f"fading-{scale_name}.png"):
         lines += [f"![Accuracy against optimizer steps](fading-{scale_name}.png)", ""]
-    lines += [*comparison(scale, records), *schedules(scale, records)]
+    lines += [*verdicts(scale, records), *comparison(scale, records), *schedules(scale, records)]
     page = out / f"fading-{scale_name}.md"
     page.write_text("\n".join(lines))
     return page
