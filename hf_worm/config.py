@@ -66,8 +66,8 @@ class WormConfig:
             and `heads`.
         retrain_schedule (`str`, *optional*, defaults to `"restart"`):
             `"restart"`: the retraining has an optimizer and a learning rate schedule of its own (the paper's rule);
-            `"continue"`: the search's go on to the end of `num_train_epochs`, which is then the whole run, and
-            `retrain_epochs` is not used. Not with `compact=True`.
+            `"continue"`: the search's go on, at the row where it stopped, to the end of `num_train_epochs`, which is
+            then the whole run, and `retrain_epochs` is not used. Not with `compact=True`.
 
     Raises:
         ValueError: A setting is outside its range, or contradicts another.

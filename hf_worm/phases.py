@@ -3,10 +3,11 @@
 import copy
 import math
 import os
+import tempfile
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -14,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
-from transformers.trainer_utils import TrainOutput, get_last_checkpoint
+from transformers.trainer_utils import TrainOutput, get_last_checkpoint, set_seed
 
 from hf_worm.checkpoint import require_whole
 from hf_worm.renamed import load_renamed
@@ -22,17 +23,34 @@ from hf_worm.run import Progress, load_state, save_state
 
 STATE_FILES = {"optimizer": OPTIMIZER_NAME, "lr_scheduler": SCHEDULER_NAME}
 
+Checkpoint = str | os.PathLike[str] | bool | None  # what may be resumed from; `True`: the last in `output_dir`
+
 if TYPE_CHECKING:
     _Trainer = Trainer
 else:
     _Trainer = object
 
 
+class Handover(NamedTuple):
+    """What a phase leaves to one that goes on with its training.
+
+    Args:
+        folder (`tempfile.TemporaryDirectory`): Holds the `TrainerState`, for the parent to resume from.
+        states (`dict[str, Any]`): Of the optimizer and the schedule.
+        over_in (`str`, *optional*): The checkpoint that has them instead, if the phase was already over in it.
+    """
+
+    folder: tempfile.TemporaryDirectory[str]
+    states: dict[str, Any]
+    over_in: str | None
+
+
 class PhasedTrainerMixin(_Trainer):
     """Runs the parent's `train` once for each phase of a run.
 
     The parent counts every training from step 0. Here all that leaves it (logs, checkpoints and their names) counts
-    from the start of the run, so that the phases' checkpoints don't overwrite each other and the last is the newest.
+    from the start of the run, so that the phases' checkpoints don't overwrite each other and the last is the newest. A
+    phase that goes on with the training of the one before is, to the parent, that training resumed.
 
     Attributes:
         progress (`Progress`): Steps, epochs, seconds and metrics of the phases so far.
@@ -48,6 +66,7 @@ class PhasedTrainerMixin(_Trainer):
         self._saving_checkpoint = False
         self._handle: Any = None  # of the hooks on the optimizer's step
         self._over_in: str | None = None  # the checkpoint in which the last phase was over, if it had no step left
+        self._handover: Handover | None = None  # while a phase goes on with the training of the one before
         super().__init__(*args, **kwargs)
         # An optimizer that the user made can't be made anew for a phase: it goes back to the state that it came in.
         self._given_states = {
@@ -56,12 +75,25 @@ class PhasedTrainerMixin(_Trainer):
             if given is not None
         }
 
-    def _train_phase(self, phase: str, checkpoint: str | None, options: dict[str, Any]) -> TrainOutput:
-        """Train one phase, from its beginning or from a checkpoint of it, with a fresh optimizer and schedule."""
+    def _train_phase(
+        self, phase: str, checkpoint: str | None, options: dict[str, Any], goes_on: bool = False
+    ) -> TrainOutput:
+        """Train one phase, from its beginning or from a checkpoint of it.
+
+        Args:
+            phase (`str`): Its name.
+            checkpoint (`str`, *optional*): A checkpoint of the phase, to resume it.
+            options (`dict`): For the parent's `train`.
+            goes_on (`bool`, *optional*, defaults to `False`):
+                With the optimizer, the schedule and the place in the rows that the phase before left; otherwise with a
+                fresh optimizer and schedule.
+        """
         self._checkpoint_state = None if checkpoint is None else load_state(checkpoint)
         before = self.progress if self._checkpoint_state is None else self._checkpoint_state[0]
-        self._steps_before, self._epochs_before = sum(before.steps.values()), sum(before.epochs.values())
-        self._log_before = self.state.log_history if before.steps else []
+        done = sum(before.steps.values()), sum(before.epochs.values())
+        self._steps_before, self._epochs_before = (0, 0.0) if goes_on else done
+        self._log_before = self.state.log_history if before.steps and not goes_on else []
+        self._handover = self._leave() if goes_on and checkpoint is None else None
         self._renew_optimizer()
         self._phase = phase
         try:
@@ -70,12 +102,17 @@ class PhasedTrainerMixin(_Trainer):
                 output = TrainOutput(self.state.global_step, 0.0, {})
                 self._over_in = checkpoint
             else:
-                output = super().train(resume_from_checkpoint=checkpoint, **options)
+                resumed = checkpoint if self._handover is None else self._handover.folder.name
+                output = super().train(resume_from_checkpoint=resumed, **options)
                 self._put_weights_in_place()
         finally:
             self._phase = None
             self._release_optimizer()
-        self.progress.finish(self.state.global_step, self.state.epoch or 0.0)
+            if self._handover is not None:
+                self._handover.folder.cleanup()
+                self._handover = None
+        steps, epochs = done if goes_on else (0, 0.0)
+        self.progress.finish(self.state.global_step - steps, (self.state.epoch or 0.0) - epochs)
         self._count(+1)
         self._steps_before, self._epochs_before = 0, 0.0
         return TrainOutput(self.state.global_step, output.training_loss, output.metrics)
@@ -100,6 +137,8 @@ class PhasedTrainerMixin(_Trainer):
     def _load_if_over(self, checkpoint: str) -> bool:
         """Load a checkpoint after which its phase has no step left; the parent would train one more."""
         self.state = state = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
+        if self.args.auto_find_batch_size and state.train_batch_size is not None:
+            self._train_batch_size = state.train_batch_size  # as the parent will: there are other steps in an epoch
         self._count(-1)
         planned = self._planned_steps()
         prolonged = state.max_steps <= state.global_step < planned
@@ -118,17 +157,45 @@ class PhasedTrainerMixin(_Trainer):
     def _steps_in_epoch(self, batches: DataLoader[Any]) -> int:
         return max(math.ceil(len(batches) / self.args.gradient_accumulation_steps), 1)
 
-    def _optimizer_states(self) -> dict[str, Any]:
-        """What the last phase left of its optimizer and its schedule, or the checkpoint that it was over in."""
-        if self._over_in is None:
-            return {name: getattr(self, name).state_dict() for name in STATE_FILES}
+    # Going on with the training of the phase before: the parent resumes it from a folder that holds its state alone.
+
+    def _leave(self) -> "Handover":
+        """What the phase that is over leaves to the next: call it before the optimizer is renewed."""
         states = {}
-        for name, file in STATE_FILES.items():
-            path = os.path.join(self._over_in, file)
-            if not os.path.isfile(path):
-                raise ValueError(f"{self._over_in} holds no `{file}`, and the retraining goes on with it.")
-            states[name] = torch.load(path, map_location="cpu", weights_only=True)
-        return states
+        if self._over_in is None:
+            states = {name: getattr(self, name).state_dict() for name in STATE_FILES}
+        else:
+            for file in STATE_FILES.values():
+                if not os.path.isfile(os.path.join(self._over_in, file)):
+                    raise ValueError(f"{self._over_in} holds no `{file}`, and the retraining goes on with it.")
+        state = copy.copy(self.state)
+        state.best_metric = state.best_model_checkpoint = state.best_global_step = None  # of another model
+        folder = tempfile.TemporaryDirectory()
+        state.save_to_json(os.path.join(folder.name, TRAINER_STATE_NAME))
+        return Handover(folder, states, self._over_in)
+
+    def _handed_over(self, checkpoint: str | None) -> "Handover | None":
+        """What is handed over, if it is that which the parent takes for a checkpoint."""
+        left = self._handover
+        return left if left is not None and checkpoint == left.folder.name else None
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        left = self._handed_over(checkpoint)
+        if left is None or left.over_in is not None:
+            super()._load_optimizer_and_scheduler(checkpoint if left is None else left.over_in)
+            return
+        for name, state in left.states.items():
+            getattr(self, name).load_state_dict(state)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        left = self._handed_over(checkpoint)  # the accelerator still has it, unless the phase was over in a checkpoint
+        super()._load_scaler(checkpoint if left is None else left.over_in)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if self._handed_over(checkpoint) is None:
+            super()._load_rng_state(checkpoint)
+        else:
+            set_seed(self.args.seed + self.state.global_step)  # the same when it is resumed, whatever was drawn since
 
     def _renew_optimizer(self) -> None:
         for name in ("optimizer", "lr_scheduler"):
@@ -163,12 +230,13 @@ class PhasedTrainerMixin(_Trainer):
     def _output_dir(self) -> str:
         return str(self.args.output_dir)
 
-    def _find_checkpoint(self, resume_from_checkpoint: str | bool | None) -> str | None:
+    def _find_checkpoint(self, resume_from_checkpoint: Checkpoint) -> str | None:
         if not resume_from_checkpoint:
             return None
-        if isinstance(resume_from_checkpoint, str):
-            require_whole(resume_from_checkpoint)
-            return resume_from_checkpoint
+        if not isinstance(resume_from_checkpoint, bool):
+            checkpoint = os.fspath(resume_from_checkpoint)
+            require_whole(checkpoint)
+            return checkpoint
         last: str | None = None
         if os.path.isdir(self._output_dir):
             last = get_last_checkpoint(self._output_dir)  # type: ignore[no-untyped-call]
@@ -205,9 +273,12 @@ class PhasedTrainerMixin(_Trainer):
     def _load_callback_state(self) -> None:
         # The one method that the parent calls between reading a checkpoint's `TrainerState` and using it.
         self._count(-1)
-        super()._load_callback_state()
+        if self._handover is None:  # or they are as the phase before left them
+            super()._load_callback_state()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *model: nn.Module | None) -> None:
+        if self._handed_over(resume_from_checkpoint) is not None:
+            return  # the weights are in place
         if self._phase is None or not load_renamed(self._trained_model, resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, *model)
 

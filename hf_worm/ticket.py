@@ -16,6 +16,7 @@ from torch import nn
 from hf_worm.compact import cut_, left_pruned, require_larger_units
 from hf_worm.config import WormConfig, find_file, parse_json, read_json, replace_file
 from hf_worm.core.masks import pack, unpack
+from hf_worm.core.sharding import local
 from hf_worm.core.window import Observation
 from hf_worm.layers import RepresentativeLayer, View, representative_layers
 from hf_worm.layers.layer import reshard
@@ -100,7 +101,8 @@ class Ticket:
 
         Pruned weights stay exactly 0, whatever momentum and weight decay do. Their gradients are set to 0 before each
         step: what an optimizer gathers of them would reach the model where it keeps weights of its own (schedule-free
-        ones), and enter statistics that kept weights share with pruned ones (Adafactor's rows and columns).
+        ones), and enter statistics that kept weights share with pruned ones (Adafactor's rows and columns). What it has
+        gathered of them so far is set to 0 as well.
 
         Args:
             model (`nn.Module`): The model, as for [`~Ticket.apply_`].
@@ -114,6 +116,7 @@ class Ticket:
         """
         pruned = self._pruned(model)
         _zero(pruned)
+        _zero_states(pruned, optimizer)
         return Held(
             optimizer.register_step_pre_hook(lambda *_: _zero_gradients(pruned)),
             optimizer.register_step_post_hook(lambda *_: _zero(pruned)),
@@ -190,6 +193,19 @@ Pruned = list[tuple[View, torch.Tensor]]  # parts of parameters, each with a `bo
 def _zero(pruned: Pruned) -> None:
     for view, mask in pruned:
         view.local_weight.masked_fill_(mask, 0)
+
+
+def _zero_states(pruned: Pruned, optimizer: torch.optim.Optimizer) -> None:
+    """Zero what the optimizer keeps for each pruned weight: momentum, or a weight of its own."""
+    for view, mask in pruned:
+        for state in optimizer.state.get(view.parameter, {}).values():
+            # Of others, such as quantized ones, 0 may mean something else.
+            if isinstance(state, torch.Tensor) and state.shape == view.parameter.shape and _is_plain(state):
+                view.local_part(state).masked_fill_(mask, 0)
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return type(local(tensor)) is torch.Tensor and tensor.is_floating_point()
 
 
 def _zero_gradients(pruned: Pruned) -> None:

@@ -1,6 +1,8 @@
 """`WormTrainer`: a `Trainer` that searches for a ticket while it trains, draws it, and retrains with it held."""
 
 import copy
+import dataclasses
+import os
 import warnings
 from typing import Any
 
@@ -15,9 +17,10 @@ from hf_worm.callback import PhaseCallback, observation_line
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
 from hf_worm.cutting import CuttingTrainerMixin
+from hf_worm.phases import Checkpoint
 from hf_worm.report import set_aside
 from hf_worm.run import Progress, load_state
-from hf_worm.search import TicketSearch
+from hf_worm.search import FADE_BOUND, TicketSearch
 from hf_worm.supported import refuse_compact, refuse_optimizer, refuse_unsupported
 from hf_worm.ticket import Ticket
 
@@ -48,7 +51,6 @@ class WormTrainerMixin(CuttingTrainerMixin):
     def __init__(self, *args: Any, worm_config: WormConfig | None = None, **kwargs: Any) -> None:
         self.worm_config = worm_config
         self.search: TicketSearch | None = None
-        self._states: dict[str, Any] = {}  # of the search's optimizer and schedule, with which the retraining goes on
         super().__init__(*args, **kwargs)
         if worm_config is not None:
             refuse_unsupported(self, worm_config)
@@ -62,7 +64,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
 
     def train(
         self,
-        resume_from_checkpoint: str | bool | None = None,
+        resume_from_checkpoint: Checkpoint = None,
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
         **kwargs: Any,
@@ -70,7 +72,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
         """Search (`num_train_epochs` at the most) → draw → retrain (`retrain_epochs`, or what the search leaves).
 
         Args:
-            resume_from_checkpoint (`str` or `bool`, *optional*):
+            resume_from_checkpoint (`str`, `os.PathLike` or `bool`, *optional*):
                 A checkpoint of either phase, or `True` for the last one in `output_dir`.
             trial, ignore_keys_for_eval, kwargs: As for the parent's `train`.
 
@@ -82,6 +84,8 @@ class WormTrainerMixin(CuttingTrainerMixin):
         """
         options = {"trial": trial, "ignore_keys_for_eval": ignore_keys_for_eval, **kwargs}
         if self.worm_config is None:
+            if isinstance(resume_from_checkpoint, os.PathLike):
+                resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
         restarts = self.worm_config.retrain_schedule == "restart"
         if restarts and self.worm_config.retrain_epochs > 0 and not has_length(self.train_dataset):
@@ -94,20 +98,23 @@ class WormTrainerMixin(CuttingTrainerMixin):
             return self.retrain(checkpoint, **options)
         output = self.search_ticket(checkpoint, **options)
         self.draw_ticket()
-        if (self.worm_config.retrain_epochs if restarts else self._steps_left(self.progress)) > 0:
+        if (self.worm_config.retrain_epochs if restarts else self._steps_left()) > 0:
             output = self.retrain(**options)
-        elif not restarts and self._drawn.converged:  # of masks that had not converged, the draw has warned
-            warnings.warn(f"{_none_left(self.progress)} The drawn model is the result.", stacklevel=2)
+        else:
+            if not restarts and self._drawn.converged:  # of masks that had not converged, the draw has warned
+                warnings.warn(f"{_none_left(self.progress)} The drawn model is the result.", stacklevel=2)
+            self._log_result("drawn")
         if trial is not None:
             # What a hyperparameter search was told last may be of the unpruned model; now it evaluates the result.
             self.objective: float | None = None
         return output
 
-    def search_ticket(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
+    def search_ticket(self, resume_from_checkpoint: Checkpoint = None, **options: Any) -> TrainOutput:
         """Train as usual, watching the masks and truncating from the trigger point on, until they have converged.
 
         Args:
-            resume_from_checkpoint (`str` or `bool`, *optional*): A checkpoint of the search, as for `train`.
+            resume_from_checkpoint (`str`, `os.PathLike` or `bool`, *optional*):
+                A checkpoint of the search, as for `train`.
             options: Passed on to the parent's `train`.
 
         Raises:
@@ -145,16 +152,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
         dense = copy.deepcopy(self._trained_model) if self._config.compact else None
         self.ticket = search.draw()
         if not self.ticket.converged:
-            largest, share = search.history[-1].max_distance, search.history[-1].doomed_share
-            faded = "" if share is None else f" The weights to be pruned still hold {share:.1%} of the L1 norm."
-            warnings.warn(
-                f"The masks had not converged when the search ended after {self.progress.epochs.get('search', 0):.4g} "
-                f"epochs: that takes {search.config.window} observations and a largest distance below "
-                f"{search.config.stopping_point:g}; it had {len(search.history)} and "
-                f"{'none' if largest is None else format(largest, '.4g')}.{faded} The newest mask is drawn. Train for "
-                "more epochs, or sample more often (`sample_strategy='steps'`).",
-                stacklevel=2,
-            )
+            warnings.warn(_not_converged(search, self.progress.epochs.get("search", 0.0)), stacklevel=2)
         self._evaluate_stage("drawn")
         self.progress.tick()
         if dense is not None:
@@ -164,53 +162,65 @@ class WormTrainerMixin(CuttingTrainerMixin):
         self._write_report()
         return self.ticket
 
-    def retrain(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> TrainOutput:
+    def retrain(self, resume_from_checkpoint: Checkpoint = None, **options: Any) -> TrainOutput:
         """Train on with the ticket held: for `retrain_epochs`, from a fresh optimizer, schedule and seed.
 
         With `WormConfig(retrain_schedule="continue")`: from the optimizer and the schedule that the search left, to the
         end of what it was planned for.
 
         Args:
-            resume_from_checkpoint (`str` or `bool`, *optional*): A checkpoint of the retraining, as for `train`.
+            resume_from_checkpoint (`str`, `os.PathLike` or `bool`, *optional*):
+                A checkpoint of the retraining, as for `train`.
             options: Passed on to the parent's `train`.
 
         Raises:
             RuntimeError: There is no ticket yet, or no search to go on from.
-            ValueError: The retraining is to go on, and the search left no step or no optimizer.
+            ValueError:
+                The retraining is to go on, and the search left no step or no optimizer. The checkpoint is of a
+                retraining with another `retrain_schedule` or `compact`.
         """
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
         if checkpoint is not None:
-            self.ticket = Ticket.from_pretrained(checkpoint)
+            self.ticket = self._resumed(checkpoint)
             if self.ticket.config.compact and not self.compacted:
                 self.search = TicketSearch(self._trained_model, self._config)
                 self._search.load_state_dict(load_state(checkpoint)[1])
                 self._cut_out()
         args, model_init = self.args, self.model_init
-        phase_args = copy.copy(args)
-        if self._goes_on:
-            before = self.progress if checkpoint is None else load_state(checkpoint)[0]
-            if "search" not in before.steps:
+        goes_on = self._drawn.config.retrain_schedule == "continue"
+        if goes_on and checkpoint is None:
+            if "search" not in self.progress.steps:
                 raise RuntimeError(
                     "`retrain_schedule='continue'` goes on with a search's optimizer, and there was none."
                 )
-            left = self._steps_left(before)
-            if left <= 0:  # the parent would take 0 for "by epochs", and train them all once more
-                raise ValueError(_none_left(before))
-            phase_args.max_steps = left
-            self._states = self._optimizer_states() if checkpoint is None else {}
-        else:
-            phase_args.num_train_epochs, phase_args.max_steps = self._drawn.config.retrain_epochs, -1
-        self.args = phase_args
+            if self._steps_left() <= 0:
+                raise ValueError(_none_left(self.progress))
+        if not goes_on:
+            self.args = copy.copy(args)
+            self.args.num_train_epochs, self.args.max_steps = self._drawn.config.retrain_epochs, -1
         self.model_init = None  # type: ignore[assignment]  # or the parent would begin with a new model
         set_seed(args.seed)  # as a new `Trainer` would: the phase depends on the drawn weights and the seed alone
         try:
-            output = self._train_phase("retrain", checkpoint, options)
+            output = self._train_phase("retrain", checkpoint, options, goes_on)
         finally:
-            self.args, self.model_init, self._states = args, model_init, {}
+            self.args, self.model_init = args, model_init
         self._apply_ticket()  # whatever callbacks did to the weights at the end of training
         self._evaluate_stage("retrained")
         self._write_report()
         return output
+
+    def _resumed(self, checkpoint: str) -> Ticket:
+        """The ticket of a checkpoint of the retraining, to be retrained for as long as this trainer says."""
+        ticket = Ticket.from_pretrained(checkpoint)
+        for name in ("retrain_schedule", "compact"):
+            saved, now = getattr(ticket.config, name), getattr(self._config, name)
+            if saved != now:
+                raise ValueError(
+                    f"{checkpoint} is of a retraining with `{name}={saved!r}`, this trainer has {now!r}. Resume with "
+                    "the saved setting, or start anew."
+                )
+        config = dataclasses.replace(ticket.config, retrain_epochs=self._config.retrain_epochs)
+        return dataclasses.replace(ticket, config=config)
 
     def begin_phase(self) -> None:
         super().begin_phase()
@@ -219,8 +229,6 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 self.search = TicketSearch(self._trained_model, self._config)
             if self._checkpoint_state is not None:
                 self._search.load_state_dict(self._checkpoint_state[1])
-        for name, state in self._states.items():
-            getattr(self, name).load_state_dict(state)
         optimizer = self._torch_optimizer
         if optimizer is None:
             return
@@ -230,22 +238,9 @@ class WormTrainerMixin(CuttingTrainerMixin):
         else:
             self._handle = (self._rest or self._drawn).hold(self._trained_model, optimizer)
 
-    @property
-    def _goes_on(self) -> bool:
-        """Whether the retraining goes on with the optimizer and the schedule of the search."""
-        return self._drawn.config.retrain_schedule == "continue"
-
-    def _steps_left(self, progress: Progress) -> int:
-        """Optimizer steps from the end of the search to that of all that was planned for it."""
-        return self._planned_steps() - progress.steps["search"]
-
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> torch.optim.lr_scheduler.LRScheduler:
-        """The parent's; a schedule that goes on after the draw is one over the whole run."""
-        if self._phase == "retrain" and self._goes_on:
-            num_training_steps += self._steps_before
-        return super().create_scheduler(num_training_steps, optimizer)
+    def _steps_left(self) -> int:
+        """Optimizer steps to the end of all that was planned."""
+        return self._planned_steps() - sum(self.progress.steps.values())
 
     # The search.
 
@@ -383,9 +378,27 @@ class WormTrainerMixin(CuttingTrainerMixin):
         return self.search
 
 
+def _not_converged(search: TicketSearch, epochs: float) -> str:
+    config, seen, count = search.config, search.history[-1], len(search.history)
+    largest = "none" if seen.max_distance is None else format(seen.max_distance, ".4g")
+    takes, had = f"a largest distance below {config.stopping_point:g}", largest
+    advice = ["Train for more epochs"]
+    if seen.doomed_share is not None:
+        takes += f", with less than {FADE_BOUND:.0%} of the L1 norm in the weights to be pruned"
+        had += f", with {seen.doomed_share:.1%}"
+        if seen.doomed_share >= FADE_BOUND:
+            advice.append(f"let them fade faster (`fade_epochs`, now {config.fade_epochs:g})")
+    if count < config.window:
+        advice.append("sample more often (`sample_strategy='steps'`)")
+    return (
+        f"The masks had not converged when the search ended after {epochs:.4g} epochs: that takes {config.window} "
+        f"observations and {takes}; it had {count} and {had}. The newest mask is drawn. {', or '.join(advice)}."
+    )
+
+
 def _none_left(progress: Progress) -> str:
     return (
-        f"The search took {progress.steps['search']} optimizer steps, all that were planned, and "
+        f"The run has taken {sum(progress.steps.values())} optimizer steps, all that were planned, and "
         "`retrain_schedule='continue'` leaves none to retrain. Plan more (`num_train_epochs`, `max_steps`), or sample "
         "more often (`sample_strategy='steps'`)."
     )

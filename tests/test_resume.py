@@ -190,6 +190,31 @@ def test_true_resumes_from_the_last_checkpoint(bert: BertForSequenceClassificati
     assert same_weights(weights(resumed.model), weights(whole.model))
 
 
+def test_a_checkpoint_may_be_a_path(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    worm_trainer(copy.deepcopy(bert), tmp_path, save_strategy="epoch").train()
+    resumed = worm_trainer(bert, tmp_path, save_strategy="epoch")
+    resumed.train(resume_from_checkpoint=tmp_path / "checkpoint-8")
+    assert resumed.progress.steps == {"search": 24, "retrain": 8}
+    assert len(resumed.search.history) == 3 and resumed.state.log_history[-1]["step"] == 32
+    plain = WormTrainer(model=bert, args=arguments(tmp_path), train_dataset=examples())
+    plain.train(resume_from_checkpoint=tmp_path / "checkpoint-8")
+    assert plain.state.global_step == 40
+
+
+def test_a_longer_retraining_goes_on_where_the_shorter_one_ended(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    worm_trainer(copy.deepcopy(bert), tmp_path, save_strategy="epoch").train()
+    checkpoint = tmp_path / "checkpoint-32"
+    longer = worm_trainer(copy.deepcopy(bert), tmp_path, WormConfig(stopping_point=0.5, retrain_epochs=3))
+    assert longer.train(resume_from_checkpoint=checkpoint).global_step == 48
+    assert longer.ticket.config.retrain_epochs == 3
+    for changes in ({"retrain_schedule": "continue"}, {"compact": True, "layers": ["neurons"]}):
+        other = worm_trainer(copy.deepcopy(bert), tmp_path, WormConfig(stopping_point=0.5, **changes))
+        with pytest.raises(ValueError, match=f"of a retraining with `{next(iter(changes))}="):
+            other.train(resume_from_checkpoint=checkpoint)
+
+
 def test_a_longer_search_goes_on_where_the_shorter_one_ended(
     bert: BertForSequenceClassification, tmp_path: Path
 ) -> None:

@@ -101,6 +101,19 @@ def test_held_weights_are_zero_after_every_step(
     assert any((model.get_parameter(name)[~mask] != 0).any() for name, mask in ticket.masks.items())
 
 
+def test_holding_clears_what_the_optimizer_gathered_of_pruned_weights(model: nn.Module) -> None:
+    """Schedule-free optimizers keep weights of their own, and would mix them into the model's."""
+    ticket, stepper = random_ticket(model), torch.optim.AdamW(model.parameters())
+    train(model, stepper, 3)
+    before = copy.deepcopy(stepper.state_dict()["state"])
+    ticket.hold(model, stepper)
+    for place, (name, parameter) in enumerate(model.named_parameters()):
+        mask = ticket.masks.get(name, torch.ones_like(parameter, dtype=torch.bool))
+        for kind in ("exp_avg", "exp_avg_sq"):
+            assert torch.equal(stepper.state[parameter][kind], torch.where(mask, before[place][kind], 0))
+        assert stepper.state[parameter]["step"] == 3
+
+
 def test_holding_changes_no_other_weight(model: nn.Module) -> None:
     ticket = random_ticket(model)
     ticket.apply_(model)

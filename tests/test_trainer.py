@@ -233,33 +233,52 @@ def given_optimizers(model: nn.Module) -> Any:
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["made", "given"])
-@pytest.mark.parametrize("changes", [{}, {"max_steps": 37, "lr_scheduler_type": "cosine"}], ids=["epochs", "steps"])
+@pytest.mark.parametrize(
+    ("changes", "sampling", "searched"),
+    [
+        ({}, {}, 24),
+        ({"max_steps": 37, "lr_scheduler_type": "cosine"}, {}, 24),
+        ({}, {"sample_strategy": "steps", "sample_steps": 3}, 9),
+        ({"gradient_accumulation_steps": 3}, {"sample_strategy": "steps", "sample_steps": 2}, 6),
+    ],
+    ids=["epochs", "steps", "within an epoch", "accumulated"],
+)
 def test_a_schedule_that_goes_on_is_that_of_plain_training(
-    bert: BertForSequenceClassification, tmp_path: Path, changes: dict[str, Any], given: bool
+    bert: BertForSequenceClassification,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    sampling: dict[str, Any],
+    searched: int,
+    given: bool,
 ) -> None:
-    """With nothing to prune, the rows in their order and no dropout, the whole run is the parent's training."""
+    """With nothing to prune and no dropout, the whole run is the parent's training, row for row."""
 
-    class Sequential(SequentialTrainer):
+    class Recording(WormTrainer):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.rates: list[float] = []
+            self.rows: list[torch.Tensor] = []
 
-        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any) -> torch.Tensor:
             self.rates.append(self.lr_scheduler.get_last_lr()[0])
-            return super().training_step(*args, **kwargs)
+            self.rows.append(inputs["input_ids"])
+            return super().training_step(model, inputs, *args)
 
     without_dropout(bert)
     twin = copy.deepcopy(bert)
     changes = {"warmup_steps": 5, "weight_decay": 0.1, **changes}
     optimizers = [{"optimizers": given_optimizers(model)} if given else {} for model in (twin, bert)]
-    plain = Sequential(model=twin, args=arguments(tmp_path, **changes), train_dataset=examples(), **optimizers[0])
+    plain = Recording(model=twin, args=arguments(tmp_path, **changes), train_dataset=examples(), **optimizers[0])
     plain.train()
-    config = WormConfig(prune_ratio=0.0, retrain_schedule="continue")
-    trainer = worm_trainer(bert, tmp_path, config, Sequential, **changes, **optimizers[1])
+    config = WormConfig(prune_ratio=0.0, retrain_schedule="continue", **sampling)
+    trainer = worm_trainer(bert, tmp_path, config, Recording, **changes, **optimizers[1])
     output = trainer.train()
-    assert output.global_step == len(plain.rates) == changes.get("max_steps", 40)
-    assert report(tmp_path)["search"]["steps"] == 24, "the masks had settled after three epochs"
+    assert output.global_step == plain.state.global_step == trainer.state.global_step
+    assert trainer.state.epoch == plain.state.epoch
+    assert report(tmp_path)["search"]["steps"] == searched, "the masks had settled with three observations"
+    assert report(tmp_path)["retrain"]["steps"] == output.global_step - searched
     assert trainer.rates == pytest.approx(plain.rates)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(trainer.rows, plain.rows, strict=True))
     assert same_weights(weights(bert), weights(twin))
 
 
@@ -272,6 +291,8 @@ def test_a_schedule_that_goes_on_holds_what_was_drawn(bert: BertForSequenceClass
     assert pruned_are_zero(tmp_path, trainer.ticket) and trainer.ticket.sparsity == 0.5
     assert list(report(tmp_path)["metrics"]) == ["before_draw", "drawn", "retrained"]
     assert report(tmp_path)["retrain"]["steps"] == 8
+    with pytest.raises(ValueError, match="The run has taken 32 optimizer steps"):
+        trainer.retrain()
     assert trainer.train().global_step == 32, "once more, from a fresh optimizer"
     never = WormConfig(**NEVER, retrain_schedule="continue")
     trainer = worm_trainer(copy.deepcopy(bert), tmp_path, never, **changes)
@@ -279,7 +300,7 @@ def test_a_schedule_that_goes_on_holds_what_was_drawn(bert: BertForSequenceClass
         assert trainer.train().global_step == 32
     assert "retrain" not in report(tmp_path), "the search left nothing"
     before = trainer.args
-    with pytest.raises(ValueError, match="The search took 32 optimizer steps, all that were planned"):
+    with pytest.raises(ValueError, match="The run has taken 32 optimizer steps, all that were planned"):
         trainer.retrain()
     assert trainer.args is before and trainer.args.max_steps == -1
     config = WormConfig(**CONVERGES, retrain_schedule="continue")
@@ -288,6 +309,19 @@ def test_a_schedule_that_goes_on_holds_what_was_drawn(bert: BertForSequenceClass
         assert trainer.train().global_step == 24
     assert trainer.ticket.converged
     assert "for which the search may have left no steps" in " ".join(title_lines(read_run(str(tmp_path))))
+
+
+def test_a_schedule_that_goes_on_waits_for_the_evaluations_and_keeps_the_best_of_its_own(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    config = WormConfig(**CONVERGES, retrain_schedule="continue")
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": True}
+    often = {"eval_strategy": "epoch", "save_strategy": "epoch", "eval_delay": 3, "eval_dataset": examples()}
+    trainer = worm_trainer(bert, tmp_path, config, **often, **best)
+    trainer.train()
+    evaluated = [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert evaluated == [24, 32, 40, 40], "as in plain training, and once more as the result"
+    assert Path(trainer.state.best_model_checkpoint).name in ("checkpoint-32", "checkpoint-40")
 
 
 def test_what_goes_on_has_a_search_to_go_on_from(bert: BertForSequenceClassification, tmp_path: Path) -> None:
@@ -305,6 +339,17 @@ def test_not_converged_draws_the_newest_mask_and_warns(bert: BertForSequenceClas
         trainer.train()
     assert trainer.ticket.converged is False
     assert all(torch.equal(mask, trainer.search.masks[name]) for name, mask in trainer.ticket.masks.items())
+
+
+def test_weights_that_have_not_faded_are_drawn_with_a_warning(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    config = WormConfig(stopping_point=0.9, truncation_target="fade", fade_epochs=100.0, retrain_epochs=0)
+    trainer = worm_trainer(bert, tmp_path, config)
+    found = r"less than 3% of the L1 norm.*had 5 and 0\.\d+, with \d+\.\d%.*fade faster \(`fade_epochs`, now 100\)"
+    with pytest.warns(UserWarning, match=found) as warned:
+        trainer.train()
+    assert not [one for one in warned if "sample more often" in str(one.message)], "that would not help"
 
 
 def test_a_search_too_short_to_observe_observes_at_its_end(bert: BertForSequenceClassification, tmp_path: Path) -> None:
@@ -668,8 +713,16 @@ def test_a_restart_with_smaller_batches_starts_the_search_clean(
             if state.train_batch_size == 8 and state.global_step == 12:  # after the first observation
                 raise RuntimeError("CUDA out of memory.")
 
-    trainer = worm_trainer(bert, tmp_path, callbacks=[OutOfMemory()], auto_find_batch_size=True)
+    twin = copy.deepcopy(bert)
+    changes = {"auto_find_batch_size": True, "save_strategy": "epoch", "num_train_epochs": 4}
+    config = WormConfig(**CONVERGES, retrain_schedule="continue")
+    trainer = worm_trainer(bert, tmp_path, config, callbacks=[OutOfMemory()], **changes)
     trainer.search_ticket()
     assert trainer.state.train_batch_size < 8
     assert [seen.index for seen in trainer.search.history] == [0, 1, 2]
     assert trainer.search.converged
+    trainer.draw_ticket()
+    assert trainer.retrain().global_step == 40, "ten smaller batches an epoch"
+    resumed = worm_trainer(twin, tmp_path / "resumed", config, **changes)
+    assert resumed.train(tmp_path / "checkpoint-30").global_step == 40, "the checkpoint says how large the batches are"
+    assert same_weights(weights(twin), weights(bert))

@@ -75,15 +75,16 @@ class View:
     @property
     def local_weight(self) -> torch.Tensor:
         """What this process holds of `weight`: a plain tensor, all of it unless the parameter is sharded."""
-        return local(self.parameter).data if self.sharded else self.part(self.parameter.data)
+        return self.local_part(self.parameter.data)
 
     @property
     def local_gradient(self) -> torch.Tensor | None:
         """What this process holds of `gradient`."""
-        gradient = self.parameter.grad
-        if gradient is None:
-            return None
-        return local(gradient) if self.sharded else self.part(gradient)
+        return None if self.parameter.grad is None else self.local_part(self.parameter.grad)
+
+    def local_part(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What this process holds of the part of a tensor that is shaped, and sharded, as the parameter."""
+        return local(tensor) if self.sharded else self.part(tensor)
 
     def local_mask(self, mask: torch.Tensor) -> torch.Tensor:
         """What this process holds of a mask of the layer's units.
