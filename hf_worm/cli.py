@@ -17,10 +17,11 @@ from transformers import (
 
 from hf_worm import __version__
 from hf_worm.compact import RECORD
+from hf_worm.config import WormConfig
 from hf_worm.glue import command as glue
 from hf_worm.glue import demo
 from hf_worm.image import command as image
-from hf_worm.job.model import errors_named
+from hf_worm.job.model import model_errors_named
 from hf_worm.layers import representative_layers
 from hf_worm.loading import outline
 from hf_worm.show import command as show
@@ -69,19 +70,19 @@ def show_layers(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--layers",
         nargs="+",
-        default=["query", "key"],
+        default=WormConfig().layers,
         help="query, key, value, batchnorm, neurons, heads, parameter names or patterns (default: query key)",
     )
     parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own code, if it has any")
     options = parser.parse_args(argv)
     try:
-        with errors_named(options.model):
+        with model_errors_named(options.model):
             config = AutoConfig.from_pretrained(options.model, trust_remote_code=options.trust_remote_code)
             if hasattr(config, RECORD):
                 model: nn.Module = outline(config, options.model)
             else:
                 model = without_weights(config, options.trust_remote_code)
-        layers = representative_layers(model, options.layers)
+        layers = representative_layers(model, WormConfig(layers=options.layers).layers)
     except (ValueError, OSError) as error:
         print(f"hf-worm layers: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

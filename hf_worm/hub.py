@@ -6,10 +6,35 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from hf_worm.config import WormConfig
-from hf_worm.report import STAGES
+from hf_worm.report import STAGES, pruned_line
 from hf_worm.speed import cost_rows, gains
 
 TAGS = ("worm", "early-bird", "pruning")
+FROM_SCRATCH = "This model was trained from scratch on "
+WORM = (
+    "2406.11872",
+    """\
+@inproceedings{vasudev2024worm,
+  title     = {The EarlyBird Gets the WORM: Heuristically Accelerating EarlyBird Convergence},
+  author    = {Vasudev, Adithya},
+  booktitle = {Proceedings of the 4th NeurIPS Efficient Natural Language and Speech Processing Workshop},
+  series    = {Proceedings of Machine Learning Research},
+  volume    = {262},
+  pages     = {232--240},
+  year      = {2024}
+}""",
+)
+EB_TRAIN = (
+    "1909.11957",
+    """\
+@inproceedings{you2020earlybird,
+  title     = {Drawing Early-Bird Tickets: Toward More Efficient Training of Deep Networks},
+  author    = {You, Haoran and Li, Chaojian and Xu, Pengfei and Fu, Yonggan and Wang, Yue and Chen, Xiaohan and
+               Baraniuk, Richard G. and Wang, Zhangyang and Lin, Yingyan},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2020}
+}""",
+)
 
 
 def extend_model_card(folder: str, repository: str | None, report: dict[str, Any]) -> None:
@@ -23,10 +48,22 @@ def extend_model_card(folder: str, repository: str | None, report: dict[str, Any
     card.save(path)
 
 
+def correct_origin(folder: str, model: str) -> None:
+    """Say what the model was fine-tuned from, where the parent's card takes it for one that was trained from scratch.
+
+    The parent names models of the Hub alone, and would link any other name to one of that name there.
+    """
+    path = Path(folder) / "README.md"
+    card = path.read_text(encoding="utf-8")
+    if FROM_SCRATCH in card:
+        path.write_text(card.replace(FROM_SCRATCH, f"This model is a fine-tuned version of `{model}` on "), "utf-8")
+
+
 def card_section(repository: str, report: dict[str, Any]) -> str:
     """The part of a model card that a run's report makes."""
-    search, account, config = report["search"], report["account"], report["config"]
-    method, smaller = WormConfig(**config).method, "compact_weights" in account
+    search, account, config = report["search"], report["account"], WormConfig(**report["config"])
+    smaller = "compact_weights" in account
+    paper, citation = WORM if config.truncates else EB_TRAIN
     how = (
         f"the masks had converged after {search['epochs']:.4g} epochs"
         if search["converged"]
@@ -35,37 +72,23 @@ def card_section(repository: str, report: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "## Pruning",
-            f"Base model: `{report['model']}`. Pruned while fine-tuning by {method} "
-            "([arXiv:2406.11872](https://arxiv.org/abs/2406.11872)) with `hf_worm`: "
-            f"{account['pruned_weights']:,} weights are {'cut out' if smaller else '0'}, "
-            f"{account['share_of_representative']:.1%} of the "
-            f"{account['representative_weights']:,} weights watched ({', '.join(config['layers'])}) and "
-            f"{account['share_of_model']:.1%} of the model's {account['model_weights']:,}; {how}.",
+            f"Base model: `{report['model']}`. Pruned while fine-tuning by {config.method} "
+            f"([arXiv:{paper}](https://arxiv.org/abs/{paper})) with `hf_worm`; {how}. "
+            f"{pruned_line(account, config.layers)}",
             account["note"],
             *_costs_section(report.get("costs")),
             "### Metrics",
             _metrics_table(report["metrics"]),
             "### The search",
-            _observations_table(search["observations"]),
-            "Settings: " + ", ".join(f"`{name}={value!r}`" for name, value in config.items()) + ".",
+            _observations_table(search["observations"], config),
+            "Settings: " + ", ".join(f"`{name}={value!r}`" for name, value in report["config"].items()) + ".",
             "### Sparsity by layer",
             _table(["layer", "pruned"], [[f"`{name}`", f"{share:.2%}"] for name, share in report["layers"].items()]),
             "### Loading",
             _loading_code(repository, report["loading"]),
             *([] if smaller else [_holding_code(repository)]),
             "### Citation",
-            "```bibtex\n"
-            "@inproceedings{vasudev2024worm,\n"
-            "  title     = {The EarlyBird Gets the WORM: Heuristically Accelerating EarlyBird Convergence},\n"
-            "  author    = {Vasudev, Adithya},\n"
-            "  booktitle = {Proceedings of the 4th NeurIPS Efficient Natural Language and Speech Processing "
-            "Workshop},\n"
-            "  series    = {Proceedings of Machine Learning Research},\n"
-            "  volume    = {262},\n"
-            "  pages     = {232--240},\n"
-            "  year      = {2024}\n"
-            "}\n"
-            "```\n",
+            f"```bibtex\n{citation}\n```\n",
         ]
     )
 
@@ -97,15 +120,15 @@ def _costs_section(costs: dict[str, Any] | None) -> list[str]:
     return [] if costs is None else ["### Size and time", _table(*cost_rows(costs)), gains(costs)]
 
 
-def _observations_table(observations: list[dict[str, Any]]) -> str:
-    head = ["observation", "max distance", "mean distance", "truncating", "converged"]
+def _observations_table(observations: list[dict[str, Any]], config: WormConfig) -> str:
+    decisions = ["truncating", "converged"] if config.truncates else ["converged"]
+    head = ["observation", "max distance", "mean distance", *decisions]
     rows = [
         [
             str(seen["index"] + 1),
             _number(seen["max_distance"]),
             _number(seen["mean_distance"]),
-            "yes" if seen["truncating"] else "no",
-            "yes" if seen["converged"] else "no",
+            *("yes" if seen[decision] else "no" for decision in decisions),
         ]
         for seen in observations
     ]

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_worm.compact import RECORD
-from hf_worm.config import CONFIG_NAME
+from hf_worm.config import CONFIG_NAME, split_ratio
 from hf_worm.layers import representative_layers
 from hf_worm.run import Progress
 from hf_worm.ticket import HISTORY_NAME, TICKET_NAME, Ticket
@@ -27,6 +28,7 @@ NOTE = (
 NOTE_COMPACT = (
     "What the ticket prunes is cut out: the checkpoint is a dense one of smaller matrices, and needs no sparse kernels."
 )
+NOT_METRICS = ("_runtime", "_per_second", "_preparation_time")  # ends of what the Trainer adds to an evaluation
 STAGES = {"before_draw": "before the draw", "drawn": "drawn", "retrained": "retrained"}
 
 
@@ -96,13 +98,34 @@ def account(ticket: Ticket, model: nn.Module) -> dict[str, Any]:
 
 
 def cut_out(before: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-    """The account of a model that was made smaller, from that of the model before."""
-    return {**before, "note": NOTE_COMPACT, "compact_weights": sum(p.numel() for p in model.parameters())}
+    """The account of a model that was made smaller, from that of the model before.
+
+    More may be gone than what was watched: with a channel, the weights of the convolutions around it.
+    """
+    compact, whole = sum(parameter.numel() for parameter in model.parameters()), before["model_weights"]
+    gone = {"pruned_weights": whole - compact, "share_of_model": (whole - compact) / whole}
+    return {**before, **gone, "note": NOTE_COMPACT, "compact_weights": compact}
+
+
+def pruned_line(account: Mapping[str, Any], layers: Sequence[str]) -> str:
+    """How many weights are pruned, or cut out, and what shares of the watched layers and of the model they are."""
+    names = ", ".join(split_ratio(entry)[0] for entry in layers)
+    watched, weights = f"{account['share_of_representative']:.1%} of {names}", f"{account['pruned_weights']:,} weights"
+    of_model = f"{account['share_of_model']:.1%} of the model's {account['model_weights']:,}"
+    if "compact_weights" in account:
+        return f"Cut out: {weights}, {of_model}: {watched}, and what goes with it."
+    return f"Pruned: {weights}, {watched} and {of_model}."
+
+
+def origin(model: nn.Module) -> str:
+    """The folder or the id on the Hub that the model was loaded from; empty where it was not."""
+    name: str = getattr(getattr(model, "config", None), "_name_or_path", "")
+    return name
 
 
 def model_name(model: nn.Module) -> str:
     """What the model was loaded from, or its class where it was made from a configuration."""
-    name: str = getattr(getattr(model, "config", None), "_name_or_path", "")
+    name = origin(model)
     if os.path.isdir(name):
         name = Path(name).resolve().name  # a card is for others to read: the path is of no use to them
     return name or type(model).__name__

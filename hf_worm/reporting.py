@@ -1,6 +1,7 @@
 """What a run says of itself: the evaluations around the draw, its report, its model card."""
 
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -10,9 +11,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_worm.config import replace_file
-from hf_worm.hub import extend_model_card
+from hf_worm.hub import correct_origin, extend_model_card
 from hf_worm.phases import PhasedTrainerMixin
-from hf_worm.report import REPORT_NAME, build_report
+from hf_worm.report import NOT_METRICS, REPORT_NAME, build_report, model_name, origin
 from hf_worm.ticket import Ticket
 
 
@@ -72,8 +73,14 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
         self.progress.metrics[stage] = {
             name.removeprefix("eval_"): value
             for name, value in metrics.items()
-            if name.startswith("eval_") and not name.endswith(("_runtime", "_per_second", "_preparation_time"))
+            if name.startswith("eval_") and not name.endswith(NOT_METRICS)
         }
+
+    def _log_result(self, stage: str) -> None:
+        """Log a stage's metrics by their plain names too: a model card would have the last that the log has of them."""
+        metrics = self.progress.metrics.get(stage, {})
+        if metrics:
+            self.log({f"eval_{name}": value for name, value in metrics.items()})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The parent's card, and what the ticket prunes, how it was found, what it cost, and how to load the model.
@@ -82,7 +89,11 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
             args, kwargs: As the parent's own: TRL's trainers take other arguments than the `Trainer`.
         """
         super().create_model_card(*args, **kwargs)
-        if self.ticket is not None and self.is_world_process_zero():
+        if not self.is_world_process_zero():
+            return
+        if os.path.isdir(origin(self._trained_model)):
+            correct_origin(self._output_dir, model_name(self._trained_model))
+        if self.ticket is not None:
             extend_model_card(self._output_dir, self.hub_model_id or self.args.hub_model_id, self.report())
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:

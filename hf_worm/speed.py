@@ -152,15 +152,25 @@ def cost_rows(costs: dict[str, Any], spread: bool = True) -> tuple[list[str], li
 
 def gains(costs: dict[str, Any]) -> str:
     """How many times as fast as the dense model the compact one is at each action, and where nothing was gained."""
-    told = []
-    for action, times in costs["seconds"].items():
-        dense, compact = times["dense"], times["compact"]
-        apart = compact["high"] < dense["low"]
-        told.append(f"{action}: " + (f"{dense['median'] / compact['median']:.2f}×" if apart else "nothing gained"))
+    actions = costs["seconds"].items()
+    told = [f"{action}: {_gain(times['dense'], times['compact'])}" for action, times in actions]
+    zeros = [f"{action}: {_gain(times['dense'], times['drawn'])}" for action, times in actions if _faster(times)]
     return (
-        f"The compact model against the dense one: {', '.join(told)}. Medians, with quartiles, on the machine that "
-        "trained; rows of its data. Zeros alone (*drawn*) gain nothing."
+        f"The compact model against the dense one: {', '.join(told)}. Zeros alone (*drawn*): "
+        f"{', '.join(zeros) or 'nothing gained'}. Medians, on the machine that trained, with rows of its data; not "
+        "decided where the quartiles overlap."
     )
+
+
+def _faster(times: dict[str, dict[str, float]]) -> bool:
+    return times["drawn"]["high"] < times["dense"]["low"]
+
+
+def _gain(dense: dict[str, float], other: dict[str, float]) -> str:
+    if other["median"] >= dense["median"]:
+        return "nothing gained"
+    ratio = f"{dense['median'] / other['median']:.2f}×"
+    return ratio if other["high"] < dense["low"] else f"{ratio} (not decided)"
 
 
 def _milliseconds(times: dict[str, float], spread: bool) -> str:

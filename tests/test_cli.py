@@ -59,6 +59,27 @@ def test_layers_of_a_saved_model(
     )
 
 
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["./nowhere"], "./nowhere is a folder that does not exist."),
+        (["nowhere"], "nowhere"),
+        (["HERE", "--layers", "neurons=2"], "neurons=2"),
+    ],
+)
+def test_what_layers_cannot_show_is_one_line(
+    bert: BertForSequenceClassification,
+    tmp_path: Path,
+    argv: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bert.save_pretrained(tmp_path)
+    assert cli.main(["layers", *(str(tmp_path) if word == "HERE" else word for word in argv)]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("hf-worm layers: error: ") and message in line
+
+
 def test_neurons_and_heads_are_counted(
     bert: BertForSequenceClassification, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

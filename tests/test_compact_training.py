@@ -121,7 +121,9 @@ def test_the_card_loads_it(bert: BertForSequenceClassification, tmp_path: Path) 
     trainer.create_model_card()
     text = ModelCard.load(tmp_path / "heads" / "README.md").text
     assert "from hf_worm import load_compact" in text and 'load_compact("heads")' in text
-    assert "weights are cut out, 50.0% of the" in text
+    gone = trainer.report()["account"]
+    assert gone["pruned_weights"] == gone["model_weights"] - gone["compact_weights"] > 0
+    assert f"Cut out: {gone['pruned_weights']:,} weights, {gone['share_of_model']:.1%} of the model's" in text
     assert "ticket.hold" not in text, "there are no zeros to hold"
     trainer = compact_trainer(bert, tmp_path / "neurons", ["neurons"])
     trainer.train()
@@ -323,4 +325,7 @@ def test_where_nothing_is_gained_it_is_said() -> None:
         "forward 32": {"dense": times(4, 4, 4), "drawn": times(4, 4, 4), "compact": times(1, 2, 3)},
     }
     told = gains({"seconds": seconds})
-    assert "forward 1: nothing gained, forward 32: 2.00×." in told
+    assert "forward 1: 2.00× (not decided), forward 32: 2.00×. Zeros alone (*drawn*): nothing gained." in told
+    seconds["forward 32"] = {"dense": times(4, 4, 4), "drawn": times(2, 3, 3), "compact": times(4, 4, 4)}
+    told = gains({"seconds": seconds})
+    assert "forward 32: nothing gained. Zeros alone (*drawn*): forward 32: 1.33×." in told

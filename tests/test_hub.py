@@ -10,7 +10,7 @@ from torch import nn
 from training import QUERY_AND_KEY, SmallCNN, accuracy, examples, loaded_by, same_weights, worm_trainer
 from transformers import BertForSequenceClassification, PreTrainedModel
 
-from hf_worm import TicketSearch, WormConfig
+from hf_worm import TicketSearch, WormConfig, WormTrainer
 from hf_worm.hub import card_section, extend_model_card
 from hf_worm.models import CifarResNetConfig, CifarResNetForImageClassification
 from hf_worm.report import build_report, loading
@@ -41,13 +41,53 @@ def test_the_card_parses_and_is_tagged(card: ModelCard) -> None:
 def test_the_card_says_what_was_pruned_and_how(card: ModelCard) -> None:
     text = card.text
     assert "Base model: `bert-of-this-test`" in text
-    assert "512 weights are 0, 50.0% of the 1,024 weights watched (query, key)" in text
+    assert "Pruned: 512 weights, 50.0% of query, key and " in text
     assert "the masks had converged after 3 epochs" in text
     assert [stage for stage in ("| before the draw |", "| drawn |", "| retrained |") if stage in text] != []
     assert text.count("| yes |") + text.count("| no |") >= 3, "a row for each observation"
     assert all(f"| `{name}` | 50.00% |" in text for name in QUERY_AND_KEY)
     assert 'BertForSequenceClassification.from_pretrained("judge")' in text
     assert "arXiv:2406.11872" in text and "vasudev2024worm" in text
+
+
+def test_the_card_of_eb_train_is_of_eb_train(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = worm_trainer(bert, tmp_path, WormConfig.eb_train(stopping_point=0.5))
+    trainer.train()
+    trainer.create_model_card()
+    text = ModelCard.load(tmp_path / "README.md").text
+    assert "by EB Train ([arXiv:1909.11957]" in text and "you2020earlybird" in text
+    assert "2406.11872" not in text and "truncating" not in text, "nothing was truncated"
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_a_model_from_a_folder_was_not_trained_from_scratch(
+    bert: BertForSequenceClassification, tmp_path: Path, pruned: bool
+) -> None:
+    bert.save_pretrained(tmp_path / "a-base")
+    model = BertForSequenceClassification.from_pretrained(tmp_path / "a-base")
+    trainer = worm_trainer(model, tmp_path / "out")
+    if not pruned:
+        trainer = WormTrainer(model=model, args=trainer.args, train_dataset=examples())
+    trainer.train()
+    trainer.create_model_card()
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert "This model is a fine-tuned version of `a-base` on " in card.text and "from scratch" not in card.text
+    assert card.data.base_model is None, "there may be another of that name on the Hub"
+
+
+def test_a_card_without_retraining_has_the_results_of_the_drawn_model(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    config = WormConfig(stopping_point=0.5, retrain_epochs=0, prune_ratio=0.9)
+    parts = {"eval_dataset": examples(), "compute_metrics": accuracy, "eval_strategy": "epoch"}
+    trainer = worm_trainer(bert, tmp_path, config, **parts)
+    trainer.train()
+    trainer.create_model_card(dataset="mine", tasks="text-classification")
+    drawn, before = (trainer.progress.metrics[stage]["loss"] for stage in ("drawn", "before_draw"))
+    head = ModelCard.load(tmp_path / "README.md").text.partition("## Pruning")[0]
+    assert f"- Loss: {drawn:.4f}" in head
+    assert [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry][-2:] == [before, drawn]
+    assert before != drawn
 
 
 def test_a_card_made_twice_has_the_section_once(bert: BertForSequenceClassification, tmp_path: Path) -> None:

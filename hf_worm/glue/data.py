@@ -9,7 +9,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from hf_worm.glue.arguments import DataArguments
 from hf_worm.job.labels import LABEL, label_ids
-from hf_worm.job.loading import check_columns, listed
+from hf_worm.job.loading import TRAIN, check_columns, listed
 from hf_worm.job.task import Task
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,8 @@ def labelled(dataset: Dataset, split: str, task: Task, limit: int | None) -> Dat
             if text is None:
                 raise ValueError(f"Row {row} of the {split} split has no `{name}`.")
     labels = label_ids(dataset, task, split)
+    if limit is not None and split == TRAIN and not task.is_regression and len(set(labels)) == 1:
+        logger.warning("The first %d rows of the %s split have the one label %s.", len(labels), split, labels[0])
     return dataset.select_columns(list(task.columns)).add_column("labels", labels)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset, load_dataset
 
 from hf_worm.glue.arguments import FILE_TYPES, GLUE_ON_THE_HUB, DataArguments
-from hf_worm.job.loading import TRAIN, errors_named, load_folder_or_hub
+from hf_worm.job.loading import TRAIN, data_errors_named, load_folder_or_hub
 from hf_worm.job.task import Task
 
 
@@ -30,7 +30,7 @@ def load_splits(
         name = data.dataset_config_name or (None if task is None else task.name)
         return load_folder_or_hub(data.dataset_name or GLUE_ON_THE_HUB, name, cache_dir, token)
     kind, files, options = _files(data.train_file, data.validation_file)
-    with errors_named(", ".join(files.values())):
+    with data_errors_named(", ".join(files.values())):
         return dict(load_dataset(kind, data_files=files, cache_dir=cache_dir, **options))
 
 
@@ -55,5 +55,5 @@ def _files(train: str, validation: str | None) -> tuple[str, dict[str, str], dic
     kind = FILE_TYPES[suffix]
     if kind != "csv":
         return kind, files, {}
-    # A sentence can be the word "None" or "NA"; an empty cell stays an empty string, which the checks refuse.
+    # A sentence can be the word "None" or "NA"; an empty cell is an empty string.
     return kind, files, {"sep": "\t" if suffix == ".tsv" else ",", "keep_default_na": False}

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from hf_worm.glue.arguments import ModelArguments
-from hf_worm.job.model import errors_named, hub_options, load_weights, set_classes
+from hf_worm.job.model import hub_options, load_weights, model_errors_named, set_classes
 from hf_worm.job.task import Task
 
 
@@ -27,7 +27,7 @@ def load_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
         OSError: It isn't there.
     """
     name = arguments.tokenizer_name or arguments.model_name_or_path
-    with errors_named(f"the tokenizer of {name}"):
+    with model_errors_named(name, "the tokenizer of "):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, **hub_options(arguments))
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # what transformers makes of no files at all
         raise ValueError(f"The tokenizer of {name} knows no word: its files are missing or empty.")
@@ -39,7 +39,7 @@ def load_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
 def load_config(arguments: ModelArguments, task: Task) -> tuple[PreTrainedConfig, tuple[int, ...]]:
     """The model's configuration made for the task, and the model's id of each class ([`set_classes`])."""
     name = arguments.config_name or arguments.model_name_or_path
-    with errors_named(name):
+    with model_errors_named(name):
         config: PreTrainedConfig = AutoConfig.from_pretrained(name, **hub_options(arguments))
     return config, set_classes(config, task)
 

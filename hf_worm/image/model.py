@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from hf_worm.image.arguments import ModelArguments
-from hf_worm.job.model import errors_named, hub_options, load_weights
+from hf_worm.job.model import hub_options, load_weights, model_errors_named
 from hf_worm.models import CifarResNetConfig, VggBnConfig
 from hf_worm.models.vgg import SMALLEST_IMAGE
 
@@ -51,7 +51,7 @@ def load_config(arguments: ModelArguments) -> PreTrainedConfig:
     else:
         name = arguments.config_name or arguments.model
         try:
-            with errors_named(name):
+            with model_errors_named(name):
                 config = AutoConfig.from_pretrained(name, **hub_options(arguments))
         except OSError as error:
             close = get_close_matches(name, NEW_MODELS, n=1)
@@ -72,7 +72,7 @@ def load_model(arguments: ModelArguments, config: PreTrainedConfig) -> PreTraine
         OSError: The weights aren't there.
     """
     if is_new(arguments):
-        with errors_named(arguments.model):
+        with model_errors_named(arguments.model):
             model: PreTrainedModel = AutoModelForImageClassification.from_config(  # type: ignore[no-untyped-call]
                 config, trust_remote_code=arguments.trust_remote_code
             )
@@ -133,7 +133,7 @@ def load_processor(arguments: ModelArguments) -> BaseImageProcessor | None:
     """
     if is_new(arguments):
         return None
-    with errors_named(f"the image processor of {arguments.model}"):
+    with model_errors_named(f"the image processor of {arguments.model}"):
         processor: BaseImageProcessor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
             arguments.model, **hub_options(arguments)
         )

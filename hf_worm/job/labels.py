@@ -40,7 +40,7 @@ def task_of(train: Dataset, name: str, columns: tuple[str, ...]) -> Task:
         labels = tuple(f"{UNNAMED}{label}" for label in range(largest + 1))
     else:
         raise ValueError(f"The column `{LABEL}` must hold class names, class ids or numbers, got {feature}.")
-    if len(labels) < 2:
+    if len(set(values)) < 2:
         raise ValueError(f"The train split has the one label {values[0]!r}: there is nothing to learn.")
     return Task(name, columns, labels, ("accuracy",))
 

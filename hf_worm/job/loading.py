@@ -31,15 +31,15 @@ def load_folder_or_hub(
         OSError: The folder or the data set isn't there.
     """
     source = os.path.expanduser(source)
-    _refuse_missing_folder(source)
-    with errors_named(source):
+    refuse_missing_folder(source)
+    with data_errors_named(source):
         if os.path.isdir(source):
             cache_dir = _cache_of_folder(source, name, cache_dir)
         return dict(load_dataset(source, name, cache_dir=cache_dir, token=token))
 
 
 @contextmanager
-def errors_named(source: str) -> Iterator[None]:
+def data_errors_named(source: str) -> Iterator[None]:
     """Makes an error that names the source of whatever `datasets` raises at data that it can't read."""
     try:
         yield
@@ -112,7 +112,8 @@ def _cache_of_folder(folder: str, name: str | None, cache_dir: str | None) -> st
     return os.path.join(cache_dir or datasets.config.HF_DATASETS_CACHE, "folders", Hasher.hash(files))
 
 
-def _refuse_missing_folder(name: str) -> None:
-    looks_local = name.startswith((".", os.sep)) or name.count("/") > 1
-    if looks_local and not os.path.isdir(name):
-        raise FileNotFoundError(f"`dataset_name` {name} is a folder that does not exist.")
+def refuse_missing_folder(name: str) -> None:
+    """Refuse what can only be a local folder, and is none: the Hub would say that it is no id."""
+    looks_local = name.startswith((".", "~", os.sep)) or name.count("/") > 1
+    if looks_local and not os.path.isdir(os.path.expanduser(name)):
+        raise FileNotFoundError(f"{name} is a folder that does not exist.")

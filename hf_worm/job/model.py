@@ -15,6 +15,7 @@ from transformers import (
 from hf_worm.compact import RECORD
 from hf_worm.job.arguments import PretrainedArguments
 from hf_worm.job.labels import UNNAMED
+from hf_worm.job.loading import refuse_missing_folder
 from hf_worm.job.task import Task
 from hf_worm.loading import load_compact
 
@@ -34,19 +35,26 @@ def hub_options(arguments: PretrainedArguments) -> dict[str, Any]:
 
 
 @contextmanager
-def errors_named(name: str) -> Iterator[None]:
-    """Makes a `ValueError` that names the model of whatever is raised at files of it that are damaged or contradictory.
+def model_errors_named(name: str, part: str = "") -> Iterator[None]:
+    """Makes an error that names the model of whatever is raised where it isn't there, is damaged or contradictory.
 
     Args:
         name (`str`): A Hub id or a local folder.
+        part (`str`, *optional*): What is loaded of it, such as "the tokenizer of ".
+
+    Raises:
+        FileNotFoundError: The name is that of a folder, and there is none.
     """
+    refuse_missing_folder(name)
     try:
         yield
-    except OSError:  # it isn't there: it names itself
-        raise
+    except OSError as error:  # it isn't there, or the Hub can't be reached
+        if name in str(error):
+            raise
+        raise OSError(f"Can't load {part}{name}: {error}") from error
     except Exception as error:  # a wrong value in a file surfaces as anything, and tokenizers raises no other class
         kind = "" if isinstance(error, (ValueError, ImportError)) else f"{type(error).__name__}: "
-        raise ValueError(f"Can't load {name}: {kind}{error}") from error
+        raise ValueError(f"Can't load {part}{name}: {kind}{error}") from error
 
 
 def set_classes(config: PreTrainedConfig, task: Task) -> tuple[int, ...]:
@@ -94,7 +102,7 @@ def load_weights(
         ValueError: The weights don't fit the configuration, are damaged, or hold NaN.
         OSError: They aren't there.
     """
-    with errors_named(name):
+    with model_errors_named(name):
         # What a run with `compact=True` left may have other shapes than its configuration says.
         load: Any = load_compact if hasattr(config, RECORD) else auto_class.from_pretrained
         try:

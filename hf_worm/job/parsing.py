@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic, NoReturn
 
@@ -20,6 +21,7 @@ from hf_worm.job.arguments import Arguments, D, M, RunArguments, check_counts, c
 # `TrainingArguments` has the first two off; a command whose job is to train and evaluate has them on. The last it has
 # on, and PyTorch warns at each phase where there is no accelerator to pin memory for.
 DEFAULTS = {"do_train": True, "do_eval": True, "dataloader_pin_memory": torch.accelerator.is_available()}
+PREFIXES = ("", "no_")  # of flags; the second turns off what is on by default
 COMMON = """\
 The arguments can stand in a JSON or YAML file; what follows it on the command line overrides it. The command trains,
 and evaluates where it can: `--do_train false` evaluates only, `--do_eval false` trains only. EB Train is
@@ -97,7 +99,7 @@ def parse(command: CommandLine[M, D], argv: Sequence[str]) -> Arguments[M, D]:
         SystemExit: `--help` was asked for.
     """
     argv = list(argv)
-    if argv and Path(argv[0]).suffix in (".json", ".yaml", ".yml"):
+    if argv and _is_file(argv[0]):
         argv[:1] = _flags_of_file(Path(argv[0]))
     parser = _Parser(
         command.groups,
@@ -108,7 +110,11 @@ def parse(command: CommandLine[M, D], argv: Sequence[str]) -> Arguments[M, D]:
         allow_abbrev=False,
     )
     parser.set_defaults(**DEFAULTS | deepcopy(dict(command.defaults)))
-    known, unknown = parser.parse_known_args(argv)
+    try:
+        known, unknown = parser.parse_known_args(argv)
+    except ValueError:
+        _refuse_what_hides(argv, command.groups)
+        raise
     if unknown:
         raise ValueError(_unknown_argument(unknown[0], command.groups))
     parser.set_defaults(output_dir=command.output_dir(known))
@@ -124,6 +130,22 @@ def parse(command: CommandLine[M, D], argv: Sequence[str]) -> Arguments[M, D]:
     return arguments
 
 
+def _is_file(word: str) -> bool:
+    return Path(word).suffix.lower() in (".json", ".yaml", ".yml")
+
+
+def _refuse_what_hides(argv: Sequence[str], groups: Sequence[Any]) -> None:
+    """Name a misspelt flag or a misplaced file, for want of which other arguments are missing."""
+    flags = {
+        f"--{prefix}{field.name}" for group in groups for field in dataclasses.fields(group) for prefix in PREFIXES
+    }
+    for before, word in pairwise(["", *argv]):
+        if word.startswith("--") and word.split("=")[0] not in flags:
+            raise ValueError(_unknown_argument(word, groups))
+        if _is_file(word) and before and not before.startswith("--"):
+            raise ValueError(f"A file of arguments goes first, ahead of all flags: {word}")
+
+
 def _check_training(training: TrainingArguments) -> None:
     """Refuse here what would else end in an error within the training, or in a training that is none."""
     check_counts(training, "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
@@ -133,9 +155,9 @@ def _check_training(training: TrainingArguments) -> None:
 def _flags_of_file(path: Path) -> list[str]:
     """The flags that say what the file says, so that one parser checks and converts both."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         # Numbers and words stay as they are written: to YAML `no` would be false, and 2e-5 a string.
-        content = parse_json(text) if path.suffix == ".json" else yaml.load(text, Loader=yaml.BaseLoader)
+        content = parse_json(text) if path.suffix.lower() == ".json" else yaml.load(text, Loader=yaml.BaseLoader)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{path} can't be read: {error}") from error
     if not isinstance(content, dict):

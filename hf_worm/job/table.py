@@ -5,6 +5,7 @@ from textwrap import wrap
 from typing import Any
 
 from hf_worm.config import WormConfig
+from hf_worm.report import pruned_line
 from hf_worm.speed import cost_rows, gains
 
 STAGES = {
@@ -23,7 +24,7 @@ def result_table(report: Mapping[str, Any]) -> str:
     search, account, config = report["search"], report["account"], WormConfig(**report["config"])
     outcome = "converged" if search["converged"] else "not converged, the newest mask was drawn"
     lines = [
-        f"{method_line(config)}: {len(search['observations'])} observations, {outcome}",
+        f"{method_line(config)}: {counted(len(search['observations']), 'observation')}, {outcome}",
         *stage_table(report["metrics"], report),
         pruned_line(account, config.layers),
         *(cost_lines(report["costs"]) if "costs" in report else []),
@@ -36,8 +37,13 @@ def method_line(config: WormConfig) -> str:
     """The method and its numbers, by the paper's symbols: "WORM (p 0.5, r 0.003, s 0.01, δ 0.005, l 3)"."""
     ratios = ", ".join(f"{name} {ratio:g}" for name, ratio in config.prune_ratios.items())
     settings = f"{ratios}, r {config.truncation:g}, s {config.stopping_point:g}"
-    faded = f", faded in {config.fade_epochs:g} epochs" if config.truncation_target == "fade" else ""
+    faded = f", faded in {counted(config.fade_epochs, 'epoch')}" if config.truncation_target == "fade" else ""
     return f"{config.method} ({settings}, δ {config.margin:g}, l {config.window}{faded})"
+
+
+def counted(value: float, unit: str) -> str:
+    """A number with its unit: "1 epoch", "2.5 epochs"."""
+    return f"{round(value, 2):,g} {unit}{'' if value == 1 else 's'}"
 
 
 def stage_table(metrics: Mapping[str, Mapping[str, float]], phases: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -60,14 +66,6 @@ def cost_lines(costs: dict[str, Any]) -> list[str]:
     """Lines of a table of sizes and median times, and what was gained."""
     head, rows = cost_rows(costs, spread=False)
     return [*aligned([head, *rows]), *wrap(gains(costs), 92)]
-
-
-def pruned_line(account: Mapping[str, Any], layers: Sequence[str]) -> str:
-    """How many weights are pruned, and what shares of the watched layers and of the model they are."""
-    return (
-        f"Pruned: {account['pruned_weights']:,} weights, {account['share_of_representative']:.1%} of "
-        f"{', '.join(layers)} and {account['share_of_model']:.1%} of the model's {account['model_weights']:,}."
-    )
 
 
 def plain_table(

@@ -1,6 +1,7 @@
 """The trainer of a run, checked before training starts."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from transformers.training_args import OptimizerNames
 
 from hf_worm.checkpoint import require_whole
 from hf_worm.job.arguments import Arguments
-from hf_worm.run import load_state
+from hf_worm.run import STATE_NAME, load_state
 from hf_worm.trainer import WormTrainer
 
 
@@ -72,6 +73,11 @@ def make_trainer(
     # The loss of these heads is a mean over rows. transformers (5.23 at least) takes it for one that is divided by the
     # size of the whole batch already, and would make it larger by the number of accumulated batches and of processes.
     trainer.model_accepts_loss_kwargs = False
+    if checkpoint is not None and arguments.worm is None and (Path(checkpoint) / STATE_NAME).is_file():
+        raise ValueError(
+            f"{checkpoint} is of a run that prunes, whose ticket and report would stay beside weights that are not "
+            "pruned: begin the dense run in a folder of its own."
+        )
     if checkpoint is not None and trainer.search is not None:
         # Training would say so too, but later; what is loaded here is loaded anew there.
         require_whole(checkpoint)

@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--figures",
         metavar="FOLDER",
         type=Path,
-        help="write distances.png, loss.png, layers.png, masks.png and accuracy.png into it, over those that are there",
+        help="write distances.png, loss.png, fading.png, layers.png, masks.png and accuracy.png into it, those that "
+        "there is something to show in, over those that are there",
     )
     options = parser.parse_args(argv)
     if options.figures is not None:

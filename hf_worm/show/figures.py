@@ -209,14 +209,17 @@ def layers(runs: Sequence[Shown]) -> Figure:
 def masks(runs: Sequence[Shown]) -> Figure:
     """The newest masks: of a matrix, the share kept in blocks of rows and columns; of BatchNorms, a line a layer."""
     names = list(dict.fromkeys(name for run in runs for name in run.record.masks))
+    with_matrices = [run for run in runs if any(mask.dim() > 1 for mask in run.record.masks.values())]
     panels: list[tuple[Shown, str]] = []
     lined: list[tuple[Shown, list[str]]] = []
     for name in names:
-        panels += [(run, name) for run in runs if name in run.record.masks and run.record.masks[name].dim() > 1]
+        if any(name in run.record.masks and run.record.masks[name].dim() > 1 for run in runs):
+            panels += [(run, name) for run in with_matrices]
     for run in runs:
         if flat := [name for name, mask in run.record.masks.items() if mask.dim() < 2]:
             lined.append((run, flat))
-    columns = max(len(runs), COLUMNS // len(runs) * len(runs))  # a layer's masks of all runs are in a row
+    together = max(len(with_matrices), 1)
+    columns = max(together, COLUMNS // together * together)  # a layer's masks of all runs are in a row
     rows = -(-len(panels) // columns)
     heights = [*([0.3 + rows * (0.5 + 8 / columns)] if panels else []), *(1.0 + 0.22 * len(flat) for _, flat in lined)]
     figure = Figure(figsize=(11, sum(heights)), layout="constrained")
@@ -228,6 +231,9 @@ def masks(runs: Sequence[Shown]) -> Figure:
             axes.set_visible(False)
         shorts = short_names([name for _, name in panels], ".")
         for axes, (run, name), short in zip(grid.flat, panels, shorts, strict=False):
+            if name not in run.record.masks:  # this run does not watch it
+                axes.set_visible(False)
+                continue
             _draw_matrix(axes, run.record.masks[name])
             title = [run.label, short] if len(runs) > 1 else [short]
             axes.set_title("\n".join(cut(line, 140 // columns) for line in title), fontsize=8)

@@ -10,10 +10,9 @@ import torch
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
 from hf_worm.job.table import metric_names
-from hf_worm.report import STAGES
+from hf_worm.report import NOT_METRICS, STAGES
 
 Status = Literal["finished", "drawn", "searching", "retraining", "ticket"]
-NOT_MEASURED = ("_runtime", "_per_second", "_preparation_time")  # what the Trainer adds to the metrics
 
 
 class Evaluation(NamedTuple):
@@ -89,7 +88,7 @@ class Record:
             name.removeprefix("eval_"): 0.0
             for entry in self.log
             for name in entry
-            if name.startswith("eval_") and not name.startswith(around_the_draw) and not name.endswith(NOT_MEASURED)
+            if name.startswith("eval_") and not name.startswith(around_the_draw) and not name.endswith(NOT_METRICS)
         }
         return metric_names({"logged": logged})
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from textwrap import wrap
 
-from hf_worm.job.table import aligned, cost_lines, method_line, pruned_line, stage_table
-from hf_worm.report import NOTE, REPORT_NAME, STAGES
+from hf_worm.job.table import aligned, cost_lines, counted, method_line, stage_table
+from hf_worm.report import NOTE, REPORT_NAME, STAGES, pruned_line
 from hf_worm.search import FADE_BOUND
 from hf_worm.show.record import Record, cut, shared_ends, short_names
 
@@ -47,11 +47,6 @@ def paragraph(text: str) -> list[str]:
 def number(value: float | None, digits: int = 4) -> str:
     """A number of so many decimals; nothing for `None`."""
     return "" if value is None else f"{value:.{digits}f}"
-
-
-def counted(value: float, unit: str) -> str:
-    """A number with its unit: "1 epoch", "2.5 epochs"."""
-    return f"{round(value, 2):,g} {unit}{'' if value == 1 else 's'}"
 
 
 def title_lines(record: Record) -> list[str]:

@@ -138,7 +138,8 @@ def test_numbers_make_a_regression(flags: Flags, out: Path, tmp_path: Path):
     ("changes", "message"),
     [
         ({"model_name_or_path": None}, "--model_name_or_path"),
-        ({"model_name_or_path": "./nowhere"}, "nowhere"),
+        ({"model_name_or_path": "./nowhere"}, "./nowhere is a folder that does not exist."),
+        ({"model_name_or_path": "nowhere"}, "nowhere"),
         ({"task_name": "mprc"}, "Did you mean `mrpc`?"),
         ({"prune_ratio": 1.5}, "`prune_ratio` must be in [0, 1), got 1.5."),
         ({"layers": "nothing"}, "nothing"),

@@ -89,6 +89,9 @@ def test_a_used_folder_is_refused_resumed_or_overwritten(run: Run, out: Path, ca
         (out / "model.safetensors").unlink()
         assert run(**flags, resume_from_checkpoint=checkpoint) == 0
         assert (out / "model.safetensors").read_bytes() == weights
+    assert run(**flags, resume_from_checkpoint="last", dense=True) == 2
+    assert "is of a run that prunes" in capsys.readouterr().err
+    assert (out / "model.safetensors").read_bytes() == weights
     assert run(overwrite_output_dir=True) == 0
     assert get_last_checkpoint(out) is None
 

@@ -37,6 +37,8 @@ def test_the_labels_make_the_task(dataset: Dataset, names: tuple[str, ...]):
     [
         (labels("yes", "yes"), "the one label 'yes'"),
         (labels(0, 0), "the one label 0"),
+        (labels(1, 1), "the one label 1"),
+        (labels(1, 1, names=("no", "yes")), "the one label 1"),
         (labels("yes", None), "Row 2 of the train split has no label"),
         (labels("", "yes"), "Row 1 of the train split has no label"),
         (labels([1], [2]), "class names, class ids or numbers"),

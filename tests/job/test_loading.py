@@ -43,7 +43,7 @@ def test_a_folder_that_changed_and_its_namesake_are_read_anew(tmp_path: Path):
 
 def test_a_missing_folder_is_named(tmp_path: Path):
     for name in (str(tmp_path / "nowhere"), "./nowhere", "no/such/folder"):
-        with pytest.raises(FileNotFoundError, match=r"`dataset_name` .* is a folder that does not exist"):
+        with pytest.raises(FileNotFoundError, match=r" is a folder that does not exist"):
             load_folder_or_hub(name)
 
 

@@ -109,10 +109,21 @@ def test_flags_after_a_file_override_it(tmp_path: Path):
     assert arguments.data.rows == 4
 
 
+def test_a_file_of_another_editor(tmp_path: Path):
+    file = tmp_path / "arguments.JSON"
+    file.write_text(JSON, encoding="utf-8-sig")
+    assert (
+        parsed(file).worm == parsed(file, "--seed=7").worm == WormConfig(layers=["query", "value"], stopping_point=0.1)
+    )
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         ([], "required: --width"),
+        (["--rwos=3"], r"unknown argument `--rwos`. Did you mean `--rows`\?"),
+        (["--seed=1", "--no_sorted"], "required: --width"),
+        (["--seed", "1", "arguments.yaml"], "A file of arguments goes first, ahead of all flags: arguments.yaml"),
         ([*NEEDED, "--prune_ration=0.3"], r"unknown argument `--prune_ration`. Did you mean `--prune_ratio`\?"),
         ([*NEEDED, "--row=3"], r"unknown argument `--row`. Did you mean `--rows`\?"),
         ([*NEEDED, "--prune"], "unknown argument `--prune`"),
@@ -141,6 +152,7 @@ def test_a_file_is_checked_as_flags_are(tmp_path: Path):
         ("{", "can't be read"),
         ('["seed"]', "must hold arguments by name, got a list"),
         (json.dumps({"width": 8, "prune_ration": 1}), "Did you mean `--prune_ratio`"),
+        (json.dumps({"prune_ration": 1}), "Did you mean `--prune_ratio`"),
         (json.dumps({"rows": 16}), "required: --width"),
         (json.dumps({"width": 8, "seed": "x"}), "invalid int value"),
     ):

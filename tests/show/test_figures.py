@@ -165,6 +165,17 @@ def test_masks_of_several_runs_stand_side_by_side(runs: Runs) -> None:
     assert len(drawn) == 8
 
 
+def test_masks_of_runs_that_watch_other_layers_stay_in_their_rows(runs: Runs) -> None:
+    bert, searching, cnn = read(runs.bert, runs.searching, runs.cnn)
+    bert.record.masks.pop(next(iter(bert.record.masks)))
+    figure = figures.masks([bert, searching, cnn])
+    columns = {axes.get_subplotspec().colspan.start % 2: set() for axes, _ in images(figure)}
+    for axes, _ in images(figure):
+        if "\n" in axes.get_title():
+            columns[axes.get_subplotspec().colspan.start % 2].add(axes.get_title().split("\n")[0])
+    assert columns == {0: {"bert"}, 1: {"searching"}}, "a column for each, whatever the first lacks"
+
+
 def test_masks_of_batchnorms_are_lines(runs: Runs) -> None:
     masks = Ticket.from_pretrained(runs.cnn).masks
     figure = figures.masks(read(runs.cnn))
