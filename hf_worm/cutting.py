@@ -31,7 +31,7 @@ class CuttingTrainerMixin(ReportingTrainerMixin):
         return self._rest is not None
 
     def _require_dense(self, checkpoint: str) -> None:
-        if self.compacted and self.model_init is None:
+        if self.compacted:
             raise ValueError(
                 f"{checkpoint} is of a search in the dense model, and this trainer's model is the compact one by now. "
                 "Resume with a new trainer that is given the dense model."

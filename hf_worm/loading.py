@@ -31,8 +31,15 @@ def load_compact(
         `PreTrainedModel`: Of that class, or of the one that the checkpoint names.
 
     Raises:
-        ValueError: The checkpoint names no class of Transformers, or its record of shapes is damaged.
+        ValueError:
+            `architecture` is no model's class, the checkpoint names none of Transformers, or its record of shapes is
+            damaged.
     """
+    if architecture is not None and not issubclass(architecture, PreTrainedModel):
+        raise ValueError(
+            f"`architecture` must be a model's own class, such as `BertForSequenceClassification`, got "
+            f"`{architecture.__name__}`. For a class of Transformers, leave it out."
+        )
     hub_options = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
     config = options.pop("config", None)
     if config is None:

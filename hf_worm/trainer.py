@@ -118,7 +118,9 @@ class WormTrainerMixin(CuttingTrainerMixin):
             options: Passed on to the parent's `train`.
 
         Raises:
-            ValueError: The weights are to fade, and the training set has no length: there are no epochs to count.
+            ValueError:
+                The weights are to fade, and the training set has no length: there are no epochs to count. The
+                checkpoint is of the retraining.
         """
         if self._config.truncation_target == "fade" and not has_length(self.train_dataset):
             raise ValueError(
@@ -128,6 +130,8 @@ class WormTrainerMixin(CuttingTrainerMixin):
             )
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
         if checkpoint is not None:
+            if load_state(checkpoint)[0].phase == "retrain":
+                raise ValueError(f"{checkpoint} is of the retraining: resume it with `train` or `retrain`.")
             self._require_dense(checkpoint)
         if self._config.compact:
             self._try_cut(self._search)

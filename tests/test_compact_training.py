@@ -252,6 +252,33 @@ def test_with_a_model_init_each_run_begins_with_a_new_model(
         assert trainer.model.config.intermediate_size == 16
 
 
+def test_a_smaller_model_does_not_resume_the_search(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    config = WormConfig(layers=["neurons"], stopping_point=0.9, compact=True)
+    trainer = worm_trainer(
+        bert, tmp_path, config, model_init=lambda: copy.deepcopy(bert), save_strategy="epoch", save_total_limit=9
+    )
+    trainer.train()
+    with pytest.raises(ValueError, match="of a search in the dense model, and this trainer's model is the compact one"):
+        trainer.train(resume_from_checkpoint=tmp_path / "checkpoint-24")
+
+
+def test_a_model_that_does_not_take_the_rows_is_refused_by_name(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    class OfPairs(WormTrainer):
+        def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+            found = model(input_ids=inputs["ids"], labels=inputs["labels"])
+            return (found.loss, found) if kwargs.get("return_outputs") else found.loss
+
+    rows = [{"ids": row["input_ids"], "labels": row["labels"]} for row in examples()]
+    config = WormConfig(layers=["neurons"], stopping_point=0.9, compact=True)
+    changes = {"train_dataset": rows, "remove_unused_columns": False}
+    trainer = worm_trainer(bert, tmp_path, config, OfPairs, **changes)
+    with pytest.raises(ValueError, match=r"`compact=True` first tries .* Train with `compact=False`, and cut by hand"):
+        trainer.train()
+    worm_trainer(bert, tmp_path, WormConfig(layers=["neurons"], stopping_point=0.9), OfPairs, **changes).train()
+
+
 @pytest.mark.parametrize("layers", [["query"], ["neurons", "value"]])
 def test_single_weights_are_refused_before_training(
     bert: BertForSequenceClassification, tmp_path: Path, layers: list[str]

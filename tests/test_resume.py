@@ -209,6 +209,8 @@ def test_a_longer_retraining_goes_on_where_the_shorter_one_ended(
     longer = worm_trainer(copy.deepcopy(bert), tmp_path, WormConfig(stopping_point=0.5, retrain_epochs=3))
     assert longer.train(resume_from_checkpoint=checkpoint).global_step == 48
     assert longer.ticket.config.retrain_epochs == 3
+    with pytest.raises(ValueError, match="checkpoint-32 is of the retraining"):
+        longer.search_ticket(checkpoint)
     for changes in ({"retrain_schedule": "continue"}, {"compact": True, "layers": ["neurons"]}):
         other = worm_trainer(copy.deepcopy(bert), tmp_path, WormConfig(stopping_point=0.5, **changes))
         with pytest.raises(ValueError, match=f"of a retraining with `{next(iter(changes))}="):

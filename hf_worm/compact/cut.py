@@ -66,7 +66,9 @@ def try_cut(model: nn.Module, words: Sequence[str], run: Callable[[nn.Module], t
         run (`Callable`): Returns an output of the model that it is given.
 
     Raises:
-        ValueError: The cut model does not run, or its output differs: a part of it was not known to need a cut too.
+        ValueError:
+            The cut model does not run, or its output differs: a part of it was not known to need a cut too. Or the
+            model itself does not run.
     """
     tried = copy.deepcopy(model)
     layers = representative_layers(tried, words)
@@ -74,7 +76,14 @@ def try_cut(model: nn.Module, words: Sequence[str], run: Callable[[nn.Module], t
     for layer in layers:
         for view in layer.views:
             view.weight.masked_fill_(~view.local_mask(masks[layer.name]), 0)
-    expected, cause = run(tried), None
+    try:
+        expected, cause = run(tried), None
+    except Exception as error:  # whatever a model may raise at what it does not take
+        raise ValueError(
+            f"`compact=True` first tries to cut {' and '.join(words)} out of a copy of the model, and "
+            f"`{type(model).__name__}` does not take a batch of the training set as it is ({type(error).__name__}: "
+            f"{error}). Train with `compact=False`, and cut by hand: `ticket.compact(model)`."
+        ) from error
     cut_(tried, layers, masks)
     try:
         found = run(tried)
