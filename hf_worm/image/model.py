@@ -133,7 +133,7 @@ def load_processor(arguments: ModelArguments) -> BaseImageProcessor | None:
     """
     if is_new(arguments):
         return None
-    with model_errors_named(f"the image processor of {arguments.model}"):
+    with model_errors_named(arguments.model, "the image processor of "):
         processor: BaseImageProcessor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
             arguments.model, **hub_options(arguments)
         )

@@ -78,7 +78,7 @@ def test_digits_end_with_a_table_a_report_a_card_and_silent_channels(
         assert torch.equal(weights[name] == 0, ~mask)
         assert (weights[name.replace("weight", "bias")][~mask] == 0).all()
     card = (out / "README.md").read_text()
-    assert "50.0% of the" in card and "(batchnorm)" in card
+    assert "weights, 50.0% of batchnorm and" in card
     assert 'AutoModelForImageClassification.from_pretrained("out", trust_remote_code=True)' in card
 
 
@@ -186,7 +186,7 @@ def test_workers_give_the_batches_that_the_process_itself_gives(flags: Flags, ou
     [
         ({"model": "./nowhere"}, "nowhere"),
         ({"model": "resnet-18"}, "There is no model resnet-18. Did you mean `resnet18`?"),
-        ({"dataset_name": "./nowhere"}, "`dataset_name` ./nowhere is a folder that does not exist"),
+        ({"dataset_name": "./nowhere"}, "./nowhere is a folder that does not exist"),
         ({"config_overrides": "widht=4"}, "`config_overrides` 'widht=4' won't do"),
         ({"config_overrides": "width=0"}, "`width` must be a whole number of at least 1"),
         ({"model": "vgg11_bn", "image_size": 16}, "The model can't take images of 3 × 16 × 16: `pixel_values` must be"),

@@ -121,7 +121,7 @@ def test_report_and_card_are_written(encoder: SentenceTransformer, tmp_path: Pat
     assert card.data.language in ("en", ["en"])
     assert {"sentence-transformers", "fox", "worm", "early-bird", "pruning"} <= set(card.data.tags)
     assert card.content.count("## Pruning") == 1
-    assert "512 weights are 0" in card.text
+    assert "Pruned: 512 weights" in card.text
     assert "CoSENTLoss" in card.text
 
 

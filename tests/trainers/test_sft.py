@@ -119,7 +119,7 @@ def test_report_and_card_are_written(llama: LlamaForCausalLM, tmp_path: Path) ->
     card = ModelCard.load(tmp_path / "README.md")
     assert {"sft", "trl", "fox", "worm", "early-bird", "pruning"} <= set(card.data.tags)
     assert card.content.count("## Pruning") == 1
-    assert "384 weights are 0" in card.text
+    assert "Pruned: 384 weights" in card.text
     assert "mean_token_accuracy" in card.text
     assert "SFT" in card.text
 
