@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from pages import COLOURS
-from protocol import COMPARED, COMPARISONS, FADED, FADING, METHODS, SCALES, TEXT, Scale, Setting
+from protocol import COMPARED, COMPARISONS, FADED, FADING, METHODS, QUERY_KEY, SCALES, TEXT, Scale, Setting
 from summary import (
     BEFORE,
     DRAWN,
@@ -123,6 +123,26 @@ def verdicts(scale: Scale, records: Records) -> list[str]:
         "*Above*, *below*: the 95 % confidence interval of the differences in the end, paired by seed, excludes 0.",
         "",
         *table([*head, "below"], rows),
+        *together(found),
+    ]
+
+
+def together(found: Records) -> list[str]:
+    """Fading less the others, over the tasks, queries and keys pruned to 0.8 and more: a mean for each seed."""
+    tables = [(task, ratio) for task, layers, ratio in COMPARISONS if layers == QUERY_KEY and ratio >= 0.8]
+    told = []
+    for method in COMPARED:
+        by_table = [less(found, task, QUERY_KEY, ratio, method) for task, ratio in tables]
+        seeds = min(map(len, by_table))
+        if method != "worm_fade" and seeds > 1 and seeds == max(map(len, by_table)):
+            name = SHORT.get(method, TITLES[method])
+            told.append(f"{name} {interval([statistics.mean(values) for values in zip(*by_table, strict=True)])}")
+    if not told:
+        return []
+    return [
+        f"Fading less each of them, in points: the mean of the {len(tables)} tables of queries and keys with p ≥ 0.8, "
+        f"seed by seed: {', '.join(told)}.",
+        "",
     ]
 
 
@@ -141,7 +161,8 @@ def less(found: Records, task: str, layers: tuple[str, ...], ratio: float, metho
     """Accuracy in the end, in points: fading less a method, seed by seed."""
     final, differences = stages(method)[3], []
     others = by_seed(found, task=task, method=method, **pruned_to(ratio, method, layers))
-    for seed, record in by_seed(found, task=task, method="worm_fade", prune_ratio=ratio, layers=layers).items():
+    fading = by_seed(found, task=task, method="worm_fade", prune_ratio=ratio, layers=layers)
+    for seed, record in sorted(fading.items()):
         mine, theirs = RETRAINED(record), final(others[seed]) if seed in others else None
         if mine is not None and theirs is not None:
             differences.append(mine - theirs)

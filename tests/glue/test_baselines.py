@@ -319,6 +319,7 @@ def test_the_pages_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "| WORM has a smaller drop at the draw | 0 | 0 | 18 | 0 |" in page, "all runs are alike"
     others = "EB Train, before fine-tuning, train–prune–retrain, gradual, random mask, WORM gradient, WORM update"
     assert f"| rte: query, key | 0.9 | 2 | 30.0 ± 0.0 | 30.0 ± 0.0 | 74.5 ± 0.7 | {others} | – | dense |" in fading
+    assert "the mean of the 6 tables of queries and keys with p ≥ 0.8, seed by seed: dense" in fading
     assert "## How to fade" in fading and "### rte: query, key, p = 0.9" in fading
     assert "### mrpc: query, key, value, p = 0.8" in fading and "### vgg11_bn: batchnorm, p = 0.5" in fading
     assert "## mrpc: neurons and heads, p = 0.5" in units
