@@ -92,7 +92,7 @@ def comparison(scale: Scale, records: Records) -> list[str]:
             runs = group(found, task=task, method=method, **pruned_to(ratio, method, layers))
             if runs:
                 row = cells(runs, *stages(method), STEPS)
-                other = "" if method == "worm_fade" else interval(less(found, task, layers, ratio, method))
+                other = "" if method == "worm_fade" else interval([*less(found, task, layers, ratio, method).values()])
                 rows.append([TITLES[method], *row, other])
         if any(row[0] != TITLES["dense"] for row in rows):
             lines += [f"### {task}: {', '.join(layers)}, p = {ratio:g}", "", *table(head, rows)]
@@ -108,7 +108,7 @@ def verdicts(scale: Scale, records: Records) -> list[str]:
         usual = group(found, task=task, method="eb_train", **pruned_to(ratio, "eb_train", layers))
         lower, level, higher = [], [], []
         for method in COMPARED:
-            differences = less(found, task, layers, ratio, method) if method != "worm_fade" else []
+            differences = list(less(found, task, layers, ratio, method).values()) if method != "worm_fade" else []
             if len(differences) > 1:
                 kind = level if not decided(differences) else lower if statistics.mean(differences) > 0 else higher
                 kind.append(SHORT.get(method, TITLES[method]))
@@ -133,10 +133,10 @@ def together(found: Records) -> list[str]:
     told = []
     for method in COMPARED:
         by_table = [less(found, task, QUERY_KEY, ratio, method) for task, ratio in tables]
-        seeds = min(map(len, by_table))
-        if method != "worm_fade" and seeds > 1 and seeds == max(map(len, by_table)):
-            name = SHORT.get(method, TITLES[method])
-            told.append(f"{name} {interval([statistics.mean(values) for values in zip(*by_table, strict=True)])}")
+        seeds = set(by_table[0])
+        if method != "worm_fade" and len(seeds) > 1 and all(set(values) == seeds for values in by_table):
+            means = [statistics.mean(values[seed] for values in by_table) for seed in seeds]
+            told.append(f"{SHORT.get(method, TITLES[method])} {interval(means)}")
     if not told:
         return []
     return [
@@ -157,15 +157,15 @@ SHORT = {
 }
 
 
-def less(found: Records, task: str, layers: tuple[str, ...], ratio: float, method: str) -> list[float]:
-    """Accuracy in the end, in points: fading less a method, seed by seed."""
-    final, differences = stages(method)[3], []
+def less(found: Records, task: str, layers: tuple[str, ...], ratio: float, method: str) -> dict[int, float]:
+    """Accuracy in the end, in points: fading less a method, by seed."""
+    final, differences = stages(method)[3], {}
     others = by_seed(found, task=task, method=method, **pruned_to(ratio, method, layers))
     fading = by_seed(found, task=task, method="worm_fade", prune_ratio=ratio, layers=layers)
-    for seed, record in sorted(fading.items()):
+    for seed, record in fading.items():
         mine, theirs = RETRAINED(record), final(others[seed]) if seed in others else None
         if mine is not None and theirs is not None:
-            differences.append(mine - theirs)
+            differences[seed] = mine - theirs
     return differences
 
 

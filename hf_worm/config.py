@@ -223,8 +223,7 @@ class WormConfig:
 
         Since nothing jumps at the draw, the search's optimizer and schedule go on after it, which ended higher than a
         fresh schedule on MRPC, and level on SST-2 (benchmarks/results/reproduce-small.md). A smaller model takes a
-        fresh one:
-        `WormConfig.fade(compact=True, retrain_schedule="restart")`.
+        fresh one: `WormConfig.fade(compact=True, retrain_schedule="restart")`.
         """
         return cls(**{"truncation_target": "fade", "retrain_schedule": "continue", **changes})
 

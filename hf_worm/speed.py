@@ -154,7 +154,8 @@ def gains(costs: dict[str, Any]) -> str:
     """How many times as fast as the dense model the compact one is at each action, and where nothing was gained."""
     actions = costs["seconds"].items()
     told = [f"{action}: {_gain(times['dense'], times['compact'])}" for action, times in actions]
-    zeros = [f"{action}: {_gain(times['dense'], times['drawn'])}" for action, times in actions if _faster(times)]
+    decided = [(action, times) for action, times in actions if _faster(times["dense"], times["drawn"])]
+    zeros = [f"{action}: {_gain(times['dense'], times['drawn'])}" for action, times in decided]
     return (
         f"The compact model against the dense one: {', '.join(told)}. Zeros alone (*drawn*): "
         f"{', '.join(zeros) or 'nothing gained'}. Medians, on the machine that trained, with rows of its data; not "
@@ -162,15 +163,15 @@ def gains(costs: dict[str, Any]) -> str:
     )
 
 
-def _faster(times: dict[str, dict[str, float]]) -> bool:
-    return times["drawn"]["high"] < times["dense"]["low"]
+def _faster(dense: dict[str, float], other: dict[str, float]) -> bool:
+    return other["high"] < dense["low"]
 
 
 def _gain(dense: dict[str, float], other: dict[str, float]) -> str:
     if other["median"] >= dense["median"]:
         return "nothing gained"
     ratio = f"{dense['median'] / other['median']:.2f}×"
-    return ratio if other["high"] < dense["low"] else f"{ratio} (not decided)"
+    return ratio if _faster(dense, other) else f"{ratio} (not decided)"
 
 
 def _milliseconds(times: dict[str, float], spread: bool) -> str:

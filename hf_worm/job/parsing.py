@@ -140,7 +140,7 @@ def _refuse_what_hides(argv: Sequence[str], groups: Sequence[Any]) -> None:
         f"--{prefix}{field.name}" for group in groups for field in dataclasses.fields(group) for prefix in PREFIXES
     }
     for before, word in pairwise(["", *argv]):
-        if word.startswith("--") and word.split("=")[0] not in flags:
+        if word.startswith("--") and "--" + word[2:].split("=")[0].replace("-", "_") not in flags:
             raise ValueError(_unknown_argument(word, groups))
         if _is_file(word) and before and not before.startswith("--"):
             raise ValueError(f"A file of arguments goes first, ahead of all flags: {word}")

@@ -123,6 +123,7 @@ def test_a_file_of_another_editor(tmp_path: Path):
         ([], "required: --width"),
         (["--rwos=3"], r"unknown argument `--rwos`. Did you mean `--rows`\?"),
         (["--seed=1", "--no_sorted"], "required: --width"),
+        (["--weight-decay=0.1", "--no-sorted"], "required: --width"),
         (["--seed", "1", "arguments.yaml"], "A file of arguments goes first, ahead of all flags: arguments.yaml"),
         ([*NEEDED, "--prune_ration=0.3"], r"unknown argument `--prune_ration`. Did you mean `--prune_ratio`\?"),
         ([*NEEDED, "--row=3"], r"unknown argument `--row`. Did you mean `--rows`\?"),
