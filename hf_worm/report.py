@@ -1,5 +1,6 @@
 """What a run leaves for people and programs to read: `worm_report.json`."""
 
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -76,6 +77,17 @@ def build_report(
     report["config"] = asdict(ticket.config)
     report["loading"] = loading(model)
     return report
+
+
+def report_json(report: dict[str, Any]) -> str:
+    """The text of `worm_report.json`, with `null` for what is not finite: other languages' readers know no `NaN`."""
+    finite = json.loads(json.dumps(report), parse_constant=lambda name: None)
+    return json.dumps(finite, indent=2) + "\n"
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of an evaluation is a number: metrics may be anything."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def account(ticket: Ticket, model: nn.Module) -> dict[str, Any]:

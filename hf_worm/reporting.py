@@ -1,6 +1,5 @@
 """What a run says of itself: the evaluations around the draw, its report, its model card."""
 
-import json
 import os
 import shutil
 import warnings
@@ -13,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hf_worm.config import replace_file
 from hf_worm.hub import correct_origin, extend_model_card
 from hf_worm.phases import PhasedTrainerMixin
-from hf_worm.report import NOT_METRICS, REPORT_NAME, build_report, model_name, origin
+from hf_worm.report import NOT_METRICS, REPORT_NAME, build_report, is_number, model_name, origin, report_json
 from hf_worm.ticket import Ticket
 
 
@@ -73,7 +72,7 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
         self.progress.metrics[stage] = {
             name.removeprefix("eval_"): value
             for name, value in metrics.items()
-            if name.startswith("eval_") and not name.endswith(NOT_METRICS)
+            if name.startswith("eval_") and not name.endswith(NOT_METRICS) and is_number(value)
         }
 
     def _log_result(self, stage: str) -> None:
@@ -133,7 +132,7 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
 
     def _write_report(self) -> None:
         if self.is_world_process_zero():
-            replace_file(Path(self._output_dir) / REPORT_NAME, json.dumps(self.report(), indent=2) + "\n")
+            replace_file(Path(self._output_dir) / REPORT_NAME, report_json(self.report()))
 
     @property
     def _drawn(self) -> Ticket:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -34,7 +35,7 @@ from transformers.trainer_utils import HPSearchBackend
 
 from hf_worm import Ticket, WormConfig, WormTrainer, WormTrainerMixin
 from hf_worm.show.reading import read_run
-from hf_worm.show.terminal import title_lines
+from hf_worm.show.terminal import run_text, title_lines
 
 CONVERGES = {"stopping_point": 0.5}
 NEVER = {"stopping_point": 0.0, "margin": 0.0}
@@ -651,6 +652,26 @@ def test_the_report_is_the_honest_account(bert: BertForSequenceClassification, t
     assert all(found[phase]["seconds"] > 0 for phase in ("search", "draw", "retrain"))
     assert found["config"]["prune_ratio"] == 0.5
     assert found["layers"] == dict.fromkeys(QUERY_AND_KEY, 0.5)
+
+
+def test_of_an_evaluation_the_report_and_the_card_have_the_numbers(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    """The parent takes any metric; and a correlation with a constant is no number that JSON knows."""
+
+    def anything(prediction: Any) -> dict[str, Any]:
+        return {"pearson": math.nan, "count": len(prediction.label_ids), "matrix": np.eye(2), "pairs": [1], "best": "a"}
+
+    trainer = worm_trainer(bert, tmp_path, eval_dataset=examples(), compute_metrics=anything)
+    trainer.train()
+    trainer.create_model_card()
+    found = json.loads((tmp_path / "worm_report.json").read_text(), parse_constant=pytest.fail)["metrics"]
+    assert [stage.pop("loss") > 0 for stage in found.values()] == [True] * 3
+    assert list(found) == ["before_draw", "drawn", "retrained"]
+    assert list(found.values()) == [{"pearson": None, "count": 64}] * 3
+    section = (tmp_path / "README.md").read_text().split("### Metrics")[1].split("###")[0]
+    assert "| drawn |" in section and "64.0000" in section and "matrix" not in section
+    assert "64.0000" in run_text(read_run(str(tmp_path)))
 
 
 def test_a_process_without_hf_worm_loads_the_result(bert: BertForSequenceClassification, tmp_path: Path) -> None:

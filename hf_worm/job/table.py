@@ -5,14 +5,10 @@ from textwrap import wrap
 from typing import Any
 
 from hf_worm.config import WormConfig
-from hf_worm.report import pruned_line
+from hf_worm.report import STAGES, pruned_line
 from hf_worm.speed import cost_rows, gains
 
-STAGES = {
-    "before_draw": ("dense, before the draw", "search"),
-    "drawn": ("pruned", "draw"),
-    "retrained": ("pruned, retrained", "retrain"),
-}
+PHASES = {"before_draw": "search", "drawn": "draw", "retrained": "retrain"}  # that each stage ends
 
 
 def result_table(report: Mapping[str, Any]) -> str:
@@ -55,10 +51,10 @@ def stage_table(metrics: Mapping[str, Mapping[str, float]], phases: Mapping[str,
     """
     names = metric_names(metrics)
     rows = [["", *names, "epochs", "seconds"]]
-    for stage, (title, phase) in STAGES.items():
+    for stage, phase in PHASES.items():
         if phase in phases:
             cost = [_number(phases[phase].get("epochs"), 2), _number(phases[phase].get("seconds"), 1)]
-            rows.append([title, *(_number(metrics.get(stage, {}).get(name), 4) for name in names), *cost])
+            rows.append([STAGES[stage], *(_number(metrics.get(stage, {}).get(name), 4) for name in names), *cost])
     return aligned(rows)
 
 

@@ -84,7 +84,7 @@ def _head(record: Record) -> list[str]:
 
 
 def _result(records: Sequence[Record]) -> list[str]:
-    rows = [["", "metric", "dense", "drawn", "retrained", "search epochs", "seconds", "pruned", "of model"]]
+    rows = [["", "metric", "before", "drawn", "retrained", "search epochs", "seconds", "pruned", "of model"]]
     for head, record in zip(_heads(records), records, strict=True):
         metric = record.metric_names[0] if record.metric_names else ""
         stages = [number(record.metrics.get(stage, {}).get(metric)) or "-" for stage in STAGES]

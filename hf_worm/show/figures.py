@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 from transformers.trainer import TRAINER_STATE_NAME
 
+from hf_worm.report import STAGES
 from hf_worm.search import FADE_BOUND
 from hf_worm.show.density import block, density
 from hf_worm.show.record import Record, cut, short_names
@@ -30,7 +31,7 @@ BLOCKS = 96  # in either direction of a mask, at the most
 SIZES = {"*": 12, "v": 10, ".": 6}  # of markers, where not 8 points
 COLUMNS = 6  # masks beside each other
 MAP = "cividis"  # of one hue after another as the lightness grows, for any eyes
-MARKS = {"before_draw": ("o", "before the draw"), "drawn": ("v", "drawn"), "retrained": ("s", "retrained")}
+MARKS = {"before_draw": "o", "drawn": "v", "retrained": "s"}
 
 
 Style = Literal["-", "--", ":", "-.", ""]
@@ -276,12 +277,11 @@ def accuracy(runs: Sequence[Shown]) -> Figure:
         axes.plot(*zip(*points, strict=True), "-", marker=".", color=colour, label=label)
         for seen in evaluations:
             if seen.stage is not None:
-                marker, title = MARKS[seen.stage]
-                _mark(axes, seen.step, seen.value, marker, colour, f"{label}: {title}")
+                _mark(axes, seen.step, seen.value, MARKS[seen.stage], colour, f"{label}: {STAGES[seen.stage]}")
     metrics = dict.fromkeys(run.record.metric_names[0] for run in runs)
     axes.set(xlabel="optimizer step", ylabel=" or ".join(metrics))
     axes.set_xlim(left=0)
-    _legends(figure, runs, _used(axes, [_entry(title, "", marker) for marker, title in MARKS.values()]))
+    _legends(figure, runs, _used(axes, [_entry(STAGES[stage], "", marker) for stage, marker in MARKS.items()]))
     return figure
 
 

@@ -13,9 +13,9 @@ from hf_worm.checkpoint import newest_whole
 from hf_worm.config import CONFIG_NAME, WormConfig, find_file, read_json
 from hf_worm.core.masks import unpack
 from hf_worm.core.window import Observation
-from hf_worm.report import REPORT_NAME, STAGES
+from hf_worm.report import REPORT_NAME, STAGES, is_number
 from hf_worm.run import STATE_NAME, Progress, load_state
-from hf_worm.show.record import Record, Status, is_number, shares_pruned
+from hf_worm.show.record import Record, Status, shares_pruned
 from hf_worm.speed import cost_rows, gains
 from hf_worm.ticket import HISTORY_NAME, TICKET_NAME, read_history, read_masks, read_observations
 

@@ -10,7 +10,7 @@ import torch
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
 from hf_worm.job.table import metric_names
-from hf_worm.report import NOT_METRICS, STAGES
+from hf_worm.report import NOT_METRICS, STAGES, is_number
 
 Status = Literal["finished", "drawn", "searching", "retraining", "ticket"]
 
@@ -152,11 +152,6 @@ class Record:
                 loss = sum(losses) / len(losses) if losses else None
                 found.append(Epoch(phase, group[-1]["epoch"], group[-1]["step"], loss, metrics))
         return found
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value of a log is a number: metrics may be anything."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def short_names(names: Sequence[str], separator: str) -> list[str]:

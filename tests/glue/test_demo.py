@@ -18,7 +18,7 @@ def test_the_demo_runs_twice_and_ends_with_the_reloaded_model(
     for _ in range(2):
         assert demo.main(arguments) == 0
         printed = capsys.readouterr().out
-        final = re.search(r"pruned, retrained +([\d.]+)", printed)
+        final = re.search(r"retrained +([\d.]+)", printed)
         last = printed.splitlines()[-1]
         assert last.startswith(f"Reloaded from {tmp_path / 'demo'} with plain `from_pretrained`: 512 of the 1,024")
         assert final is not None and last.endswith(f"accuracy {final[1]}.")

@@ -34,10 +34,10 @@ def test_the_table_says_what_the_report_says():
     lines = result_table(REPORT).splitlines()
     assert lines[:6] == [
         "WORM (p 0.5, r 0.003, s 0.01, δ 0.005, l 3): 3 observations, converged",
-        "                        accuracy      f1    loss  epochs  seconds",
-        "dense, before the draw    0.8500  0.9000  0.4100    3.00     12.3",
-        "pruned                    0.8000  0.8800  0.4500              0.3",
-        "pruned, retrained         0.8600  0.9100  0.4000    1.00      4.5",
+        "                 accuracy      f1    loss  epochs  seconds",
+        "before the draw    0.8500  0.9000  0.4100    3.00     12.3",
+        "drawn              0.8000  0.8800  0.4500              0.3",
+        "retrained          0.8600  0.9100  0.4000    1.00      4.5",
         "Pruned: 7,077,888 weights, 50.0% of query, key and 6.5% of the model's 109,483,778.",
     ]
     assert " ".join(lines[6:]) == REPORT["account"]["note"].strip()
@@ -66,8 +66,8 @@ def test_without_evaluation_the_costs_remain():
     report = copy.deepcopy(REPORT)
     report["metrics"] = {}
     assert result_table(report).splitlines()[1:3] == [
-        "                        epochs  seconds",
-        "dense, before the draw    3.00     12.3",
+        "                 epochs  seconds",
+        "before the draw    3.00     12.3",
     ]
 
 
