@@ -292,7 +292,7 @@ def steps(model: BertForSequenceClassification, rounds: int, batch: int, length:
         row("the same, target `fade`", own, "fade", None, 0.01),
     ]
     truncations = {f"truncation, {name}": values for name, values in own.items()}
-    return rows, {"steps": medians({**whole, **truncations})}
+    return rows, {f"steps of {batch} rows": medians({**whole, **truncations})}
 
 
 class StepTimes(TrainerCallback):
@@ -376,7 +376,7 @@ def trainers(model: BertForSequenceClassification, rounds: int, batch: int, leng
         Row(f"{kind}step of WORM ÷ of EB Train", over(of["gradient"], of["EB Train"]), limit=1.01),
         Row(f"{kind}step of WORM ÷ of EB Train, timed whole", over(whole["gradient"], whole["EB Train"])),
     ]
-    return rows, {"trainers": medians(whole)}
+    return rows, {f"trainers, {batch} rows": medians(whole)}
 
 
 def sampling(model: nn.Module, rounds: int) -> tuple[list[Row], Times]:
@@ -611,15 +611,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of whole steps; of what is short twice as many")
-    parser.add_argument("--batch", type=int, default=8, help="rows of a step")
+    parser.add_argument("--batch", type=int, nargs="+", default=[8, 32], help="rows of a step, one size after another")
     parser.add_argument("--length", type=int, default=64, help="tokens of a row")
     parser.add_argument("--largest", type=float, default=1000, help="the largest size to grow to, in million weights")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch: idle ones of several count as work")
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
-    given = " ".join(
-        f"--{name} {getattr(options, name):g}" for name in ("rounds", "batch", "length", "largest", "threads")
+    given = (
+        f"--rounds {options.rounds} --batch {' '.join(map(str, options.batch))} --length {options.length} "
+        f"--largest {options.largest:g} --threads {options.threads}"
     )
     load = os.getloadavg()[0]
     model = BertForSequenceClassification(BertConfig(num_labels=2))
@@ -627,21 +628,26 @@ def main() -> None:
     rows, spent = sampling(model, 2 * options.rounds)
     say("memory")
     rows += memory(model)
-    say("steps of a BERT-base")
-    of_steps, spent_on_steps = steps(model, options.rounds, options.batch, options.length)
+    of_steps: list[Row] = []
+    for batch in options.batch:
+        say(f"steps of a BERT-base, {batch} rows")
+        found, seconds = steps(model, options.rounds, batch, options.length)
+        of_steps, spent = [*of_steps, *found], {**spent, **seconds}
+    model = BertForSequenceClassification(BertConfig(num_labels=2, **MINILM))
+    for batch in options.batch:
+        say(f"steps of an all-MiniLM-L6 in the Trainer, {batch} rows")
+        found, seconds = trainers(model, options.rounds, batch, options.length)
+        of_steps, spent = [*of_steps, *found], {**spent, **seconds}
     del model
-    say("steps of an all-MiniLM-L6 in the Trainer")
-    small = BertForSequenceClassification(BertConfig(num_labels=2, **MINILM))
-    of_trainers, spent_on_trainers = trainers(small, options.rounds, options.batch, options.length)
     say("growth")
     of_growth, spent_on_growth = growth(options.largest)
-    rows = [*of_steps, *of_trainers, *rows, *of_growth]
+    rows = [*of_steps, *rows, *of_growth]
     results = {
         "command": f"python benchmarks/overhead.py {given}",
         "machine": {**machine(), "cores": os.cpu_count()},
         "load_averages": [load, os.getloadavg()[0]],
         "rows": [{**asdict(row), "met": row.met} for row in rows],
-        "median_cpu_seconds": {**spent_on_steps, **spent_on_trainers, **spent, **spent_on_growth},
+        "median_cpu_seconds": {**spent, **spent_on_growth},
     }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "overhead.json").write_text(json.dumps(results, indent=2) + "\n")
