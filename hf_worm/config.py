@@ -62,8 +62,9 @@ class WormConfig:
             `truncation_target="fade"`. The ticket is then drawn once the masks have converged and the weights to be
             pruned hold less than 3 % of the representative layers' L1 norm.
         compact (`bool`, *optional*, defaults to `False`):
-            Once the ticket is drawn, cut what it prunes out of the model, and retrain the smaller one: for `neurons`
-            and `heads`.
+            Once the ticket is drawn, cut what it prunes out of the model, and retrain the smaller one: for `neurons`,
+            `heads`, and channels of the project's CNNs. A batch of the training set is read before the search and
+            another after it: a stream that can't begin anew has lost them.
         retrain_schedule (`str`, *optional*, defaults to `"restart"`):
             `"restart"`: the retraining has an optimizer and a learning rate schedule of its own (the paper's rule);
             `"continue"`: the search's go on, at the row where it stopped, to the end of `num_train_epochs`, which is

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from hf_worm.compact import try_cut
 from hf_worm.report import account
 from hf_worm.reporting import ReportingTrainerMixin
+from hf_worm.run import load_state
 from hf_worm.search import TicketSearch
 from hf_worm.speed import LARGE_BATCH, Batch, costs, forward
 from hf_worm.ticket import Ticket
@@ -29,6 +30,16 @@ class CuttingTrainerMixin(ReportingTrainerMixin):
     def compacted(self) -> bool:
         """Whether what the ticket prunes has been cut out of the model."""
         return self._rest is not None
+
+    def _load_dense(self, search: TicketSearch, checkpoint: str) -> None:
+        """Have the search, of the dense model, be that of a checkpoint of the retraining: it is cut out once more."""
+        try:
+            search.load_state_dict(load_state(checkpoint)[1])
+        except ValueError as error:
+            raise ValueError(
+                f"{checkpoint} is of a retraining after what was pruned had been cut out, which is done once more: "
+                f"resume it with the dense model that the run began with. {error}"
+            ) from error
 
     def _require_dense(self, checkpoint: str) -> None:
         if self.compacted:

@@ -97,12 +97,11 @@ def _loading_code(repository: str, loading: dict[str, Any]) -> str:
     if loading["call"] is None:
         return f"`model.safetensors` holds the weights alone, for a `{loading['class']}` that is made as for training."
     options = "".join(f", {name}={value!r}" for name, value in loading["options"].items())
-    return (
-        "```python\n"
-        f"from {loading['module']} import {loading['class']}\n\n"
-        f'model = {loading["call"]}("{repository}"{options})\n'
-        "```"
-    )
+    imports = f"from {loading['module']} import {loading['class']}\n"
+    if architecture := loading.get("architecture"):
+        imports += f"from {architecture[0]} import {architecture[1]}\n"
+        options += f", architecture={architecture[1]}"
+    return f'```python\n{imports}\nmodel = {loading["call"]}("{repository}"{options})\n```'
 
 
 def _holding_code(repository: str) -> str:

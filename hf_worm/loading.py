@@ -3,15 +3,17 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
 import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from hf_worm.compact import RECORD, recorded, shrink_
+from hf_worm.compact import RECORD, shrink_as_recorded_
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "subfolder", "force_download", "proxies")
+DTYPES = ("dtype", "torch_dtype")
 
 
 def load_compact(
@@ -24,7 +26,9 @@ def load_compact(
 
     Args:
         path_or_repo (`str` or `os.PathLike`): A folder that `save_pretrained` wrote, or the id of a Hub repository.
-        architecture (`type`, *optional*): The model's class, where it is not one of Transformers.
+        architecture (`type`, *optional*):
+            The model's class, where it is not one of Transformers, or another of the same base model than was saved,
+            such as `BertModel` for a `BertForSequenceClassification`.
         options: As for the class's `from_pretrained` (`dtype`, `device_map`, `revision`, `num_labels`, ...).
 
     Returns:
@@ -41,11 +45,13 @@ def load_compact(
             f"`{architecture.__name__}`. For a class of Transformers, leave it out."
         )
     hub_options = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
+    dtypes = {name: options.pop(name) for name in DTYPES if name in options}  # a configuration takes no "auto"
     config = options.pop("config", None)
-    if config is None:
+    if not isinstance(config, PreTrainedConfig):
         kind: Any = AutoConfig if architecture is None else architecture.config_class
-        config, options = kind.from_pretrained(path_or_repo, return_unused_kwargs=True, **hub_options, **options)
-    options |= hub_options
+        source = path_or_repo if config is None else config
+        config, options = kind.from_pretrained(source, return_unused_kwargs=True, **hub_options, **options)
+    options |= {**hub_options, **dtypes}
     if architecture is None:
         architecture = _architecture(config, path_or_repo)
     if getattr(config, RECORD, None) is None:
@@ -78,8 +84,8 @@ def _smaller(architecture: type[PreTrainedModel]) -> type[PreTrainedModel]:
     class Smaller(architecture):  # type: ignore[misc, valid-type]
         def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
             super().__init__(config, *args, **kwargs)
-            for word, units in recorded(getattr(config, RECORD)).items():
-                shrink_(self, word, units)
+            whole = architecture.__name__ in (config.architectures or [])  # of another class a part may do
+            shrink_as_recorded_(self, getattr(config, RECORD), whole)
 
     # By these Transformers knows which weights to convert, and which loss a model has.
     Smaller.__name__, Smaller.__module__ = architecture.__name__, architecture.__module__
@@ -113,10 +119,12 @@ def _architecture(config: PreTrainedConfig, path_or_repo: str | os.PathLike[str]
 def _check(record: Any, path_or_repo: str | os.PathLike[str]) -> None:
     try:
         neurons, heads = record.get("neurons", {}), record.get("heads", {})
-        if set(record) - {"neurons", "heads"} or not all(_is_count(count) for count in neurons.values()):
+        if not record or set(record) - {"neurons", "heads"} or not all(_is_count(count) for count in neurons.values()):
             raise TypeError("neurons are counted by layer, from 1")
         if not all(left and all(_is_count(head + 1) for head in left) for left in heads.values()):
             raise TypeError("heads are listed by layer, from 0")
+        if not all(first < then for left in heads.values() for first, then in pairwise(left)):
+            raise TypeError("heads are listed in their order, each of them once")
     except (AttributeError, TypeError) as error:
         raise ValueError(f"{path_or_repo}: its `{RECORD}` is damaged: {error}.") from error
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -152,8 +153,8 @@ def loading(model: nn.Module) -> dict[str, Any]:
     Returns:
         `dict`: `module` and `class`, to be imported; `call`, which takes the checkpoint's name: the class, or its
         `from_pretrained`, or `None` where the checkpoint is the weights of a plain `nn.Module`; `options`, what it
-        takes beside the name. Where the checkpoint carries the model's code, or needs its base model (PEFT), the class
-        is an Auto class.
+        takes beside the name; `architecture`, for `load_compact`: module and name of a class that Transformers lacks.
+        Where the checkpoint carries the model's code, or needs its base model (PEFT), the class is an Auto class.
     """
     kind = type(model)
     module, name = kind.__module__, kind.__name__
@@ -170,8 +171,10 @@ def loading(model: nn.Module) -> dict[str, Any]:
         module = package
     call = None
     if getattr(getattr(model, "config", None), RECORD, None) is not None:
-        module, name, call, options = "hf_worm", "load_compact", "load_compact", {}
-    elif hasattr(kind, "from_pretrained"):
+        found = {"module": "hf_worm", "class": "load_compact", "call": "load_compact", "options": {}}
+        known = hasattr(transformers, kind.__name__)
+        return found if known else {**found, "architecture": [kind.__module__, kind.__name__]}
+    if hasattr(kind, "from_pretrained"):
         call = f"{name}.from_pretrained"
     elif hasattr(kind, "save_pretrained"):
         call = name

@@ -149,8 +149,13 @@ class WormTrainerMixin(CuttingTrainerMixin):
 
         Returns:
             `Ticket`: Also kept as `trainer.ticket`.
+
+        Raises:
+            RuntimeError: Nothing was observed yet, or the ticket has been cut out already.
         """
         search = self._search
+        if self.compacted:
+            raise RuntimeError("The ticket is drawn, and cut out of the model: begin anew with `search_ticket()`.")
         self.progress.enter("draw")
         self._evaluate_stage("before_draw")
         dense = copy.deepcopy(self._trained_model) if self._config.compact else None
@@ -188,7 +193,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
             self.ticket = self._resumed(checkpoint)
             if self.ticket.config.compact and not self.compacted:
                 self.search = TicketSearch(self._trained_model, self._config)
-                self._search.load_state_dict(load_state(checkpoint)[1])
+                self._load_dense(self.search, checkpoint)
                 self._cut_out()
         args, model_init = self.args, self.model_init
         goes_on = self._drawn.config.retrain_schedule == "continue"

@@ -13,12 +13,16 @@ from torch import nn
 from training import arguments
 from transformers import (
     AutoModel,
+    AutoModelForSequenceClassification,
     BertForSequenceClassification,
+    BertModel,
     LiltConfig,
     LlamaConfig,
     LlamaForSequenceClassification,
     Olmo2Config,
+    StableLmConfig,
     T5Config,
+    T5EncoderModel,
     ViTForImageClassification,
     YolosConfig,
 )
@@ -42,6 +46,8 @@ def drawn(model: nn.Module, **settings: Any) -> tuple[Ticket, nn.Module]:
 def inputs(model: nn.Module) -> dict[str, torch.Tensor]:
     if model.main_input_name == "pixel_values":
         return {"pixel_values": torch.randn(2, 3, 8, 8)}
+    if model.main_input_name == "input_values":
+        return {"input_values": torch.randn(2, 100)}
     return {"input_ids": torch.randint(3, 40, (2, 7))}
 
 
@@ -198,6 +204,14 @@ def test_heads_with_a_norm_over_all_of_them_cannot_be_cut_out(tmp_path: Path) ->
         WormTrainer(model=model, args=arguments(tmp_path), worm_config=WormConfig(layers=["heads"], compact=True))
 
 
+def test_heads_with_a_norm_of_their_own_each_cannot_be_cut_out() -> None:
+    """Fresh ones are equal, so that the first of them would do for others until they are trained."""
+    config = StableLmConfig(**OLMO2, qk_layernorm=True)
+    ticket, _ = drawn(AutoModel.from_config(config), layers=["heads"])
+    with pytest.raises(ValueError, match=r"`StableLmAttention` has a weight `q_layernorm.norms.0.weight`"):
+        ticket.compact(AutoModel.from_config(config))
+
+
 @pytest.mark.parametrize("layers", [["neurons"], ["heads"]], ids="+".join)
 def test_a_configuration_whose_field_says_more_than_the_neurons(layers: list[str], tmp_path: Path) -> None:
     """`intermediate_size` of LiLT is the width of another stream of layers too."""
@@ -293,6 +307,60 @@ def test_options_are_those_of_from_pretrained(bert: BertForSequenceClassificatio
     model, info = load_compact(tmp_path, hidden_dropout_prob=0.3, dtype=torch.bfloat16, output_loading_info=True)
     assert type(model) is BertForSequenceClassification and not info["missing_keys"]
     assert model.config.hidden_dropout_prob == 0.3 and model.dtype == torch.bfloat16
+    assert load_compact(tmp_path, dtype="auto").dtype == torch.float32
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "config.json").rename(tmp_path / "elsewhere" / "config.json")
+    assert load_compact(tmp_path, config=str(tmp_path / "elsewhere")).config.worm_compact == model.config.worm_compact
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("layers", GRANULARITIES, ids="+".join)
+def test_a_classifier_and_its_base_model_load_from_each_other(layers: list[str], scope: str, tmp_path: Path) -> None:
+    """As plain `from_pretrained` has it of unpruned models; and the base may be saved out of the classifier."""
+    model = AutoModelForSequenceClassification.from_config(ZOO["bert"][0])
+    ticket, _ = drawn(model, layers=layers, scope=scope)
+    compact = ticket.compact(model)
+    given = inputs(model)
+    expected = outputs(compact.bert, given)
+    compact.save_pretrained(tmp_path / "classifier")
+    compact.bert.save_pretrained(tmp_path / "base")
+    assert torch.equal(outputs(load_compact(tmp_path / "base"), given), expected)
+    assert torch.equal(outputs(load_compact(tmp_path / "classifier", architecture=BertModel), given), expected)
+    again = load_compact(tmp_path / "base", architecture=BertForSequenceClassification)
+    assert torch.equal(outputs(again.bert, given), expected)
+
+
+def test_an_encoder_loads_from_the_whole_model(tmp_path: Path) -> None:
+    model = AutoModel.from_config(T5Config(vocab_size=40, d_model=24, d_kv=4, d_ff=20, num_layers=2, num_heads=6))
+    ticket, _ = drawn(model, layers=["neurons"], scope="global")
+    compact = ticket.compact(model)
+    compact.save_pretrained(tmp_path)
+    given = {"input_ids": torch.randint(3, 40, (2, 7))}
+    loaded = load_compact(tmp_path, architecture=T5EncoderModel)
+    assert torch.equal(outputs(loaded, given), outputs(compact.encoder, given))
+
+
+class Around(nn.Module):
+    """A module of one's own around a model of Transformers."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(24, 2)
+
+    def forward(self, **given: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encoder(**given)[0])
+
+
+@pytest.mark.parametrize("wrapper", [Around, nn.DataParallel])
+@pytest.mark.parametrize("layers", GRANULARITIES, ids="+".join)
+def test_a_model_inside_another_module_says_its_shapes(layers: list[str], wrapper: type, tmp_path: Path) -> None:
+    model = wrapper(zoo_model("bert"))
+    ticket, _ = drawn(model, layers=layers)
+    inner = next(ticket.compact(model).children())
+    inner.save_pretrained(tmp_path)
+    given = inputs(inner)
+    assert torch.equal(outputs(load_compact(tmp_path), given), outputs(inner, given))
 
 
 def test_a_ticket_of_another_model_is_refused() -> None:
@@ -315,7 +383,11 @@ def test_an_ordinary_checkpoint_loads_too(tmp_path: Path) -> None:
         {"worm_compact": {"heads": {"encoder.layer.0.attention.self.query.weight": []}}},
         {"worm_compact": {"heads": {"encoder.layer.0.attention.self.query.weight": ["a"]}}},
         {"worm_compact": {"heads": {"encoder.layer.0.attention.self.query.weight": [0, 99]}}},
+        {"worm_compact": {"heads": {"encoder.layer.0.attention.self.query.weight": [0, 0]}}},
+        {"worm_compact": {"heads": {"encoder.layer.0.attention.self.query.weight": [3, 1]}}},
         {"worm_compact": {"heads": {"nothing": [0]}}},
+        {"worm_compact": {"neurons": {"encoder.layer.0.intermediate.dense.weight": 99}}},
+        {"worm_compact": {}},
         {"worm_compact": {"neurons": {"encoder.layer.0.intermediate.dense.weight": 0}}},
         {"worm_compact": {"wings": {}}},
         {"architectures": ["BertForWorms"]},

@@ -132,6 +132,39 @@ def test_the_card_loads_it(bert: BertForSequenceClassification, tmp_path: Path) 
     assert 'BertForSequenceClassification.from_pretrained("neurons")' in text and "load_compact" not in text
 
 
+class Mine(BertForSequenceClassification):
+    """A class that Transformers does not have."""
+
+
+def test_the_card_imports_a_class_of_ones_own(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = compact_trainer(Mine(bert.config), tmp_path, ["heads"])
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card()
+    code = ModelCard.load(tmp_path / "README.md").text.split("```python\n")[1].split("```")[0]
+    assert f"from {__name__} import Mine" in code
+    loaded: dict[str, Any] = {}
+    exec(code.replace(f'"{tmp_path.name}"', repr(str(tmp_path))), loaded)
+    assert type(loaded["model"]) is Mine and same_weights(weights(loaded["model"]), weights(trainer.model))
+
+
+def test_a_ticket_is_cut_out_once(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = compact_trainer(bert, tmp_path, ["neurons"])
+    trainer.train()
+    with pytest.raises(RuntimeError, match="cut out of the model: begin anew with `search_ticket"):
+        trainer.draw_ticket()
+
+
+def test_a_retraining_is_not_resumed_with_the_smaller_model(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    compact_trainer(bert, tmp_path, ["neurons"], save_strategy="epoch").train()
+    checkpoint = get_last_checkpoint(str(tmp_path))
+    trainer = compact_trainer(load_compact(checkpoint), tmp_path, ["neurons"])
+    with pytest.raises(ValueError, match="resume it with the dense model that the run began with"):
+        trainer.train(resume_from_checkpoint=checkpoint)
+
+
 def test_a_search_is_not_resumed_in_the_smaller_model(bert: BertForSequenceClassification, tmp_path: Path) -> None:
     trainer = compact_trainer(bert, tmp_path, ["neurons"], save_strategy="epoch")
     trainer.train()

@@ -9,6 +9,7 @@ from transformers import (
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    GPTJConfig,
     LlamaConfig,
     MPNetConfig,
     PreTrainedConfig,
@@ -16,6 +17,7 @@ from transformers import (
     RobertaConfig,
     ViTConfig,
     ViTModel,
+    Wav2Vec2Config,
 )
 
 HIDDEN, NEURONS, HEADS, SIZE = 24, 20, 6, 4  # SIZE: of a head
@@ -89,6 +91,27 @@ ZOO: dict[str, tuple[PreTrainedConfig, str, str, str, int]] = {
         "vit": (
             VIT,
             *VIT_NAMES,
+            HEADS,
+        ),
+        "wav2vec2": (
+            Wav2Vec2Config(
+                **USUAL,
+                conv_dim=(8,),
+                conv_stride=(5,),
+                conv_kernel=(10,),
+                num_conv_pos_embeddings=4,
+                num_conv_pos_embedding_groups=2,
+            ),
+            "feed_forward.intermediate_dense feed_forward.output_dense",
+            "attention.q_proj attention.k_proj attention.v_proj attention.out_proj",
+            HEADS,
+        ),
+        "gptj": (
+            GPTJConfig(
+                vocab_size=40, n_positions=32, n_embd=HIDDEN, n_layer=2, n_head=HEADS, rotary_dim=SIZE, n_inner=NEURONS
+            ),
+            "mlp.fc_in mlp.fc_out",
+            "attn.q_proj attn.k_proj attn.v_proj attn.out_proj",
             HEADS,
         ),
         "llama": (

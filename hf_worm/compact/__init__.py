@@ -2,7 +2,6 @@
 
 from hf_worm.compact.channels import HasChannels
 from hf_worm.compact.cut import cut_, left_pruned, require_larger_units, try_cut
-from hf_worm.compact.record import RECORD, recorded
-from hf_worm.compact.shrink import shrink_
+from hf_worm.compact.record import RECORD, shrink_as_recorded_
 
-__all__ = ["RECORD", "HasChannels", "cut_", "left_pruned", "recorded", "require_larger_units", "shrink_", "try_cut"]
+__all__ = ["RECORD", "HasChannels", "cut_", "left_pruned", "require_larger_units", "shrink_as_recorded_", "try_cut"]

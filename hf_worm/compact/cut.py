@@ -36,8 +36,9 @@ def require_larger_units(model: nn.Module, layers: Sequence[RepresentativeLayer]
 def cut_(model: nn.Module, layers: Sequence[RepresentativeLayer], masks: Mapping[str, torch.Tensor]) -> None:
     """Cut the neurons, heads and channels that the masks prune out of a model, in place.
 
-    Its configuration, where it has one, says the new shapes in its own fields if it can: one number of neurons, or of
-    heads, for all blocks. Else they are recorded in a field `worm_compact`, for [`~hf_worm.load_compact`].
+    Its configuration says the new shapes in its own fields if it can: one number of neurons, or of heads, for all
+    blocks. Else they are recorded in a field `worm_compact`, for [`~hf_worm.load_compact`]. Of a model without a
+    configuration, those of Transformers inside it have theirs.
 
     Args:
         model (`nn.Module`): The model; what the masks prune is 0 in it.
@@ -49,12 +50,10 @@ def cut_(model: nn.Module, layers: Sequence[RepresentativeLayer], masks: Mapping
         cut_channels_(model, channels)
     for word in sorted({f"{layer.granularity}s" for layer in layers if layer.summed}):
         own = [layer for layer in layers if word == f"{layer.granularity}s"]
-        before = {layer.shape.numel() for layer in own}
+        before = {layer.name: layer.shape.numel() for layer in own}
         kept = {layer.name: masks[layer.name].nonzero().flatten().tolist() for layer in own}
         shrink_(model, word, kept)
-        config = getattr(model, "config", None)
-        if config is not None:
-            describe(model, config, word, kept, before.pop() if len(before) == 1 else None)
+        describe(model, word, kept, before)
 
 
 def try_cut(model: nn.Module, words: Sequence[str], run: Callable[[nn.Module], torch.Tensor]) -> None:

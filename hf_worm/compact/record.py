@@ -1,11 +1,12 @@
 """What a configuration says of a smaller model: in its own fields, or in one of ours."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
+from transformers import PreTrainedModel
 
 from hf_worm.compact.shrink import Kept, holders, shrink_
 from hf_worm.layers import representative_layers
@@ -13,27 +14,45 @@ from hf_worm.layers.heads import head_size
 
 RECORD = "worm_compact"  # field of a model's configuration, for what its own fields can't say
 # What configurations call the number of neurons of a feed-forward block.
-NEURONS = ("intermediate_size", "hidden_dim", "d_ff", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim")
+NEURONS = ("intermediate_size", "hidden_dim", "d_ff", "n_inner", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim")
 
 
-def describe(model: nn.Module, config: Any, word: str, kept: Kept, before: int | None) -> None:
-    """Put the new shapes into the configuration of a model that was shrunk.
+def describe(model: nn.Module, word: str, kept: Kept, before: Mapping[str, int]) -> None:
+    """Put the new shapes into the configuration of a model of Transformers that was shrunk, or of those inside it.
 
     Args:
         model (`nn.Module`): The model.
-        config (`PreTrainedConfig`): Its configuration.
         word (`str`): `"neurons"` or `"heads"`.
         kept (`dict[str, list[int]]`): The units that stayed, by layer.
-        before (`int`, *optional*): How many a layer had; `None` where they had different numbers.
+        before (`dict[str, int]`): How many there were.
     """
+    outer = {layer.parameter: layer.name for layer in representative_layers(model, [word])}
+    for inner in _pretrained(model):
+        if any(parameter in outer for parameter in inner.parameters()):
+            own = {layer.name: outer[layer.parameter] for layer in representative_layers(inner, [word])}
+            left = {name: kept[of_outer] for name, of_outer in own.items()}
+            _describe(inner, inner.config, word, left, {before[of_outer] for of_outer in own.values()})
+
+
+def _pretrained(model: nn.Module) -> Iterator[PreTrainedModel]:
+    """The outermost models of Transformers in a module."""
+    if isinstance(model, PreTrainedModel):
+        yield model
+    else:
+        for child in model.children():
+            yield from _pretrained(child)
+
+
+def _describe(model: nn.Module, config: Any, word: str, kept: Kept, before: set[int]) -> None:
     record = dict(getattr(config, RECORD, None) or {})
     counts = {len(left) for left in kept.values()}
-    if len(counts) == 1 and before is not None and word not in record:
-        fields = _fields(model, config, word, before, counts.pop())
+    if len(counts) == len(before) == 1 and word not in record:
+        fields = _fields(model, config, word, before.pop(), counts.pop())
         if fields and _says_the_shapes(model, config, fields):
             for name, value in fields.items():
                 setattr(config, name, value)
             return
+    kept = {_in_base(model, name): left for name, left in kept.items()}
     if word == "heads":  # as they were numbered at first
         first = record.get(word, {})
         record[word] = {name: [first[name][i] for i in left] if name in first else left for name, left in kept.items()}
@@ -42,11 +61,37 @@ def describe(model: nn.Module, config: Any, word: str, kept: Kept, before: int |
     setattr(config, RECORD, record)
 
 
-def recorded(record: Mapping[str, Any]) -> dict[str, Kept]:
-    """By word the units that stayed, by layer, as the field `worm_compact` of a configuration has them."""
+def shrink_as_recorded_(model: nn.Module, record: Mapping[str, Any], whole: bool = True) -> None:
+    """Make a model smaller in place, as the field `worm_compact` of a configuration says.
+
+    Its layers go by their names in the base model, so that one with a head and one without have the same record.
+
+    Args:
+        model (`nn.Module`): A model, whose weights may be on the device `meta`.
+        record (`dict`): By word and layer, how many neurons, or which heads, there are.
+        whole (`bool`, *optional*, defaults to `True`): Whether the record may name no layers that the model lacks.
+
+    Raises:
+        KeyError: The model lacks a layer of the record.
+        IndexError: A layer has fewer units than the record.
+    """
     neurons = {name: list(range(count)) for name, count in record.get("neurons", {}).items()}
-    kept = {"neurons": neurons, "heads": dict(record.get("heads", {}))}
-    return {word: layers for word, layers in kept.items() if layers}
+    for word, units in {"neurons": neurons, "heads": record.get("heads", {})}.items():
+        if not units:
+            continue
+        layers = {_in_base(model, layer.name): layer for layer in representative_layers(model, [word])}
+        if whole and (missing := units.keys() - layers):
+            raise KeyError(min(missing))
+        for name in units.keys() & layers:
+            if units[name][-1] >= layers[name].shape.numel():
+                raise IndexError(f"`{name}` has {layers[name].shape.numel()} {word}")
+        shrink_(model, word, {layer.name: units[name] for name, layer in layers.items() if name in units})
+
+
+def _in_base(model: nn.Module, name: str) -> str:
+    """A parameter's name in the model's base: that of a `BertForSequenceClassification` without `bert.`."""
+    prefix = getattr(model, "base_model_prefix", "")
+    return name.removeprefix(f"{prefix}.") if prefix and hasattr(model, prefix) else name
 
 
 def _fields(model: nn.Module, config: Any, word: str, before: int, after: int) -> dict[str, int]:
@@ -68,8 +113,7 @@ def _says_the_shapes(model: nn.Module, config: Any, fields: dict[str, int]) -> b
         changed = type(config).from_dict({**config.to_dict(), **fields})
         with torch.device("meta"):
             made = type(model)(changed)
-            for other, units in recorded(getattr(config, RECORD, None) or {}).items():
-                shrink_(made, other, units)
+            shrink_as_recorded_(made, getattr(config, RECORD, None) or {})
     except (ValueError, StrictDataclassError):  # the number of heads has to divide the width, for one
         return False
     except TypeError:  # the class takes more than a configuration: `load_compact` is not for it either

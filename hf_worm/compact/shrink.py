@@ -23,9 +23,11 @@ def shrink_(model: nn.Module, word: str, kept: Kept) -> None:
     Args:
         model (`nn.Module`): The model.
         word (`str`): `"neurons"` or `"heads"`.
-        kept (`dict[str, list[int]]`): The units that stay, for each of the layers that the word finds.
+        kept (`dict[str, list[int]]`): The units that stay, by layer; other layers keep them all.
     """
     for layer in representative_layers(model, [word]):
+        if layer.name not in kept:
+            continue
         units = kept[layer.name]
         if word == "heads":
             for attention in holders(model, layer.parameter):
@@ -101,6 +103,7 @@ def require_projections_alone(attention: nn.Module, layer: RepresentativeLayer) 
         if path == "LayerNorm" or any(id(parameter) in owned for _, parameter in own):
             continue  # of what leaves the attention (ALBERT); of a projection, whose bias may be no head's
         for name, parameter in own:
-            if parameter.shape != (head_size(attention),) or "norm" not in path:
+            of_a_head = any(part.isdigit() for part in path.split("."))  # one of several, each of which has its own
+            if parameter.shape != (head_size(attention),) or "norm" not in path or of_a_head:
                 shape = tuple(parameter.shape)
                 raise ValueError(f"`{kind}` has a weight `{name}` of shape {shape} besides: {advice}")

@@ -11,6 +11,11 @@ from .names import Named, group, listed, pattern
 LARGER = ("neurons", "heads")  # units of many weights
 WORDS = (*ROLES, "batchnorm", *LARGER)
 LISTED = 5  # candidates, close matches or names in one message
+MERGE = (
+    "Train the full model, or merge the adapter first and train that: `model = model.merge_and_unload()`, and "
+    "`model.requires_grad_(True)`, for merging leaves it frozen."
+)
+SINGLE = "It can't be made smaller by them (`compact=True`). To prune single weights instead, name their layers"
 
 
 def no_entries(layers: Sequence[str]) -> ValueError:
@@ -52,6 +57,8 @@ def not_found(missing: Sequence[str], present: Sequence[str], model: nn.Module, 
     }
     sought += [description for word, description in described.items() if word in missing]
     message = f"Found no {' and no '.join(sought)} in `{type(model).__name__}`"
+    if any(".base_layer." in name for name, _ in named):
+        return ValueError(f"{message}: the adapter in it stands in the way. {MERGE}")
 
     fused = fused_projections(named) if roles else []
     if fused:
@@ -62,7 +69,7 @@ def not_found(missing: Sequence[str], present: Sequence[str], model: nn.Module, 
         if "query" in roles or "key" in roles:
             pairs = ", ".join(f"`{query}`/`{key}`" for query, key, _ in FAMILIES[:LISTED])
             message += f": no module has separate query and key projections that go by a known name ({pairs}, ...)"
-        message += ". Name the layers to watch"
+        message += ". " + ("Name the layers to watch" if roles or "batchnorm" in missing else SINGLE)
     # Weights of an attention first, then the larger group.
     entries = sorted(groups, key=lambda entry: (not in_attention(entry), -sum(p.numel() for p in groups[entry])))
     single = [word for word in present if word not in LARGER]  # larger units own what the others would
@@ -125,8 +132,7 @@ def frozen(names: Sequence[str], total: int) -> ValueError:
     if any(".base_layer." in name for name in names):
         message += (
             "The adapter around them trains and the base weight does not, so its mask never moves and there is nothing "
-            "to search. Train the full model, or merge the adapter first and train that: "
-            "`model = model.merge_and_unload()`, and `model.requires_grad_(True)`, for merging leaves it frozen."
+            f"to search. {MERGE}"
         )
     else:
         message += (

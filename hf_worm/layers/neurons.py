@@ -10,6 +10,8 @@ FAMILIES = (
     (("intermediate.dense",), "output.dense"),  # BERT and its kin
     (("gate_proj", "up_proj"), "down_proj"),  # Llama, Qwen2, and most decoders
     (("fc1",), "fc2"),  # ViT, BART, CLIP
+    (("intermediate_dense",), "output_dense"),  # Wav2Vec2 and its kin
+    (("fc_in",), "fc_out"),  # GPT-J
     (("lin1",), "lin2"),  # DistilBERT
     (("wi_0", "wi_1"), "wo"),  # T5 1.1
     (("wi",), "wo"),  # T5

@@ -211,6 +211,23 @@ def test_frozen_layers_are_named() -> None:
     assert "requires_grad_(True)" in message and "WormConfig(layers=" in message
 
 
+def test_where_there_are_no_larger_units_single_weights_are_not_said_to_replace_them() -> None:
+    model = build(GPT2)
+    message = error(model, ["neurons", "heads"])
+    assert message.startswith("Found no feed-forward block") and "and no attention with separate query, key" in message
+    assert "can't be made smaller by them (`compact=True`). To prune single weights instead" in message
+    assert representative_layers(model, shown_setting(message))
+
+
+def test_under_an_adapter_heads_are_not_found_but_merging_is_advised() -> None:
+    model = build(BERT)
+    for attention in (layer.attention.self for layer in model.encoder.layer):
+        attention.query = nn.ModuleDict({"base_layer": attention.query, "lora_A": nn.Linear(4, 2)})
+    message = error(model, ["heads"])
+    assert message.startswith("Found no attention") and "`model = model.merge_and_unload()`" in message
+    assert "Candidates" not in message
+
+
 def test_many_frozen_layers_are_counted() -> None:
     model = build(BERT).requires_grad_(False)
     with pytest.raises(ValueError, match=r"6 of 6 .* and 3 more"):
