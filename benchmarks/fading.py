@@ -1,7 +1,6 @@
 """The page and the figure on fading, from the finished runs of `reproduce.py --fading --comparison`."""
 
 import statistics
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from summary import (
     decided,
     drop,
     group,
-    half_interval,
+    interval,
     of_part,
     pruned_to,
     section,
@@ -167,13 +166,6 @@ def less(found: Records, task: str, layers: tuple[str, ...], ratio: float, metho
         if mine is not None and theirs is not None:
             differences[seed] = mine - theirs
     return differences
-
-
-def interval(values: Sequence[float]) -> str:
-    if len(values) < 2:
-        return f"{values[0]:+.1f}" if values else "–"
-    mean, half = statistics.mean(values), half_interval(values)
-    return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
 
 
 def points(record: dict[str, Any]) -> list[tuple[float, float]]:

@@ -96,6 +96,14 @@ def half_interval(values: Sequence[float]) -> float:
     return float(t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
 
 
+def interval(values: Sequence[float]) -> str:
+    """Mean of differences, and its 95 % confidence interval."""
+    if len(values) < 2:
+        return f"{values[0]:+.1f}" if values else "–"
+    mean, half = statistics.mean(values), half_interval(values)
+    return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+
+
 def spread(values: Sequence[float], digits: int = 1) -> str:
     """Mean ± standard deviation."""
     if len(values) < 2:
