@@ -32,6 +32,8 @@ from hf_worm.glue.job import build_trainer as build_for_glue
 from hf_worm.image.command import IMAGE
 from hf_worm.image.job import build_trainer as build_for_images
 from hf_worm.job.parsing import parse
+from hf_worm.layers import RepresentativeLayer
+from hf_worm.layers.layer import View
 from hf_worm.run import load_state, save_state
 
 Build = Callable[..., WormTrainer]  # from changes of the arguments: a trainer with the pretrained weights
@@ -335,6 +337,39 @@ def drift(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     return {"metrics": {}, "steps": kept["epochs"][-1][0], "from_pretrained": moved, "cpu_seconds": spent}
 
 
+RANDOM = 3  # masks
+# What units might be ranked by; the largest stay.
+SCORES: dict[str, Callable[[RepresentativeLayer], torch.Tensor]] = {
+    "L1 norm": lambda layer: layer.scores,  # what `TicketSearch` has
+    "L2 norm": lambda layer: torch.stack([_norms(view) ** 2 for view in layer.views]).sum(0).sqrt(),
+    "L2 norm in × out": lambda layer: _norms(layer.views[0]) * _norms(layer.views[-1]),
+    "L1 norm, the largest go": lambda layer: layer.scores.max() - layer.scores,
+}
+
+
+def _norms(view: View) -> torch.Tensor:
+    return view.weight.detach().flatten(1).norm(dim=1)
+
+
+def scores(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
+    """What a search without truncation loses at its end when units are drawn by other scores, without retraining."""
+    kept, spent = kept_search(build, cache)
+    trainer = build()
+    assert trainer.search is not None and trainer.worm_config is not None
+    generator = torch.Generator().manual_seed(setting.seed)
+    ranked = dict(SCORES)
+    for number in range(1, RANDOM + 1):
+        ranked[f"random {number}"] = lambda layer: torch.rand(layer.shape, generator=generator)
+    found = {}
+    for name in ("not pruned", *ranked):
+        trainer.model.load_state_dict(kept["epochs"][-1][1])
+        if name in ranked:
+            masks = {layer.name: keep_mask(ranked[name](layer), setting.prune_ratio) for layer in trainer.search.layers}
+            Ticket(masks, trainer.worm_config).apply_(trainer.model)
+        found[name] = evaluate(trainer)
+    return {"metrics": {}, "steps": kept["epochs"][-1][0], "drawn_by": found, "cpu_seconds": spent}
+
+
 BY_NAME = {
     "dense": dense,
     "dense_restarted": dense_restarted,
@@ -352,6 +387,7 @@ BY_NAME = {
     "fade_cubic": fade_by_schedule,
     "fade_throughout": fade_throughout,
     "drift": drift,
+    "scores": scores,
 }
 
 

@@ -168,6 +168,7 @@ UNITS = (
     (("heads",), 1 / 3),
     (("neurons", "heads"), 0.5),
 )
+SCORED_UNITS = tuple((layers, ratio) for layers, ratio in UNITS if len(layers) == 1)
 UNIT_METHODS = ("eb_train", "worm_gradient", "worm_update", "worm_fade", "one_shot", "before", "random")
 # Task, layers and ratio of each table of the comparison.
 COMPARISONS = (
@@ -203,6 +204,7 @@ PARTS = (
     "fading",
     "comparison",
     "units",
+    "scores",
     *TEXT_PARTS,
     *IMAGE_PARTS,
 )
@@ -267,6 +269,9 @@ def _of_a_seed(part: str, scale: Scale) -> Iterable[Setting]:
                 yield _text(task, method, scale, **changes)
             elif method != "before":  # fresh scales are all 1
                 yield _image(task, method, scale, **changes)
+    elif part == "scores":
+        for task, (layers, ratio) in product(UNIT_TASKS, SCORED_UNITS):
+            yield _text(task, "scores", scale, layers=layers, prune_ratio=ratio)
     elif part == "units":
         for task, (layers, ratio), method in product(UNIT_TASKS, UNITS, UNIT_METHODS):
             yield _text(task, method, scale, layers=layers, prune_ratio=ratio, epochs=scale.search_epochs + 3)

@@ -1,7 +1,7 @@
 """Reproduces the paper's tables and figures, and compares the baselines, at a small or at the paper's own scale.
 
     python benchmarks/reproduce.py [--table 1 2 ...] [--figure 1 2] [--baselines] [--sampling] [--start] [--drift]
-                                   [--schedules] [--fading] [--comparison] [--units] [--scale small | full]
+                                   [--schedules] [--fading] [--comparison] [--units] [--scores] [--scale small | full]
                                    [--task mrpc ...] [--seeds N] [--model FOLDER] [--data FOLDER] [--workers N]
                                    [--minutes M] [--out benchmarks/results]
 
@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--fading", action="store_true", help="how fast, by which curve, from when on weights fade")
     parser.add_argument("--comparison", action="store_true", help="fading beside the baselines, at more seeds")
     parser.add_argument("--units", action="store_true", help="neurons and heads instead of single weights")
+    parser.add_argument("--scores", action="store_true", help="what units are ranked by, drawn and not retrained")
     parser.add_argument("--scale", choices=SCALES, default="small")
     parser.add_argument("--task", nargs="+", choices=(*TEXT, *IMAGES), default=[*TEXT, *IMAGES], help="only these")
     parser.add_argument("--model", help="Hub id or folder of the model for GLUE, instead of the scale's own")

@@ -4,7 +4,7 @@ import statistics
 from itertools import product
 from pathlib import Path
 
-from protocol import FADING, METHODS, SCALES, UNIT_METHODS, UNIT_TASKS, UNITS, Scale
+from protocol import FADING, METHODS, SCALES, SCORED_UNITS, UNIT_METHODS, UNIT_TASKS, UNITS, Scale
 from summary import (
     RETRAINED,
     STEPS,
@@ -17,6 +17,7 @@ from summary import (
     interval,
     of_part,
     section,
+    spread,
     stages,
     table,
 )
@@ -75,15 +76,51 @@ def tables(found: Records) -> list[str]:
     return lines
 
 
+def scores(scale: Scale, records: Records) -> list[str]:
+    """What is lost at the draw when units go by other scores: accuracy and loss, over the seeds."""
+    found = of_part("scores", scale, records)
+    lines: list[str] = []
+    for what, factor, digits in (("accuracy", 100, 1), ("loss", 1, 2)):
+        rows = []
+        for task, (layers, ratio) in product(UNIT_TASKS, SCORED_UNITS):
+            runs = group(found, task=task, layers=layers, prune_ratio=ratio)
+            if runs:
+                ranked = [name for name in runs[0]["drawn_by"] if not name.startswith("random")]
+                values = [[factor * run["drawn_by"][name][what] for run in runs] for name in ranked]
+                values.append(
+                    [
+                        factor * seen[what]
+                        for run in runs
+                        for name, seen in run["drawn_by"].items()
+                        if name not in ranked
+                    ]
+                )
+                cells_of = [spread(of, digits) for of in values]
+                rows.append([task, " and ".join(layers), f"{ratio:.2g}", str(len(runs)), *cells_of])
+        if rows:
+            head = ["task", "units", "p", "seeds", *ranked, "random"]
+            lines += [f"{what.capitalize()}{', %' if factor == 100 else ''}:", "", *table(head, rows)]
+    if not lines:
+        return []
+    return [
+        *section("What units are ranked by", "--scores"),
+        "Drawn after three epochs without truncation, and not retrained; random: three masks for each seed. The L1 "
+        "norm over all that a unit owns is what hf_worm has; *in × out* is the norm of the first view (a neuron's row, "
+        "a head's query) times that of the last (its columns in the output projection).",
+        "",
+        *lines,
+    ]
+
+
 def write(scale_name: str, records: Records, out: Path) -> Path | None:
     """Write the page, if there are runs for it."""
     scale: Scale = SCALES[scale_name]
     found = of_part("units", scale, records)
     if not found:
         return None
-    lines = begin("Neurons and heads", " --units", scale_name, records, ("units",))
+    lines = begin("Neurons and heads", " --units --scores", scale_name, records, ("units", "scores"))
     lines += [f"Three epochs of search at the most, and three of retraining after it. {CONSTANT}", ""]
-    lines += [*in_short(found), *tables(found)]
+    lines += [*in_short(found), *scores(scale, records), *tables(found)]
     page = out / f"units-{scale_name}.md"
     page.write_text("\n".join(lines))
     return page

@@ -16,6 +16,7 @@ import torch
 from small_data import glue_folder, judgements
 
 from hf_worm import TicketSearch, WormConfig, WormTrainer
+from hf_worm.layers import representative_layers
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
@@ -259,6 +260,25 @@ def test_drift_is_the_distance_from_the_pretrained_masks(
     assert (found[-1] > 0.01) == moves and (max(found) < 2 * RATIO * (1 - RATIO))
 
 
+def test_units_are_drawn_by_each_score(scale: Any, data: Path, tmp_path: Path) -> None:
+    setting = protocol.Setting("sst2", "scores", seed=1, layers=("neurons",), prune_ratio=0.9)
+    found = methods.run(setting, scale, data, tmp_path / "cache")["drawn_by"]
+    assert list(found) == ["not pruned", *methods.SCORES, "random 1", "random 2", "random 3"]
+    losses = [seen["loss"] for seen in found.values()]
+    assert len(set(losses)) == len(losses), "each is another model"
+
+
+def test_scores_of_a_neuron_are_its_norms() -> None:
+    model = torch.nn.ModuleDict({"fc1": torch.nn.Linear(2, 3), "fc2": torch.nn.Linear(3, 2)})
+    (layer,) = representative_layers(model, ["neurons"])
+    inward, bias, out = (weight.detach().double() for weight in (model.fc1.weight, model.fc1.bias, model.fc2.weight))
+    whole = torch.cat([inward, bias[:, None], out.T], dim=1)
+    expected = [whole.abs().sum(1), whole.norm(dim=1), inward.norm(dim=1) * out.norm(dim=0)]
+    expected.append(expected[0].max() - expected[0])
+    for score, values in zip(methods.SCORES.values(), expected, strict=True):
+        torch.testing.assert_close(score(layer).double(), values, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("differences", "sign", "verdict"),
     [
@@ -282,9 +302,9 @@ def test_half_an_interval_is_students() -> None:
 def made_up(setting: Any) -> dict[str, Any]:
     """A record as a run would leave it."""
     final = 0.8 + 0.01 * setting.seed - 0.1 * setting.prune_ratio + 0.02 * (setting.method == "worm_fade")
-    stages = {"dense": {"dense": final}, "gradual": {"drawn": 0.7, "retrained": final}, "drift": {}}
+    stages = {"dense": {"dense": final}, "gradual": {"drawn": 0.7, "retrained": final}, "drift": {}, "scores": {}}
     stages = stages.get(setting.method, {"before_draw": 0.8, "drawn": 0.5, "retrained": final})
-    searched = {} if setting.method in ("dense", "gradual", "before", "drift") else {"search": 6}
+    searched = {} if setting.method in ("dense", "gradual", "before", "drift", "scores") else {"search": 6}
     seen = {"index": 0, "distances": [0.1], "max_distance": 0.1, "mean_distance": 0.1}
     return {
         "metrics": {stage: {"accuracy": value, "loss": 0.5} for stage, value in stages.items()},
@@ -296,6 +316,7 @@ def made_up(setting: Any) -> dict[str, Any]:
         "evaluations": [[2, 0.7], [6, 0.75], [8, final]],
         "losses": [[2, 0.7], [8, 0.5]],
         "from_pretrained": [0.001, 0.002],
+        "drawn_by": {name: {"accuracy": 0.6, "loss": 0.7} for name in ("not pruned", "L1 norm", "random 1")},
         "cpu_seconds": 9.0,
         "machine": {"cpu": "a CPU", "threads": 1, "torch": "2"},
     }
@@ -326,6 +347,7 @@ def test_the_pages_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "| magnitude, before fine-tuning | 2 | – | – | – | 70.0 ± 0.0 | 76.5 ± 0.7 |" in units, (
         "a new head is chance"
     )
+    assert "| rte | heads | 0.33 | 2 | 60.0 ± 0.0 | 60.0 ± 0.0 | 60.0 ± 0.0 |" in units
     for figure in ("figure1", "figure2", "fading"):
         assert (tmp_path / f"{figure}-dry.png").stat().st_size > 5_000
 
