@@ -270,7 +270,7 @@ def _of_a_seed(part: str, scale: Scale) -> Iterable[Setting]:
             elif method != "before":  # fresh scales are all 1
                 yield _image(task, method, scale, **changes)
     elif part == "scores":
-        for task, (layers, ratio) in product(UNIT_TASKS, SCORED_UNITS):
+        for task, (layers, ratio) in product(TEXT, SCORED_UNITS):
             yield _text(task, "scores", scale, layers=layers, prune_ratio=ratio)
     elif part == "units":
         for task, (layers, ratio), method in product(UNIT_TASKS, UNITS, UNIT_METHODS):

@@ -4,7 +4,7 @@ import statistics
 from itertools import product
 from pathlib import Path
 
-from protocol import FADING, METHODS, SCALES, SCORED_UNITS, UNIT_METHODS, UNIT_TASKS, UNITS, Scale
+from protocol import FADING, METHODS, SCALES, SCORED_UNITS, TEXT, UNIT_METHODS, UNIT_TASKS, UNITS, Scale
 from summary import (
     RETRAINED,
     STEPS,
@@ -82,7 +82,7 @@ def scores(scale: Scale, records: Records) -> list[str]:
     lines: list[str] = []
     for what, factor, digits in (("accuracy", 100, 1), ("loss", 1, 2)):
         rows = []
-        for task, (layers, ratio) in product(UNIT_TASKS, SCORED_UNITS):
+        for task, (layers, ratio) in product(TEXT, SCORED_UNITS):
             runs = group(found, task=task, layers=layers, prune_ratio=ratio)
             if runs:
                 ranked = [name for name in runs[0]["drawn_by"] if not name.startswith("random")]
