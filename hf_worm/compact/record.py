@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import PreTrainedModel
 
 from hf_worm.compact.shrink import Kept, holders, shrink_
 from hf_worm.layers import representative_layers
@@ -34,9 +33,9 @@ def describe(model: nn.Module, word: str, kept: Kept, before: Mapping[str, int])
             _describe(inner, inner.config, word, left, {before[of_outer] for of_outer in own.values()})
 
 
-def _pretrained(model: nn.Module) -> Iterator[PreTrainedModel]:
-    """The outermost models of Transformers in a module."""
-    if isinstance(model, PreTrainedModel):
+def _pretrained(model: nn.Module) -> Iterator[Any]:
+    """The outermost models of Transformers in a module, known without it: a search needs no Transformers."""
+    if hasattr(type(model), "base_model_prefix"):
         yield model
     else:
         for child in model.children():

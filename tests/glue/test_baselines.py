@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from functools import partial
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -260,12 +260,22 @@ def test_drift_is_the_distance_from_the_pretrained_masks(
     assert (found[-1] > 0.01) == moves and (max(found) < 2 * RATIO * (1 - RATIO))
 
 
-def test_units_are_drawn_by_each_score(scale: Any, data: Path, tmp_path: Path) -> None:
-    setting = protocol.Setting("sst2", "scores", seed=1, layers=("neurons",), prune_ratio=0.9)
+def test_units_are_drawn_by_each_score(scale: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def zero_rows(trainer: WormTrainer) -> dict[str, list[int]]:
+        layers = representative_layers(trainer.model, ["neurons"])
+        return {layer.name: (layer.scores == 0).nonzero().flatten().tolist() for layer in layers}
+
+    monkeypatch.setattr(methods, "evaluate", zero_rows)
+    setting = protocol.Setting("sst2", "scores", seed=1, layers=("neurons",), prune_ratio=0.5)
     found = methods.run(setting, scale, data, tmp_path / "cache")["drawn_by"]
     assert list(found) == ["not pruned", *methods.SCORES, "random 1", "random 2", "random 3"]
-    losses = [seen["loss"] for seen in found.values()]
-    assert len(set(losses)) == len(losses), "each is another model"
+    whole, *drawn = found.values()
+    assert not any(whole.values())
+    sizes = {tuple(map(len, rows.values())) for rows in drawn}
+    assert len(sizes) == 1 and min(sizes.pop()) > 1
+    assert all(one != other for one, other in combinations(drawn, 2)), "each has its own"
+    smallest, largest = (found[name] for name in ("L1 norm", "L1 norm, the largest go"))
+    assert all(not set(rows) & set(largest[name]) for name, rows in smallest.items())
 
 
 def test_scores_of_a_neuron_are_its_norms() -> None:
