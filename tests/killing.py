@@ -141,38 +141,50 @@ class Killer:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["killing"])
         self.tally = Tally()
+        self.seconds: dict[Scenario, float] = {}  # of a run that nothing came between
 
-    def uninterrupted(self, folder: Path, scenario: Scenario) -> tuple[dict[str, Any], float]:
-        """What the run leaves when nothing happens, and its seconds."""
+    def uninterrupted(self, folder: Path, scenario: Scenario) -> dict[str, Any]:
+        """What the run leaves when nothing happens."""
         begun = time.perf_counter()
         self._finish(self._start(folder, scenario))
-        return outcome(folder), time.perf_counter() - begun
+        self.seconds[scenario] = time.perf_counter() - begun
+        return outcome(folder)
 
-    def killed(self, folder: Path, scenario: Scenario, kills: int, seconds: float) -> dict[str, Any]:
-        """What the run leaves when it is killed so often, each time somewhere within `seconds` of its start.
+    def killed(self, folder: Path, scenario: Scenario, kills: int) -> dict[str, Any]:
+        """What a run that was [`uninterrupted`] before leaves when it is killed so often, at any moment; at least once.
 
-        Every other time it is the next checkpoint that is waited for, and the kill comes while it is written.
+        Every other time it is the next checkpoint that is waited for, and the kill comes while it is written. A run
+        that ends before its kill comes is killed less often.
         """
-        shutil.rmtree(folder, ignore_errors=True)
-        while kills:
-            process = self._start(folder, scenario)
-            if kills % 2:
-                self._wait_until_saving(process, folder)
-                time.sleep(self.random.uniform(0, 0.01))
-            else:
-                process.join(self.random.uniform(0.2, 1.0) * seconds)
-            if process.exitcode is not None:
-                self._finish(process)
-                break
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
-            kills -= 1
-            self._count(folder)
+        before = self.tally.kills
+        while self.tally.kills == before:
+            shutil.rmtree(folder, ignore_errors=True)
+            self._kill(folder, scenario, kills)
         if not (folder / DONE).exists():
             self._finish(self._start(folder, scenario))
         if (folder / REFUSED).exists():
             self.tally.refused += len((folder / REFUSED).read_text().splitlines())
         return outcome(folder)
+
+    def _kill(self, folder: Path, scenario: Scenario, kills: int) -> None:
+        left = kills
+        while left:
+            begun = time.perf_counter()
+            process = self._start(folder, scenario)
+            if left % 2:
+                self._wait_until_saving(process, folder)
+                time.sleep(self.random.uniform(0, 0.01))
+            else:
+                process.join(self.random.uniform(0.2, 1.0) * self.seconds[scenario])
+            if process.exitcode is not None:
+                self._finish(process)
+                if left == kills:  # it was faster than when nothing came between
+                    self.seconds[scenario] = time.perf_counter() - begun
+                return
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            left -= 1
+            self._count(folder)
 
     def _start(self, folder: Path, scenario: Scenario) -> Any:
         process = self.context.Process(target=train, args=(folder, scenario))
