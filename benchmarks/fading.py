@@ -25,6 +25,7 @@ from summary import (
     group,
     interval,
     of_part,
+    paired,
     pruned_to,
     section,
     stages,
@@ -158,14 +159,9 @@ SHORT = {
 
 def less(found: Records, task: str, layers: tuple[str, ...], ratio: float, method: str) -> dict[int, float]:
     """Accuracy in the end, in points: fading less a method, by seed."""
-    final, differences = stages(method)[3], {}
     others = by_seed(found, task=task, method=method, **pruned_to(ratio, method, layers))
     fading = by_seed(found, task=task, method="worm_fade", prune_ratio=ratio, layers=layers)
-    for seed, record in fading.items():
-        mine, theirs = RETRAINED(record), final(others[seed]) if seed in others else None
-        if mine is not None and theirs is not None:
-            differences[seed] = mine - theirs
-    return differences
+    return paired(fading, others, RETRAINED, stages(method)[3])
 
 
 def points(record: dict[str, Any]) -> list[tuple[float, float]]:

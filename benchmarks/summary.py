@@ -8,6 +8,7 @@ from protocol import DENSE, IMAGES, QUERY_KEY, SCALES, Scale, Setting, settings_
 from scipy.stats import t
 
 Records = dict[Setting, dict[str, Any]]
+Runs = dict[int, dict[str, Any]]  # records by seed
 Number = Callable[[dict[str, Any]], float | None]
 TARGET = 0.9  # the accuracy that retraining is timed to
 
@@ -94,6 +95,12 @@ def half_interval(values: Sequence[float]) -> float:
     """
     deviation = max(statistics.stdev(values), 0.1) if any(values) else 0.0
     return float(t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
+
+
+def paired(mine: Runs, theirs: Runs, mine_of: Number, theirs_of: Number) -> dict[int, float]:
+    """Mine less theirs, by seed, where both have the number."""
+    numbers = {seed: (mine_of(mine[seed]), theirs_of(theirs[seed])) for seed in mine if seed in theirs}
+    return {seed: one - other for seed, (one, other) in numbers.items() if one is not None and other is not None}
 
 
 def interval(values: Sequence[float]) -> str:

@@ -16,6 +16,7 @@ from summary import (
     group,
     interval,
     of_part,
+    paired,
     section,
     spread,
     stages,
@@ -34,13 +35,8 @@ CONSTANT = "Of MRPC's rows 68.4 % have one label: a model that always says the s
 def less_random(found: Records, task: str, layers: tuple[str, ...], ratio: float, method: str) -> dict[int, float]:
     """Accuracy in the end, in points: a method less random units, by seed."""
     kind = {"task": task, "layers": layers, "prune_ratio": ratio}
-    control = by_seed(found, method="random", **kind)
-    differences = {}
-    for seed, record in by_seed(found, method=method, **kind).items():
-        mine, theirs = RETRAINED(record), RETRAINED(control[seed]) if seed in control else None
-        if mine is not None and theirs is not None:
-            differences[seed] = mine - theirs
-    return differences
+    mine, control = (by_seed(found, method=name, **kind) for name in (method, "random"))
+    return paired(mine, control, RETRAINED, RETRAINED)
 
 
 def in_short(found: Records) -> list[str]:
