@@ -36,6 +36,8 @@ FADING = {
     "fade_throughout": "WORM, fading, drawn at the end of all training",
     "gradual_restarted": "gradual magnitude, cubic, in the two schedules of EB Train",
 }
+# What is measured of a search without truncation, instead of what a method ends at.
+MEASURED = ("drift", "scores")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Setting:
 
     Args:
         task (`str`): A task of GLUE, or a CNN.
-        method (`str`): One of `METHODS` or `FADING`.
+        method (`str`): One of `METHODS`, `FADING` or `MEASURED`.
         seed (`int`): Of the head's weights, the order of the rows, dropout.
         epochs (`float`):
             Epochs of training in all, the retraining included: what the search leaves is retrained. For CNNs, whose

@@ -2,8 +2,8 @@
 
     python benchmarks/reproduce.py [--table 1 2 ...] [--figure 1 2] [--baselines] [--sampling] [--start] [--drift]
                                    [--schedules] [--fading] [--comparison] [--units] [--scores] [--scale small | full]
-                                   [--task mrpc ...] [--seeds N] [--model FOLDER] [--data FOLDER] [--workers N]
-                                   [--minutes M] [--out benchmarks/results]
+                                   [--task mrpc ...] [--method eb_train ...] [--seeds N] [--model FOLDER]
+                                   [--data FOLDER] [--workers N] [--minutes M] [--out benchmarks/results]
 
 Nothing named: all of it. A finished run is a line of OUT/reproduce-SCALE.jsonl, and is not repeated: interrupted and
 started again, it goes on where it was. The pages are made anew from those lines at the end (`--pages`: only that).
@@ -28,7 +28,7 @@ from typing import Any
 
 from fading import write as write_fading
 from pages import write as write_page
-from protocol import IMAGES, PARTS, SCALES, TEXT, Scale, Setting, settings_of
+from protocol import FADING, IMAGES, MEASURED, METHODS, PARTS, SCALES, TEXT, Scale, Setting, settings_of
 from units import write as write_units
 
 Records = dict[Setting, dict[str, Any]]
@@ -141,6 +141,8 @@ def main() -> None:
     parser.add_argument("--scores", action="store_true", help="what units are ranked by, drawn and not retrained")
     parser.add_argument("--scale", choices=SCALES, default="small")
     parser.add_argument("--task", nargs="+", choices=(*TEXT, *IMAGES), default=[*TEXT, *IMAGES], help="only these")
+    methods = (*METHODS, *FADING, *MEASURED)
+    parser.add_argument("--method", nargs="+", choices=methods, default=methods, metavar="METHOD", help="only these")
     parser.add_argument("--model", help="Hub id or folder of the model for GLUE, instead of the scale's own")
     parser.add_argument("--seeds", type=int, help="runs of each kind; by default the scale's own number")
     parser.add_argument("--data", type=Path, help="folder with glue/ and cifar10/ as on the Hub; default: the Hub")
@@ -157,7 +159,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"reproduce-{options.scale}.jsonl"
     settings = [setting for part in parts or PARTS for setting in settings_of(part, scale, options.seeds)]
-    settings = [setting for setting in settings if setting.task in options.task]
+    settings = [setting for setting in settings if setting.task in options.task and setting.method in options.method]
     settings.sort(key=lambda setting: setting.seed)  # one seed of all, then the next
     try:
         if options.pages:
