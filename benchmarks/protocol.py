@@ -171,7 +171,7 @@ UNITS = (
     (("neurons", "heads"), 0.5),
 )
 SCORED_UNITS = tuple((layers, ratio) for layers, ratio in UNITS if len(layers) == 1)
-UNIT_METHODS = ("eb_train", "worm_gradient", "worm_update", "worm_fade", "one_shot", "before", "random")
+UNIT_METHODS = ("eb_train", "worm_gradient", "worm_update", "worm_fade", "one_shot", "random")
 # Task, layers and ratio of each table of the comparison.
 COMPARISONS = (
     *((task, QUERY_KEY, ratio) for task, ratio in product(TEXT, COMPARED_RATIOS)),

@@ -16,14 +16,19 @@ TARGET = 0.9  # the accuracy that retraining is timed to
 # One number of a record.
 
 
-def accuracy(stage: str) -> Number:
-    """In %, at a stage; `None` where the method has no such stage."""
+def metric(stage: str, name: str) -> Number:
+    """A metric at a stage, times 100; `None` where the method has no such stage."""
 
     def of(record: dict[str, Any]) -> float | None:
         metrics = record["metrics"].get(stage)
-        return None if metrics is None else 100 * metrics["accuracy"]
+        return None if metrics is None else 100 * metrics[name]
 
     return of
+
+
+def accuracy(stage: str) -> Number:
+    """In %."""
+    return metric(stage, "accuracy")
 
 
 def drop(record: dict[str, Any]) -> float | None:

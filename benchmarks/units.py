@@ -1,6 +1,5 @@
 """The page on neurons and heads, from the finished runs of `reproduce.py --units`."""
 
-import statistics
 from itertools import product
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from protocol import FADING, METHODS, SCALES, SCORED_UNITS, TEXT, UNIT_METHODS, 
 from summary import (
     RETRAINED,
     STEPS,
+    Number,
     Records,
     after_an_epoch,
     begin,
@@ -15,6 +15,7 @@ from summary import (
     cells,
     group,
     interval,
+    metric,
     of_part,
     paired,
     section,
@@ -24,49 +25,50 @@ from summary import (
 )
 
 TITLES = {**METHODS, **FADING, "random": "random units, train, prune, retrain"}
-NOTE = (
-    "*Less random units*: accuracy in the end, in points, paired by seed: mean and 95 % confidence interval (Student's "
-    "t)."
-)
+
+NOTE = "Paired by seed: mean and 95 % confidence interval (Student's t); these are over seeds, not over rows."
+MEASURES = {
+    "Accuracy, in points (above 0: better than random units)": RETRAINED,
+    "Loss, in hundredths (above 0: worse than random units)": metric("retrained", "loss"),
+}
 
 CONSTANT = "Of MRPC's rows 68.4 % have one label: a model that always says the same has 68.4 or 31.6 %."
 
 
-def less_random(found: Records, task: str, layers: tuple[str, ...], ratio: float, method: str) -> dict[int, float]:
-    """Accuracy in the end, in points: a method less random units, by seed."""
+def less_random(
+    found: Records, task: str, layers: tuple[str, ...], ratio: float, method: str, of: Number = RETRAINED
+) -> dict[int, float]:
+    """A number of a method's runs less that of random units, by seed."""
     kind = {"task": task, "layers": layers, "prune_ratio": ratio}
     mine, control = (by_seed(found, method=name, **kind) for name in (method, "random"))
-    return paired(mine, control, RETRAINED, RETRAINED)
+    return paired(mine, control, of, of)
 
 
 def in_short(found: Records) -> list[str]:
-    """By kind of unit a row: each method less random units, over the tasks that have all their seeds in common."""
+    """By task and kind of unit a row: each method less random units in the end, by accuracy and by loss."""
     methods = [method for method in UNIT_METHODS if method != "random"]
-    rows = []
-    for layers, ratio in UNITS:
-        row = []
-        for method in methods:
-            by_task = [less_random(found, task, layers, ratio, method) for task in UNIT_TASKS]
-            by_task = [differences for differences in by_task if differences]
-            seeds = sorted(set.intersection(*map(set, by_task))) if by_task else []
-            row.append(interval([statistics.mean(of[seed] for of in by_task) for seed in seeds]))
-        rows.append([f"{' and '.join(layers)}, {ratio:.2g}", *row])
-    return [*section("Less random units", "--units"), NOTE, "", *table(["", *map(TITLES.get, methods)], rows)]
+    lines = [*section("Less random units", "--units"), f"In the end. {NOTE}", ""]
+    for title, of in MEASURES.items():
+        rows = []
+        for task, (layers, ratio) in product(UNIT_TASKS, UNITS):
+            differences = [[*less_random(found, task, layers, ratio, method, of).values()] for method in methods]
+            if any(differences):
+                rows.append([task, " and ".join(layers), f"{ratio:.2g}", *map(interval, differences)])
+        lines += [f"{title}:", "", *table(["task", "units", "p", *map(TITLES.__getitem__, methods)], rows)]
+    return lines
 
 
 def tables(found: Records) -> list[str]:
     """By task and kind of unit, a row for each method."""
     head = ["method", "seeds", "before the draw, %", "drawn, %", "drop, points", "after an epoch, %"]
-    head += ["after three epochs, %", "steps in all", "less random units, points"]
+    head += ["after three epochs, %", "steps in all"]
     lines: list[str] = []
     for task, (layers, ratio) in product(UNIT_TASKS, UNITS):
         rows = []
         for method in UNIT_METHODS:
             runs = group(found, task=task, layers=layers, prune_ratio=ratio, method=method)
             if runs:
-                row = cells(runs, *stages(method)[:3], after_an_epoch, RETRAINED, STEPS)
-                differences = less_random(found, task, layers, ratio, method) if method != "random" else {}
-                rows.append([TITLES[method], *row, interval([*differences.values()]) if differences else ""])
+                rows.append([TITLES[method], *cells(runs, *stages(method)[:3], after_an_epoch, RETRAINED, STEPS)])
         if rows:
             lines += [f"## {task}: {' and '.join(layers)}, p = {ratio:.2g}", "", *table(head, rows)]
     return lines

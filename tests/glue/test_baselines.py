@@ -354,9 +354,9 @@ def test_the_pages_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "## How to fade" in fading and "### rte: query, key, p = 0.9" in fading
     assert "### mrpc: query, key, value, p = 0.8" in fading and "### vgg11_bn: batchnorm, p = 0.5" in fading
     assert "## mrpc: neurons and heads, p = 0.5" in units
-    assert "| magnitude, before fine-tuning | 2 | – | – | – | 70.0 ± 0.0 | 76.5 ± 0.7 |" in units, (
-        "a new head is chance"
-    )
+    assert "| WORM, fading | 2 | 80.0 ± 0.0 | 50.0 ± 0.0 | 30.0 ± 0.0 | 78.5 ± 0.7 | 78.5 ± 0.7 | 8.0 ± 0.0 |" in units
+    even = "+0.0 (+0.0 to +0.0)"
+    assert f"| mrpc | neurons | 0.5 | {even} | {even} | {even} | +2.0 (+1.1 to +2.9) | {even} |" in units
     assert "| rte | heads | 0.33 | 2 | 60.0 ± 0.0 | 60.0 ± 0.0 | 60.0 ± 0.0 |" in units
     for figure in ("figure1", "figure2", "fading"):
         assert (tmp_path / f"{figure}-dry.png").stat().st_size > 5_000
