@@ -50,14 +50,15 @@ def schedules(scale: Scale, records: Records) -> list[str]:
     """A row for each way to fade, over its seeds, task by task."""
     found = of_part("fading", scale, records)
     lines = [
-        *section(f"How to fade: p = 0.8, {scale.search_epochs + 1:g} epochs in all", "--fading"),
+        *section("How to fade", "--fading"),
         "*Epochs*: in which a doomed weight falls to 1 % of its size (exponential), or to 0. What the search leaves of "
-        "the epochs is retrained, with a fresh optimizer; *drawn at the end* has one optimizer and one schedule.",
+        "the epochs is retrained, with a fresh optimizer; *drawn at the end* and the CNNs have one optimizer and one "
+        "schedule.",
         "",
     ]
     head = ["curve", "from", "epochs", "samplings an epoch", "seeds", "before the draw, %", "drawn, %", "drop, points"]
     head += ["retrained, %", "epochs to the ticket", "steps"]
-    for task, layers in FADED.items():
+    for task, (layers, ratio) in FADED.items():
         rows = []
         for setting in dict.fromkeys(replace(setting, seed=0) for setting in found if setting.task == task):
             runs = [record for other, record in found.items() if replace(other, seed=0) == setting]
@@ -68,7 +69,7 @@ def schedules(scale: Scale, records: Records) -> list[str]:
             how.append(str(setting.samples_per_epoch) if searches else "–")
             rows.append([curve(setting), *how, *cells(runs, *COLUMNS)])
         if rows:
-            lines += [f"### {task}, {', '.join(layers)}", "", *table(head, rows)]
+            lines += [f"### Fading {task}: {', '.join(layers)}, p = {ratio:g}", "", *table(head, rows)]
     return lines
 
 

@@ -163,7 +163,8 @@ TRUNCATIONS = (1.0, 0.5, 0.1, 0.05, 0.01)  # Table 1's r
 SAMPLES_PER_EPOCH = (1, 2, 4, 8)
 SAMPLED = {"mrpc": (1, 4), "sst2": SAMPLES_PER_EPOCH}
 SAMPLED_METHODS = ("eb_train", "worm_update")
-FADED = {"sst2": QUERY_KEY_VALUE, "mrpc": QUERY_KEY}  # on SST-2 queries and keys alone are hardly missed
+# Where ways to fade are compared: layers and ratio. On SST-2 queries and keys alone are hardly missed.
+FADED = {"sst2": (QUERY_KEY_VALUE, 0.8), "mrpc": (QUERY_KEY, 0.8), **dict.fromkeys(IMAGES, (BATCHNORM, 0.5))}
 UNIT_TASKS = ("mrpc", "rte")
 UNITS = (
     *((("neurons",), ratio) for ratio in (0.3, 0.5, 0.75)),
@@ -257,20 +258,20 @@ def _of_a_seed(part: str, scale: Scale) -> Iterable[Setting]:
             for samples in (1, 4):
                 yield _text(task, method, scale, prune_ratio=0.8, samples_per_epoch=samples, **_one_schedule(scale))
     elif part == "fading":
-        for task, layers in FADED.items():
-            yield from (replace(setting, prune_ratio=0.8, layers=layers) for setting in _schedules(task, scale))
+        for task, (layers, ratio) in FADED.items():
+            schedules = _schedules(task, scale) if task in TEXT else _image_schedules(task, scale)
+            yield from (replace(setting, prune_ratio=ratio, layers=layers) for setting in schedules)
     elif part == "comparison":
         for (task, layers, ratio), method in product(COMPARISONS, COMPARED):
-            text = task in TEXT
-            changes = (
-                _in_all(scale) if not text else {} if method == "dense" else {"layers": layers, "prune_ratio": ratio}
-            )
-            if method == "worm_fade":  # as its preset has it
-                changes |= _one_schedule(scale) if text else {"search_epochs": scale.image_epochs, **GOES_ON}
-            if text:
+            if task in TEXT:
+                changes = {} if method == "dense" else {"layers": layers, "prune_ratio": ratio}
+                if method == "worm_fade":  # as its preset has it
+                    changes |= _one_schedule(scale)
                 yield _text(task, method, scale, **changes)
+            elif method == "worm_fade":
+                yield _fading_image(task, scale)
             elif method != "before":  # fresh scales are all 1
-                yield _image(task, method, scale, **changes)
+                yield _image(task, method, scale, **_in_all(scale))
     elif part == "scores":
         for task, (layers, ratio) in product(TEXT, SCORED_UNITS):
             yield _text(task, "scores", scale, layers=layers, prune_ratio=ratio)
@@ -303,6 +304,12 @@ def _schedules(task: str, scale: Scale) -> Iterable[Setting]:
         yield _text(task, method, scale)
 
 
+def _image_schedules(network: str, scale: Scale) -> Iterable[Setting]:
+    """How fast channels fade."""
+    for epochs in (0.5, 1.0, 2.0, 4.0):
+        yield _fading_image(network, scale, fade_epochs=epochs)
+
+
 def _text(task: str, method: str, scale: Scale, **changes: Any) -> Setting:
     epochs = {"epochs": scale.search_epochs + 1, "search_epochs": scale.search_epochs}
     return Setting(task, method, 0, **{**epochs, **_untruncated(method), **changes})
@@ -316,6 +323,12 @@ def _image(network: str, method: str, scale: Scale, **changes: Any) -> Setting:
 def _in_all(scale: Scale) -> dict[str, Any]:
     """A CNN's epochs where all methods are to take as many: what the search leaves of them is retrained."""
     return {"epochs": scale.image_epochs, "search_epochs": round(0.75 * scale.image_epochs), "retrain_epochs": None}
+
+
+def _fading_image(network: str, scale: Scale, **changes: Any) -> Setting:
+    """Fading under one schedule, as its preset has it."""
+    search = {"search_epochs": scale.image_epochs, **GOES_ON}
+    return _image(network, "worm_fade", scale, **{**_in_all(scale), **search, **changes})
 
 
 def _one_schedule(scale: Scale) -> dict[str, Any]:
