@@ -97,11 +97,17 @@ def _loading_code(repository: str, loading: dict[str, Any]) -> str:
     if loading["call"] is None:
         return f"`model.safetensors` holds the weights alone, for a `{loading['class']}` that is made as for training."
     options = "".join(f", {name}={value!r}" for name, value in loading["options"].items())
-    imports = f"from {loading['module']} import {loading['class']}\n"
+    imports = _import(loading["module"], loading["class"])
     if architecture := loading.get("architecture"):
-        imports += f"from {architecture[0]} import {architecture[1]}\n"
+        imports += _import(*architecture)
         options += f", architecture={architecture[1]}"
     return f'```python\n{imports}\nmodel = {loading["call"]}("{repository}"{options})\n```'
+
+
+def _import(module: str, name: str) -> str:
+    if module == "__main__":
+        return f"# {name}: as in the script that trained it\n"
+    return f"from {module} import {name}\n"
 
 
 def _holding_code(repository: str) -> str:

@@ -179,6 +179,16 @@ def test_a_class_deep_in_a_package_is_imported_from_there(monkeypatch: pytest.Mo
     }
 
 
+def test_a_class_of_the_training_script_is_not_imported(bert: BertForSequenceClassification) -> None:
+    """The script is `__main__` while it trains, and something else for whoever reads the card."""
+    report = report_of(bert, ["query"])
+    at_hand = {"module": "__main__", "class": "Mine", "call": "Mine.from_pretrained", "options": {}}
+    cut_out = {"module": "hf_worm", "class": "load_compact", "call": "load_compact", "options": {}}
+    for loads in (at_hand, {**cut_out, "architecture": ["__main__", "Mine"]}):
+        section = card_section("someone/mine", {**report, "loading": loads})
+        assert "\n# Mine: as in the script that trained it\n" in section and "__main__" not in section
+
+
 def test_weights_alone_are_said_to_be_that(cnn: SmallCNN) -> None:
     """The Trainer saves no more of a plain `nn.Module`: no call loads it."""
     section = card_section("someone/cnn", report_of(cnn, ["batchnorm"]))
