@@ -46,6 +46,11 @@ class PhaseCallback(TrainerCallback):
         if self.trainer.observation_due():
             self.trainer.observe()
 
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.begin_epoch()
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         steps = self.config.sample_steps
         if self.trainer.searching and steps is not None and state.global_step % steps == 0:

@@ -50,14 +50,29 @@ def newest_whole(folder: Path, below: float = math.inf) -> Path | None:
         folder (`Path`): The folder that holds the checkpoints.
         below (`float`, *optional*): It has fewer optimizer steps than this.
     """
-    found = [entry for entry in folder.glob("checkpoint-*") if entry.is_dir() and -1 < _steps(entry) < below]
-    for checkpoint in sorted(found, key=_steps, reverse=True):
+    for checkpoint in _newest_first(folder):
+        if _steps(checkpoint) >= below:
+            continue
         try:
             _check(checkpoint)
         except ValueError:
             continue
         return checkpoint
     return None
+
+
+def newest_finished(folder: Path) -> Path | None:
+    """The newest checkpoint in a run's folder that was written to its end; `None` where there is none.
+
+    Args:
+        folder (`Path`): The folder that holds the checkpoints, of any `Trainer`.
+    """
+    return next((entry for entry in _newest_first(folder) if (entry / TRAINER_STATE_NAME).is_file()), None)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    found = [entry for entry in folder.glob("checkpoint-*") if entry.is_dir() and _steps(entry) > -1]
+    return sorted(found, key=_steps, reverse=True)
 
 
 def _check(folder: Path) -> None:

@@ -5,12 +5,13 @@ import os
 import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
+    LocalEntryNotFoundError,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
@@ -67,8 +68,8 @@ class WormConfig:
             another after it: a stream that can't begin anew has lost them.
         retrain_schedule (`str`, *optional*, defaults to `"restart"`):
             `"restart"`: the retraining has an optimizer and a learning rate schedule of its own (the paper's rule);
-            `"continue"`: the search's go on, at the row where it stopped, to the end of `num_train_epochs`, which is
-            then the whole run, and `retrain_epochs` is not used. Not with `compact=True`.
+            `"continue"`: the search's go on, at the row where it stopped (a stream begins anew), to the end of
+            `num_train_epochs`, which is then the whole run, and `retrain_epochs` is not used. Not with `compact=True`.
 
     Raises:
         ValueError: A setting is outside its range, or contradicts another.
@@ -169,15 +170,9 @@ class WormConfig:
                 raise ValueError(f"`{name}` is named twice in `layers`, with two ratios: {self.layers}.")
             if ratio is not None and self.scope == "global":
                 raise ValueError(f"`{entry}` in `layers` has a ratio of its own, and `scope='global'` one for all.")
-        for name, choices in (
-            ("scope", ("layer", "global")),
-            ("truncation_target", ("gradient", "update", "fade")),
-            ("truncate_from", ("trigger", "start")),
-            ("sample_strategy", ("epoch", "steps")),
-            ("retrain_schedule", ("restart", "continue")),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"`{name}` must be one of {choices}, got {getattr(self, name)!r}.")
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
+                raise ValueError(f"`{name}` must be one of {get_args(kind)}, got {getattr(self, name)!r}.")
         if self.sample_strategy == "epoch" and self.sample_steps is not None:
             raise ValueError(f"`sample_steps={self.sample_steps!r}` needs `sample_strategy='steps'`, got 'epoch'.")
         if self.sample_strategy == "steps" and (self.sample_steps is None or not _is_count(self.sample_steps, 1)):
@@ -293,6 +288,11 @@ def find_file(dir_or_repo: str | os.PathLike[str], name: str, **hub_options: Any
         except RepositoryNotFoundError as error:
             raise FileNotFoundError(
                 f"{folder} is neither a folder here nor a repository on the Hub that your token may read: {error}"
+            ) from error
+        except LocalEntryNotFoundError as error:
+            raise FileNotFoundError(
+                f"{folder} is no folder here, and as a repository on the Hub it can't be reached; nor is its `{name}` "
+                f"in the cache: {error}"
             ) from error
         except RemoteEntryNotFoundError as error:
             raise FileNotFoundError(

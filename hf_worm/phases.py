@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
-from transformers.trainer_utils import TrainOutput, get_last_checkpoint, set_seed
+from transformers.trainer_utils import TrainOutput, get_last_checkpoint, has_length, set_seed
 
 from hf_worm.checkpoint import require_whole
 from hf_worm.renamed import load_renamed
@@ -38,11 +38,13 @@ class Handover(NamedTuple):
         folder (`tempfile.TemporaryDirectory`): Holds the `TrainerState`, for the parent to resume from.
         states (`dict[str, Any]`): Of the optimizer and the schedule.
         over_in (`str`, *optional*): The checkpoint that has them instead, if the phase was already over in it.
+        rows (`torch.Tensor`, *optional*): Torch's random state when the epoch began, by which some samplers order rows.
     """
 
     folder: tempfile.TemporaryDirectory[str]
     states: dict[str, Any]
     over_in: str | None
+    rows: torch.Tensor | None
 
 
 class PhasedTrainerMixin(_Trainer):
@@ -67,13 +69,10 @@ class PhasedTrainerMixin(_Trainer):
         self._handle: Any = None  # of the hooks on the optimizer's step
         self._over_in: str | None = None  # the checkpoint in which the last phase was over, if it had no step left
         self._handover: Handover | None = None  # while a phase goes on with the training of the one before
+        self._rows: torch.Tensor | None = None  # torch's random state at the beginning of the newest epoch
         super().__init__(*args, **kwargs)
-        # An optimizer that the user made can't be made anew for a phase: it goes back to the state that it came in.
-        self._given_states = {
-            name: copy.deepcopy(given.state_dict())
-            for name, given in (("optimizer", self.optimizer), ("lr_scheduler", self.lr_scheduler))
-            if given is not None
-        }
+        self._given = [name for name in STATE_FILES if getattr(self, name) is not None]
+        self._given_states: dict[str, Any] | None = None  # from the first phase on
 
     def _train_phase(
         self, phase: str, checkpoint: str | None, options: dict[str, Any], goes_on: bool = False
@@ -90,8 +89,11 @@ class PhasedTrainerMixin(_Trainer):
         """
         self._checkpoint_state = None if checkpoint is None else load_state(checkpoint)
         before = self.progress if self._checkpoint_state is None else self._checkpoint_state[0]
-        done = sum(before.steps.values()), sum(before.epochs.values())
-        self._steps_before, self._epochs_before = (0, 0.0) if goes_on else done
+        # A training that goes on counts its steps from the start of the run already, and its epochs if it knows them.
+        steps = sum(before.steps.values()) if goes_on else 0
+        epochs = sum(before.epochs.values()) if goes_on and has_length(self.train_dataset) else 0.0
+        self._steps_before = sum(before.steps.values()) - steps
+        self._epochs_before = sum(before.epochs.values()) - epochs
         self._log_before = self.state.log_history if before.steps and not goes_on else []
         self._handover = self._leave() if goes_on and checkpoint is None else None
         self._renew_optimizer()
@@ -111,11 +113,17 @@ class PhasedTrainerMixin(_Trainer):
             if self._handover is not None:
                 self._handover.folder.cleanup()
                 self._handover = None
-        steps, epochs = done if goes_on else (0, 0.0)
         self.progress.finish(self.state.global_step - steps, (self.state.epoch or 0.0) - epochs)
         self._count(+1)
         self._steps_before, self._epochs_before = 0, 0.0
         return TrainOutput(self.state.global_step, output.training_loss, output.metrics)
+
+    def begin_epoch(self) -> None:
+        """Have an epoch that a phase goes on with be of the same rows in the same order."""
+        if self._handover is not None and self._handover.rows is not None:
+            torch.set_rng_state(self._handover.rows)
+            self._handover = self._handover._replace(rows=None)
+        self._rows = torch.get_rng_state()
 
     def begin_phase(self) -> None:
         """Set the phase up on the model and the optimizer as they now are: also after `model_init` or a restart."""
@@ -172,7 +180,7 @@ class PhasedTrainerMixin(_Trainer):
         state.best_metric = state.best_model_checkpoint = state.best_global_step = None  # of another model
         folder = tempfile.TemporaryDirectory()
         state.save_to_json(os.path.join(folder.name, TRAINER_STATE_NAME))
-        return Handover(folder, states, self._over_in)
+        return Handover(folder, states, self._over_in, self._rows if self._over_in is None else None)
 
     def _handed_over(self, checkpoint: str | None) -> "Handover | None":
         """What is handed over, if it is that which the parent takes for a checkpoint."""
@@ -198,7 +206,10 @@ class PhasedTrainerMixin(_Trainer):
             set_seed(self.args.seed + self.state.global_step)  # the same when it is resumed, whatever was drawn since
 
     def _renew_optimizer(self) -> None:
-        for name in ("optimizer", "lr_scheduler"):
+        # An optimizer that the user made can't be made anew for a phase: it goes back to the state that it came in.
+        if self._given_states is None:
+            self._given_states = {name: copy.deepcopy(getattr(self, name).state_dict()) for name in self._given}
+        for name in STATE_FILES:
             if name in self._given_states:
                 getattr(self, name).load_state_dict(copy.deepcopy(self._given_states[name]))
             else:

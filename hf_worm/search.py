@@ -13,7 +13,7 @@ from hf_worm.core.masks import NotFiniteError, count_kept, keep_masks, last_of_l
 from hf_worm.core.sharding import full
 from hf_worm.core.truncation import Scaled, StepTruncation, fade_factor, fading, scale_gradients, scale_tensor
 from hf_worm.core.window import MaskWindow, Observation
-from hf_worm.layers import RepresentativeLayer, representative_layers, require_trainable
+from hf_worm.layers import RepresentativeLayer, representative_layers, require_optimized, require_trainable
 from hf_worm.layers.layer import reshard
 from hf_worm.layers.names import listed
 from hf_worm.ticket import Ticket, mismatch, read_observations
@@ -131,15 +131,16 @@ class TicketSearch:
         Raises:
             RuntimeError: The target is `"update"` or `"fade"` and no optimizer is attached.
         """
-        scales = self._current_scales()
-        if not scales:
-            return
         if self.config.truncation_target != "gradient":
-            if self._step_truncation is None or not self._step_truncation.active:
+            attached = self._step_truncation is not None and self._step_truncation.active
+            if self.config.truncates and not attached:
                 raise RuntimeError(
                     f"`truncation_target={self.config.truncation_target!r}` scales the optimizer's step: call "
                     "`search.attach(optimizer)` first."
                 )
+            return
+        scales = self._current_scales()
+        if not scales:
             return
         gradients = [view.local_gradient for layer in self.layers for view in layer.views]
         pairs = [(gradient, scale) for gradient, scale in zip(gradients, scales, strict=True) if gradient is not None]
@@ -158,9 +159,12 @@ class TicketSearch:
 
         Raises:
             ValueError:
-                The target is `"fade"`, and `steps_per_epoch` is missing, or the weights have so few digits that a
-                step's fading is lost in rounding.
+                The optimizer lacks watched weights, of which it would truncate no step. The target is `"fade"`, and
+                `steps_per_epoch` is missing, or the weights have so few digits that a step's fading is lost in
+                rounding.
         """
+        if self.config.truncation_target != "gradient":
+            require_optimized(self.layers, optimizer, every=True)
         if self.config.truncation_target == "fade":
             self._fade = self._fade_of_a_step(steps_per_epoch)
             self._scales = None
@@ -174,6 +178,9 @@ class TicketSearch:
 
         Warns where the ticket leaves a layer nothing: with `scope="global"`, a high ratio or very small layers.
 
+        Returns:
+            `Ticket`: The newest mask, the settings and the history.
+
         Raises:
             RuntimeError:
                 There is no mask yet: nothing was observed. Or a representative layer is no longer in the model.
@@ -184,8 +191,7 @@ class TicketSearch:
         reshard(self._model)
         masks = self._unpacked(self._window.masks[-1])
         for layer in self.layers:
-            for view in layer.views:
-                view.local_weight.masked_fill_(~view.local_mask(masks[layer.name]), 0)
+            layer.zero_(masks[layer.name])
         emptied = [name for name, mask in masks.items() if not mask.any()]
         if emptied:
             warnings.warn(

@@ -56,7 +56,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
             refuse_unsupported(self, worm_config)
             self.search = TicketSearch(self._trained_model, worm_config)
             if worm_config.compact:
-                given = "optimizer" in self._given_states
+                given = "optimizer" in self._given
                 refuse_compact(self._trained_model, self.search.layers, worm_config, given)
             self.add_callback(PhaseCallback(self, worm_config))
 
@@ -88,7 +88,8 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
         restarts = self.worm_config.retrain_schedule == "restart"
-        if restarts and self.worm_config.retrain_epochs > 0 and not has_length(self.train_dataset):
+        streams = self.train_dataset is not None and not has_length(self.train_dataset)
+        if restarts and self.worm_config.retrain_epochs > 0 and streams:
             raise ValueError(
                 f"`retrain_epochs={self.worm_config.retrain_epochs}` needs a training set with a length, got "
                 f"`{type(self.train_dataset).__name__}`. Set `retrain_epochs=0` and retrain with `ticket.hold`."
@@ -122,7 +123,8 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 The weights are to fade, and the training set has no length: there are no epochs to count. The
                 checkpoint is of the retraining.
         """
-        if self._config.truncation_target == "fade" and not has_length(self.train_dataset):
+        streams = self.train_dataset is not None and not has_length(self.train_dataset)
+        if self._config.truncation_target == "fade" and streams:
             raise ValueError(
                 "`truncation_target='fade'` counts by epochs and needs a training set with a length, got "
                 f"`{type(self.train_dataset).__name__}`. Use `truncation_target='update'`, or a loop of your own with "
@@ -186,11 +188,11 @@ class WormTrainerMixin(CuttingTrainerMixin):
             RuntimeError: There is no ticket yet, or no search to go on from.
             ValueError:
                 The retraining is to go on, and the search left no step or no optimizer. The checkpoint is of a
-                retraining with another `retrain_schedule` or `compact`.
+                search, or of a retraining with another `retrain_schedule` or `compact`.
         """
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
         if checkpoint is not None:
-            self.ticket = self._resumed(checkpoint)
+            self.ticket = self.resumed_ticket(checkpoint)
             if self.ticket.config.compact and not self.compacted:
                 self.search = TicketSearch(self._trained_model, self._config)
                 self._load_dense(self.search, checkpoint)
@@ -204,9 +206,11 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 )
             if self._steps_left() <= 0:
                 raise ValueError(_none_left(self.progress))
+        self.args = copy.copy(args)
         if not goes_on:
-            self.args = copy.copy(args)
             self.args.num_train_epochs, self.args.max_steps = self._drawn.config.retrain_epochs, -1
+        elif checkpoint is None:  # the parent takes it for a training that is resumed, and a stream can't go on within
+            self.args.ignore_data_skip = not has_length(self.train_dataset)
         self.model_init = None  # type: ignore[assignment]  # or the parent would begin with a new model
         set_seed(args.seed)  # as a new `Trainer` would: the phase depends on the drawn weights and the seed alone
         try:
@@ -218,8 +222,17 @@ class WormTrainerMixin(CuttingTrainerMixin):
         self._write_report()
         return output
 
-    def _resumed(self, checkpoint: str) -> Ticket:
-        """The ticket of a checkpoint of the retraining, to be retrained for as long as this trainer says."""
+    def resumed_ticket(self, checkpoint: str) -> Ticket:
+        """The ticket of a checkpoint of the retraining, to be retrained for as long as this trainer says.
+
+        Args:
+            checkpoint (`str`): Its folder.
+
+        Raises:
+            ValueError: The checkpoint is of the search, or of a retraining of another kind.
+        """
+        if load_state(checkpoint)[0].phase != "retrain":
+            raise ValueError(f"{checkpoint} is of the search: resume it with `train` or `search_ticket`.")
         ticket = Ticket.from_pretrained(checkpoint)
         for name in ("retrain_schedule", "compact"):
             saved, now = getattr(ticket.config, name), getattr(self._config, name)
@@ -238,6 +251,8 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 self.search = TicketSearch(self._trained_model, self._config)
             if self._checkpoint_state is not None:
                 self._search.load_state_dict(self._checkpoint_state[1])
+            elif self.searching:
+                self.progress.observed_step = 0  # of a search that was begun, and begins anew with smaller batches
         optimizer = self._torch_optimizer
         if optimizer is None:
             return

@@ -550,7 +550,11 @@ def test_the_command_line_of_image(given: dict[str, Any], message: str, image_fl
     ("an object for a number", ("a.json", b'{"seed": {"a": 1}}'), "argument --seed: invalid int value"),
     ("a number of 5,000 digits", ("a.json", b'{"seed": ' + b"9" * 5000 + b"}"), "a.json can't be read: Exceeds"),
     ("a circle in YAML", ("a.yaml", b"a: &a\n  b: *a\n"), "a.yaml can't be read: found unconstructable recursive"),
-    ("a call in YAML", ("a.yaml", b'seed: !!python/object/apply:os.system ["touch PWNED"]'), "invalid int value"),
+    (
+        "a call in YAML",
+        ("a.yaml", b'seed: !!python/object/apply:os.system ["touch PWNED"]'),
+        "`seed` in a.yaml must be a single value",
+    ),
 )
 def test_files_of_arguments(
     given: tuple[str, bytes | None], message: str, flags: Any, fails: Run, tmp_path: Path, monkeypatch: Any
@@ -709,7 +713,7 @@ def settings(**changes: Any) -> Callable[[bytes], bytes]:
         "Field 'hidden_size' expected int, got str|must be tuple of ints,but got str",
     ),
     ("a width below 0", ("config.json", settings(hidden_size=-8)), "negative dimension -8"),
-    ("another width", ("config.json", settings(hidden_size=16)), "The weights don't fit a head for 2 labels"),
+    ("another width", ("config.json", settings(hidden_size=16)), "The weights are not of the sizes that the"),
     ("no heads", ("config.json", settings(num_attention_heads=0)), "Can't load"),
     (
         "three heads for eight",

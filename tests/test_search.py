@@ -493,14 +493,32 @@ def test_attached_the_update_is_multiplied_by_r_and_the_gradient_is_not(model: n
         torch.testing.assert_close(parameter[~mask], pruned)
 
 
-def test_update_without_an_optimizer_is_refused_once_it_would_truncate(model: nn.Module) -> None:
+def test_update_without_an_optimizer_is_refused_at_the_first_step(model: nn.Module) -> None:
     search = TicketSearch(model, WormConfig(truncation_target="update", **ALWAYS))
     backward(model)
-    search.observe()
-    search.truncate_gradients()  # nothing to do yet
-    search.observe()
     with pytest.raises(RuntimeError, match=re.escape("call `search.attach(optimizer)` first")):
         search.truncate_gradients()
+    search.attach(torch.optim.SGD(model.parameters(), lr=0.1)).remove()
+    with pytest.raises(RuntimeError, match=re.escape("call `search.attach(optimizer)` first")):
+        search.truncate_gradients()
+    TicketSearch(model, WormConfig.eb_train(truncation_target="update")).truncate_gradients()  # there is nothing to do
+
+
+def test_an_optimizer_of_another_model_is_refused(model: nn.Module) -> None:
+    search = TicketSearch(model, WormConfig(truncation_target="update"))
+    other = torch.optim.SGD(copy.deepcopy(model).parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="4 of 4 representative layers are not among the parameters of this `SGD`"):
+        search.attach(other)
+    with pytest.raises(ValueError, match=r"1 of 4 .*: `0\.query\.weight`\. Its steps"):
+        search.attach(torch.optim.SGD(list(model.parameters())[1:], lr=0.1))
+    search.observe()
+    ticket = search.draw()
+    with pytest.raises(ValueError, match="Its steps don't train them"):
+        ticket.hold(model, other)
+    ticket.hold(model, torch.optim.SGD(list(model.parameters())[1:], lr=0.1))  # one of several that step
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    ticket.hold(model, other)  # what is frozen stays as it is
 
 
 def test_attaching_does_nothing_for_gradients(model: nn.Module) -> None:

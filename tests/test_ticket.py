@@ -72,6 +72,23 @@ def test_apply_zeroes_what_is_pruned_and_nothing_else(model: nn.Module) -> None:
     assert len(ticket.masks) == 4
 
 
+def test_tickets_are_told_apart_as_objects(model: nn.Module) -> None:
+    ticket = random_ticket(model)
+    assert ticket == ticket and ticket != copy.deepcopy(ticket) and len({ticket, ticket}) == 1
+
+
+def test_gradients_of_pruned_weights_can_be_zeroed_before_they_are_clipped(model: nn.Module) -> None:
+    ticket = random_ticket(model)
+    held = ticket.hold(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    model(torch.randn(3, 4, 8)).sum().backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    held.zero_gradients()
+    for name, parameter in model.named_parameters():
+        mask = ticket.masks.get(name, torch.ones_like(parameter, dtype=torch.bool))
+        assert torch.equal(parameter.grad, gradients[name] * mask)
+    assert any(not mask.all() and gradients[name][~mask].any() for name, mask in ticket.masks.items())
+
+
 def test_apply_makes_zeros_of_nan_too(model: nn.Module) -> None:
     ticket = random_ticket(model)
     name, mask = next(iter(ticket.masks.items()))
@@ -112,6 +129,32 @@ def test_holding_clears_what_the_optimizer_gathered_of_pruned_weights(model: nn.
         for kind in ("exp_avg", "exp_avg_sq"):
             assert torch.equal(stepper.state[parameter][kind], torch.where(mask, before[place][kind], 0))
         assert stepper.state[parameter]["step"] == 3
+
+
+@pytest.mark.parametrize("kind", [torch.optim.LBFGS, torch.optim.Adam])
+@pytest.mark.parametrize("by_name", [False, True])
+def test_gradients_that_a_closure_computes_are_held_too(
+    model: nn.Module, kind: type[torch.optim.Optimizer], by_name: bool
+) -> None:
+    twin, ticket, inputs = copy.deepcopy(model), random_ticket(model), torch.randn(6, 4, 8)
+    for name, parameter in ticket.apply_(twin).named_parameters():
+        if name in ticket.masks:
+            parameter.register_hook(lambda gradient, mask=ticket.masks[name]: gradient * mask)
+    losses = {}
+    for one in (model, twin):
+        optimizer = kind(one.parameters(), lr=0.1)
+        if one is model:
+            ticket.hold(one, optimizer)
+
+        def closure(one: nn.Module = one, optimizer: torch.optim.Optimizer = optimizer) -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = one(inputs).square().mean()
+            loss.backward()
+            return loss
+
+        losses[one] = [float(optimizer.step(closure=closure) if by_name else optimizer.step(closure)) for _ in range(4)]
+    assert losses[model] == losses[twin] and losses[model][-1] < losses[model][0]
+    assert all(map(torch.equal, model.parameters(), twin.parameters()))
 
 
 def test_holding_changes_no_other_weight(model: nn.Module) -> None:

@@ -5,14 +5,16 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import Sampler
 from training import (
     QUERY_AND_KEY,
     Gradients,
@@ -242,8 +244,9 @@ def given_optimizers(model: nn.Module) -> Any:
         ({"max_steps": 37, "lr_scheduler_type": "cosine"}, {}, 24),
         ({}, {"sample_strategy": "steps", "sample_steps": 3}, 9),
         ({"gradient_accumulation_steps": 3}, {"sample_strategy": "steps", "sample_steps": 2}, 6),
+        ({"ignore_data_skip": True}, {"sample_strategy": "steps", "sample_steps": 3}, 9),
     ],
-    ids=["epochs", "steps", "within an epoch", "accumulated"],
+    ids=["epochs", "steps", "within an epoch", "accumulated", "resumed from anew"],
 )
 def test_a_schedule_that_goes_on_is_that_of_plain_training(
     bert: BertForSequenceClassification,
@@ -324,6 +327,52 @@ def test_a_schedule_that_goes_on_waits_for_the_evaluations_and_keeps_the_best_of
     evaluated = [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry]
     assert evaluated == [24, 32, 40, 40], "as in plain training, and once more as the result"
     assert Path(trainer.state.best_model_checkpoint).name in ("checkpoint-32", "checkpoint-40")
+
+
+def test_an_epoch_that_goes_on_has_each_row_once_whatever_orders_them(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    """Grouped by length, for one, rows are in an order of torch's own random state."""
+
+    class AnyOrder(Sampler[int]):
+        def __iter__(self) -> Iterator[int]:
+            return iter(torch.randperm(64).tolist())
+
+        def __len__(self) -> int:
+            return 64
+
+    class Recording(WormTrainer):
+        rows: ClassVar[list[int]] = []
+
+        def _get_train_sampler(self, *args: Any) -> Sampler[int]:
+            return AnyOrder()
+
+        def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any) -> torch.Tensor:
+            self.rows += [tuple(row) for row in inputs["input_ids"].tolist()]
+            return super().training_step(model, inputs, *args)
+
+    config = WormConfig(**CONVERGES, retrain_schedule="continue", sample_strategy="steps", sample_steps=4)
+    trainer = worm_trainer(bert, tmp_path, config, Recording, num_train_epochs=3)
+    trainer.train()
+    assert trainer.progress.steps == {"search": 12, "retrain": 12}
+    epochs = [trainer.rows[first : first + 64] for first in (0, 64, 128)]
+    assert [len(set(epoch)) for epoch in epochs] == [len(set(epochs[0]))] * 3 and len(set(epochs[0])) > 60
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_a_stream_begins_anew_where_its_training_goes_on(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    config = WormConfig(**CONVERGES, retrain_schedule="continue")
+
+    class Stream(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            return iter(examples())
+
+    trainer = worm_trainer(bert, tmp_path, config, train_dataset=Stream(), max_steps=32)
+    trainer.train()
+    assert trainer.progress.steps == {"search": 24, "retrain": 8}
+    assert all(epochs > 0 for epochs in trainer.progress.epochs.values())
+    counted = [entry["epoch"] for entry in trainer.state.log_history]
+    assert counted == sorted(counted)
 
 
 def test_what_goes_on_has_a_search_to_go_on_from(bert: BertForSequenceClassification, tmp_path: Path) -> None:
@@ -725,6 +774,42 @@ def test_a_trainer_that_does_not_train_leaves_the_ticket(bert: BertForSequenceCl
     earlier.save_model()
     worm_trainer(bert, tmp_path).save_model()
     assert pruned_are_zero(tmp_path, Ticket.from_pretrained(tmp_path))
+
+
+def test_without_rows_it_is_the_parent_who_says_so(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    for config in (WormConfig(), WormConfig.fade()):
+        with pytest.raises(ValueError, match="training requires a train_dataset"):
+            worm_trainer(bert, tmp_path, config, train_dataset=None).train()
+
+
+def test_a_retraining_is_not_resumed_from_the_search(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = worm_trainer(bert, tmp_path, WormConfig(**CONVERGES), save_strategy="epoch")
+    trainer.search_ticket()
+    with pytest.raises(ValueError, match="is of the search: resume it with `train` or `search_ticket`"):
+        trainer.retrain(tmp_path / "checkpoint-8")
+    assert trainer.ticket is None
+
+
+def test_a_restart_with_smaller_batches_counts_observations_anew(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    """The restart's first checkpoints, at fewer steps than the first attempt got to, lack no observation."""
+
+    class OutOfMemory(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.train_batch_size == 8 and state.epoch > 2:
+                raise RuntimeError("CUDA out of memory.")
+
+    twin = copy.deepcopy(bert)
+    saving = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 4, "auto_find_batch_size": True}
+    config = WormConfig(**NEVER)
+    trainer = worm_trainer(bert, tmp_path, config, callbacks=[OutOfMemory()], **saving)
+    trainer.search_ticket()
+    in_epoch = math.ceil(len(examples()) / trainer.state.train_batch_size)
+    assert len(trainer.search.history) == 4
+    resumed = worm_trainer(twin, tmp_path / "resumed", config, **saving)
+    resumed.search_ticket(tmp_path / f"checkpoint-{in_epoch}")
+    assert resumed.search.history == trainer.search.history
 
 
 def test_a_restart_with_smaller_batches_starts_the_search_clean(

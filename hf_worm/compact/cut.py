@@ -73,8 +73,7 @@ def try_cut(model: nn.Module, words: Sequence[str], run: Callable[[nn.Module], t
     layers = representative_layers(tried, words)
     masks = {layer.name: (torch.arange(layer.shape.numel()) % 2 == 0) for layer in layers}
     for layer in layers:
-        for view in layer.views:
-            view.weight.masked_fill_(~view.local_mask(masks[layer.name]), 0)
+        layer.zero_(masks[layer.name])
     try:
         expected, cause = run(tried), None
     except Exception as error:  # whatever a model may raise at what it does not take

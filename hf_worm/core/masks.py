@@ -112,6 +112,8 @@ def _keep_in_turn(
 
 def _keep(weights: torch.Tensor, prune_ratio: float, buffers: dict[torch.dtype, npt.NDArray[Any]]) -> torch.Tensor:
     flat = weights.detach().flatten()
+    if not len(flat):
+        return torch.ones_like(weights, dtype=torch.bool)
     bits = flat.view(_BITS[flat.element_size()])
     infinity = int(torch.tensor(torch.inf, dtype=flat.dtype).view(bits.dtype))
     pruned = round(prune_ratio * flat.numel())

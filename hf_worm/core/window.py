@@ -20,7 +20,8 @@ class Observation:
             [0, 1]. Empty for the first observation.
         max_distance (`float`, *optional*): d_max, the largest of `distances`; `None` where there is none.
         mean_distance (`float`, *optional*): d_avg, their mean; `None` where there is none.
-        truncating (`bool`): Gradients are truncated from here on.
+        truncating (`bool`): The trigger point has been reached: from here on weights about to be pruned are truncated,
+            by whatever the configuration says (r = 1: not at all).
         converged (`bool`): The window is full and d_max is below the stopping point: the ticket has emerged. While
             weights fade, `doomed_share` must be below its bound as well.
         doomed_share (`float`, *optional*): Share of the scores (the L1 norm of the representative layers) that the

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers.trainer_utils import get_last_checkpoint
 
+from hf_worm.checkpoint import newest_finished
 from hf_worm.job.arguments import Arguments, D, M
 from hf_worm.job.output_dir import clear, find_checkpoint
 from hf_worm.job.parsing import CommandLine, parse
@@ -140,6 +141,11 @@ def _print(trainer: WormTrainer, table: str) -> None:
 def _how_to_go_on(folder: str | None) -> str:
     if folder is None:
         return ""
-    if not os.path.isdir(folder) or get_last_checkpoint(folder) is None:  # type: ignore[no-untyped-call]
+    last: str | None = get_last_checkpoint(folder) if os.path.isdir(folder) else None  # type: ignore[no-untyped-call]
+    if last is None:
         return " There is no checkpoint yet to go on from."
-    return " To go on: the same command with `--resume_from_checkpoint last`, without `--overwrite_output_dir`."
+    newest = newest_finished(Path(folder))
+    if newest is None:
+        return " There is no whole checkpoint yet to go on from: `--overwrite_output_dir` begins anew."
+    name = "last" if newest == Path(last) else newest
+    return f" To go on: the same command with `--resume_from_checkpoint {name}`, without `--overwrite_output_dir`."

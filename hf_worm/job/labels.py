@@ -1,5 +1,6 @@
 """Checks the labels of a split and turns them into class ids, or into numbers."""
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Value
 
 from hf_worm.job.task import Task
+
+logger = logging.getLogger(__name__)
 
 LABEL = "label"
 MANY_CLASSES = 1000  # class ids up to here may be missing from the data
@@ -30,6 +33,7 @@ def task_of(train: Dataset, name: str, columns: tuple[str, ...]) -> Task:
         return Task(name, columns, (), ("pearson", "spearmanr"))
     elif _is(feature, "string") or _is(feature, "large_string"):
         labels = tuple(sorted(set(values)))
+        _warn_of_numbers(labels)
     elif _is(feature, "int") or _is(feature, "uint") or _is(feature, "bool"):
         largest = max(int(value) for value in values)
         if largest >= max(len(values), MANY_CLASSES):  # or a stray number would make a head of a billion classes
@@ -43,6 +47,25 @@ def task_of(train: Dataset, name: str, columns: tuple[str, ...]) -> Task:
     if len(set(values)) < 2:
         raise ValueError(f"The train split has the one label {values[0]!r}: there is nothing to learn.")
     return Task(name, columns, labels, ("accuracy",))
+
+
+def _warn_of_numbers(labels: Sequence[str]) -> None:
+    """Warn where texts are numbers but for a few: one cell such as `NA` makes text of a whole column."""
+    others = [label for label in labels if not _is_number(label)]
+    if others and 2 * len(others) < len(labels) and any("." in label for label in labels if label not in others):
+        logger.warning(
+            "The labels are texts, so each of the %d is a class of its own, though most are numbers: %s are not. For a "
+            "regression, remove those rows.",
+            len(labels),
+            ", ".join(map(repr, others[:3])),
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def label_ids(dataset: Dataset, task: Task, split: str) -> list[int] | list[float]:

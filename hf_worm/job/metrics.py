@@ -21,9 +21,14 @@ METRICS: dict[str, Callable[[Values, Values], float]] = {
     "accuracy": lambda references, predictions: accuracy_score(references, predictions),
     "f1": lambda references, predictions: f1_score(references, predictions, zero_division=0),
     "matthews_correlation": lambda references, predictions: matthews_corrcoef(references, predictions),
-    "pearson": lambda references, predictions: pearsonr(references, predictions).statistic,
-    "spearmanr": lambda references, predictions: spearmanr(references, predictions).statistic,
+    "pearson": lambda references, predictions: _correlation(pearsonr, references, predictions),
+    "spearmanr": lambda references, predictions: _correlation(spearmanr, references, predictions),
 }
+
+
+def _correlation(of: Callable[[Values, Values], Any], references: Values, predictions: Values) -> float:
+    """NaN for a single row, as for rows that are all alike."""
+    return float(of(references, predictions).statistic) if len(references) > 1 else float("nan")
 
 
 class TaskMetric(evaluate.Metric):  # type: ignore[misc]  # until `evaluate` carries types

@@ -87,6 +87,13 @@ def set_classes(config: PreTrainedConfig, task: Task) -> tuple[int, ...]:
     return tuple(range(task.num_labels))
 
 
+def _head_alone(auto_class: AutoClass, name: str, config: PreTrainedConfig, arguments: PretrainedArguments) -> bool:
+    """Whether the weights that don't fit are all beside the base model."""
+    options = {**hub_options(arguments), "ignore_mismatched_sizes": True, "output_loading_info": True}
+    model, loading = auto_class.from_pretrained(name, config=config, **options)
+    return not any(key[0].startswith(f"{model.base_model_prefix}.") for key in loading["mismatched_keys"])
+
+
 def load_weights(
     auto_class: AutoClass, name: str, config: PreTrainedConfig, arguments: PretrainedArguments
 ) -> PreTrainedModel:
@@ -113,10 +120,10 @@ def load_weights(
                 **hub_options(arguments),
             )
         except RuntimeError as error:
-            raise ValueError(
-                f"The weights don't fit a head for {config.num_labels} labels ({error}) Pass "
-                "`--ignore_mismatched_sizes` to begin with a new head."
-            ) from error
+            if load is not load_compact and _head_alone(auto_class, name, config, arguments):
+                message = f"The weights don't fit a head for {config.num_labels} labels ({error}) Pass "
+                raise ValueError(message + "`--ignore_mismatched_sizes` to begin with a new head.") from error
+            raise ValueError(f"The weights are not of the sizes that the configuration says. {error}") from error
     for part, weight in model.state_dict().items():  # the running statistics of a BatchNorm too
         if not weight.isfinite().all():
             raise ValueError(f"The weights of {name} are broken: `{part}` holds NaN or infinite values.")

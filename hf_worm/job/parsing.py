@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
+from inspect import get_annotations
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic, NoReturn
@@ -99,8 +100,9 @@ def parse(command: CommandLine[M, D], argv: Sequence[str]) -> Arguments[M, D]:
         SystemExit: `--help` was asked for.
     """
     argv = list(argv)
+    lists: dict[str, list[Any]] = {}
     if argv and _is_file(argv[0]):
-        argv[:1] = _flags_of_file(Path(argv[0]))
+        argv[:1], lists = _flags_of_file(Path(argv[0]), command.groups)
     parser = _Parser(
         command.groups,
         prog=command.program,
@@ -109,7 +111,7 @@ def parse(command: CommandLine[M, D], argv: Sequence[str]) -> Arguments[M, D]:
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
-    parser.set_defaults(**DEFAULTS | deepcopy(dict(command.defaults)))
+    parser.set_defaults(**DEFAULTS | deepcopy(dict(command.defaults)) | lists)
     try:
         known, unknown = parser.parse_known_args(argv)
     except ValueError:
@@ -152,8 +154,11 @@ def _check_training(training: TrainingArguments) -> None:
     check_numbers(training, "learning_rate", "weight_decay", "num_train_epochs", "dataloader_num_workers")
 
 
-def _flags_of_file(path: Path) -> list[str]:
-    """The flags that say what the file says, so that one parser checks and converts both."""
+def _flags_of_file(path: Path, groups: Sequence[Any]) -> tuple[list[str], dict[str, list[Any]]]:
+    """The flags that say what the file says, so that one parser checks and converts both; and lists no flag can say.
+
+    A flag takes no empty list, and of `report_to` a single name.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
         # Numbers and words stay as they are written: to YAML `no` would be false, and 2e-5 a string.
@@ -163,12 +168,21 @@ def _flags_of_file(path: Path) -> list[str]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold arguments by name, got a {type(content).__name__}.")
     flags: list[str] = []
+    lists: dict[str, list[Any]] = {}
+    # A parser leaves other types on the fields than they were declared with.
+    kinds = [kind for group in groups for kind in reversed(group.__mro__)]
+    types = {name: str(hint) for kind in kinds for name, hint in get_annotations(kind).items()}
     for name, value in content.items():
         if isinstance(value, list):
-            flags += [f"--{name}", *map(str, value)]
+            if name in types and "list" not in types[name].lower():
+                raise ValueError(f"`{name}` in {path} must be a single value, got the list {value}.")
+            if name in types and (not value or name == "report_to"):
+                lists[name] = value
+            else:
+                flags += [f"--{name}", *map(str, value)]
         elif value is not None and value not in ("null", "~"):
             flags.append(f"--{name}={value if isinstance(value, str) else json.dumps(_typed(value))}")
-    return flags
+    return flags, lists
 
 
 def _typed(value: Any) -> Any:

@@ -67,7 +67,7 @@ def cost_lines(costs: dict[str, Any]) -> list[str]:
 def plain_table(
     title: str, metrics: Mapping[str, float], epochs: float | None = None, seconds: float | None = None
 ) -> str:
-    """The table of a run without pruning.
+    """The table of a run without pruning, or without training.
 
     Args:
         title (`str`): What was done.
@@ -81,7 +81,7 @@ def plain_table(
         if value is not None:
             rows[0].append(head)
             rows[1].append(_number(value, digits))
-    return "\n".join(["Nothing pruned", *aligned(rows)])
+    return "\n".join(["Nothing trained" if epochs is None else "Nothing pruned", *aligned(rows)])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -81,7 +81,10 @@ def make_trainer(
     if checkpoint is not None and trainer.search is not None:
         # Training would say so too, but later; what is loaded here is loaded anew there.
         require_whole(checkpoint)
-        trainer.search.load_state_dict(load_state(checkpoint)[1])
+        progress, search = load_state(checkpoint)
+        trainer.search.load_state_dict(search)
+        if progress.phase == "retrain":
+            trainer.resumed_ticket(checkpoint)
     return trainer
 
 

@@ -1,6 +1,6 @@
-"""Which weights of a model are watched: the only place that knows architectures."""
+"""Which weights of a model are watched, and which parts of parameters a unit owns: what is known of architectures."""
 
-from .find import representative_layers, require_trainable
+from .find import representative_layers, require_optimized, require_trainable
 from .layer import RepresentativeLayer, View
 
-__all__ = ["RepresentativeLayer", "View", "representative_layers", "require_trainable"]
+__all__ = ["RepresentativeLayer", "View", "representative_layers", "require_optimized", "require_trainable"]

@@ -1,6 +1,6 @@
 """What to say when the layers asked for are not there: what was looked for, what there is, and the setting to use."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 from torch import nn
@@ -113,11 +113,39 @@ def owned_twice(name: str, one: str, other: str) -> ValueError:
     )
 
 
-def not_floating_point(name: str, parameter: nn.Parameter) -> ValueError:
-    """For a parameter that holds no magnitudes."""
+def two_ratios(name: str, ratios: Mapping[str, float | None]) -> ValueError:
+    """For a parameter that two entries of `layers` name, with a ratio each, or one of them with none of its own."""
+    one, other = (
+        f"`{entry}` ({'with the ratio of all' if ratio is None else f'ratio {ratio:g}'})"
+        for entry, ratio in ratios.items()
+    )
     return ValueError(
-        f"`{name}` is of type `{parameter.dtype}`, and a representative layer must be floating point: a quantized "
-        "weight has no magnitudes to prune. Load the model without quantization, or leave this weight out of `layers`."
+        f"{one} and {other} in `layers` both name `{name}`: which ratio is it to have? Name it once; a pattern such as "
+        "`*.layer.[1-9]*.query.weight` leaves a layer out."
+    )
+
+
+def not_optimized(names: Sequence[str], total: int, optimizer: str) -> ValueError:
+    """For layers that an optimizer does not train.
+
+    Args:
+        names (`Sequence[str]`): Their names.
+        total (`int`): How many layers are watched in all.
+        optimizer (`str`): The optimizer's class.
+    """
+    return ValueError(
+        f"{len(names)} of {total} representative layers are not among the parameters of this `{optimizer}`: "
+        f"{listed(names)}. Its steps don't train them. Make one optimizer for all that is watched, of the model's "
+        "parameters as they are now: `fully_shard` and `ticket.compact`, for two, put new ones in their place."
+    )
+
+
+def not_floating_point(name: str, parameter: nn.Parameter) -> ValueError:
+    """For a parameter that holds no magnitudes, or too few."""
+    return ValueError(
+        f"`{name}` is of type `{parameter.dtype}`, and a representative layer must be floating point of 16 bits or "
+        "more: a quantized weight has no magnitudes to rank. Load the model without quantization, or leave this weight "
+        "out of `layers`."
     )
 
 

@@ -4,13 +4,25 @@ import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from hf_worm.config import split_ratio
 
 from .attention import ROLES, fused_projections, projections
 from .batchnorm import batchnorm_scales
-from .errors import WORDS, frozen, left_out, no_entries, not_floating_point, not_found, owned_twice, unknown_entry
+from .errors import (
+    WORDS,
+    frozen,
+    left_out,
+    no_entries,
+    not_floating_point,
+    not_found,
+    not_optimized,
+    owned_twice,
+    two_ratios,
+    unknown_entry,
+)
 from .heads import heads
 from .layer import Granularity, RepresentativeLayer, View
 from .names import Named, matches, named_parameters
@@ -43,8 +55,8 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
 
     Raises:
         `ValueError`:
-            If an entry finds nothing, finds a parameter that is not floating point, or finds units that own a part of
-            what another entry's own (`"heads"` beside `"query"`).
+            If an entry finds nothing, finds a parameter that is not floating point, finds units that own a part of
+            what another entry's own (`"heads"` beside `"query"`), or finds what another does, with another ratio.
 
     Example:
 
@@ -74,9 +86,11 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
             parameters = [view.parameter for view in units.views]
             taken = [(parameter, *owned[parameter]) for parameter in parameters if parameter in owned]
             for parameter, other, theirs in taken:
+                name = next(name for name, one in named if one is parameter)
                 if units.granularity != theirs.granularity and "channel" not in (units.granularity, theirs.granularity):
-                    name = next(name for name, one in named if one is parameter)
                     raise owned_twice(name, other, entry)
+                if ratios[entry] != ratios[other]:
+                    raise two_ratios(name, {other: ratios[other], entry: ratios[entry]})
             if not taken:
                 chosen[parameters[0]] = units, ratios[entry]
                 owned.update(dict.fromkeys(parameters, (entry, units)))
@@ -89,7 +103,7 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
     result = []
     for name, parameter in named:
         if parameter in chosen:
-            if not parameter.is_floating_point():
+            if not parameter.is_floating_point() or parameter.element_size() == 1:  # float8 is quantized too
                 raise not_floating_point(name, parameter)
             units, ratio = chosen.pop(parameter)  # a shared one: under its first name
             result.append(RepresentativeLayer(name, units.views, units.granularity, ratio))
@@ -101,6 +115,26 @@ def require_trainable(layers: Sequence[RepresentativeLayer]) -> None:
     names = [layer.name for layer in layers if not layer.parameter.requires_grad]
     if names:
         raise frozen(names, len(layers))
+
+
+def require_optimized(
+    layers: Sequence[RepresentativeLayer], optimizer: torch.optim.Optimizer, every: bool = False
+) -> None:
+    """Raise a `ValueError` if an optimizer trains none of the layers: its steps are another model's.
+
+    Args:
+        layers (`Sequence[RepresentativeLayer]`): The layers; what is frozen of them needs no optimizer.
+        optimizer (`torch.optim.Optimizer`): The optimizer.
+        every (`bool`, *optional*, defaults to `False`): Raise if it lacks a single one.
+    """
+    optimized = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    names = [
+        layer.name
+        for layer in layers
+        if any(view.parameter.requires_grad and view.parameter not in optimized for view in layer.views)
+    ]
+    if len(names) == len(layers) or (every and names):
+        raise not_optimized(names, len(layers), type(optimizer).__name__)
 
 
 class Units(NamedTuple):

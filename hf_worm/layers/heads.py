@@ -55,5 +55,9 @@ def _of_attention(projections: list[nn.Linear], output: nn.Linear, size: int | N
     if output.in_features != query.out_features:
         return ()
     units = width // size
-    rows = [View(parameter, Slices(0, units)) for projection in projections for parameter in projection.parameters()]
-    return (*rows, View(output.get_parameter("weight"), Slices(1, units)))
+    # Parametrized ones (weight norm, an adapter's) have no weight of their own.
+    owned = [dict(module.named_parameters(recurse=False)) for module in (*projections, output)]
+    if not all("weight" in parameters for parameters in owned):
+        return ()
+    rows = [View(parameter, Slices(0, units)) for parameters in owned[:-1] for parameter in parameters.values()]
+    return (*rows, View(owned[-1]["weight"], Slices(1, units)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -160,8 +161,18 @@ class RepresentativeLayer:
         """What ranks the units by its absolute value, of shape `self.shape`: the weight itself, or an L1 norm."""
         if not self.summed:
             return self.weight
-        norms = [view.weight.detach().abs().flatten(1).sum(1, dtype=torch.float32) for view in self.views]
+        dtype = reduce(torch.promote_types, (view.weight.dtype for view in self.views), torch.float32)
+        norms = [view.weight.detach().abs().flatten(1).sum(1, dtype=dtype) for view in self.views]
         return torch.stack(norms).sum(0)
+
+    def zero_(self, mask: torch.Tensor) -> None:
+        """Set what is pruned to exactly 0, in place.
+
+        Args:
+            mask (`torch.Tensor`): `bool` of shape `self.shape`, `True` = keep.
+        """
+        for view in self.views:
+            view.local_weight.masked_fill_(~view.local_mask(mask), 0)
 
 
 def reshard(model: nn.Module) -> None:

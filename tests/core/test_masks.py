@@ -173,6 +173,13 @@ def test_the_count_is_rounded_as_python_rounds(count: int, ratio: float) -> None
     assert int((~mask).sum()) == round(ratio * count)
 
 
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_a_tensor_without_entries_has_a_mask_without_entries(scope: str) -> None:
+    masks = keep_masks([torch.rand(0, 3), torch.rand(4)], 0.5, scope)
+    assert [tuple(mask.shape) for mask in masks] == [(0, 3), (4,)] and int(masks[1].sum()) == 2
+    assert keep_mask(torch.rand(0), 0.5).dtype == torch.bool
+
+
 @pytest.mark.parametrize("ratio", [0, 0.0, 1e-9])
 def test_a_ratio_below_half_a_unit_prunes_nothing(ratio: float) -> None:
     mask = keep_mask(torch.rand(4, 5), ratio)

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_worm import WormTrainer
-from hf_worm.job.command import Command, main
+from hf_worm.job.command import Command, _how_to_go_on, main
 
 Run = Callable[..., int]
 
@@ -132,6 +132,23 @@ def test_ctrl_c_says_how_to_go_on(run: Run, step: int, hint: str, capsys: pytest
     assert run(replace(SMALL, build=interrupted), save_strategy="epoch", num_train_epochs=2) == 130
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("hf-worm small: interrupted.") and hint in last
+
+
+def test_ctrl_c_while_a_checkpoint_is_written(run: Run, out: Path, capsys: pytest.CaptureFixture[str]):
+    """What a run leaves of it holds no `trainer_state.json`, and can't be resumed from."""
+
+    def interrupted(*args: Any) -> Any:
+        trainer, task = build(*args)
+        trainer.add_callback(Interrupt(5))
+        return trainer, task
+
+    half = out / "checkpoint-99"
+    assert run(replace(SMALL, build=interrupted), save_strategy="epoch", num_train_epochs=2) == 130
+    capsys.readouterr()
+    half.mkdir()
+    assert _how_to_go_on(str(out)).startswith(f" To go on: the same command with `--resume_from_checkpoint {out}")
+    (out / "checkpoint-4" / "trainer_state.json").unlink()
+    assert "no whole checkpoint yet to go on from: `--overwrite_output_dir`" in _how_to_go_on(str(out))
 
 
 def test_ctrl_c_while_loading_says_no_more_than_that(run: Run, capsys: pytest.CaptureFixture[str]):

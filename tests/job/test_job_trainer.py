@@ -102,6 +102,11 @@ def test_a_checkpoint_of_another_search_is_refused_before_training(tmp_path: Pat
     for flag, message in (("--prune_ratio=0.3", "`prune_ratio=0.5`"), ("--layers=query", "query")):
         assert main(SMALL, [*flags, "--resume_from_checkpoint=last", flag]) == 2
         assert message in capsys.readouterr().err
+    assert main(SMALL, [*flags, "--layers=neurons", f"--output_dir={tmp_path / 'drawn'}"]) == 0
+    again = [*flags, "--layers=neurons", f"--output_dir={tmp_path / 'drawn'}", "--resume_from_checkpoint=last"]
+    for flag, message in (("--retrain_schedule=continue", "`retrain_schedule='restart'`"), ("--compact", "`compact=")):
+        assert main(SMALL, [*again, flag]) == 2
+        assert message in capsys.readouterr().err
     (checkpoint,) = tmp_path.glob("checkpoint-*")
     (checkpoint / "worm_state.safetensors").unlink()
     assert main(SMALL, [*flags, "--resume_from_checkpoint=last"]) == 2

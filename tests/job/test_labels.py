@@ -33,6 +33,25 @@ def test_the_labels_make_the_task(dataset: Dataset, names: tuple[str, ...]):
 
 
 @pytest.mark.parametrize(
+    ("values", "warned"),
+    [
+        (("0.5", "1.25", "NA", "2.5"), ["'NA' are not"]),
+        (("0.5", "nan", "1.25"), ["'nan' are not"]),
+        (("1", "2", "many"), []),
+        (("1.0", "2.5"), []),
+        (("3.11", "other", "none"), []),
+        (("pos", "neg"), []),
+    ],
+)
+def test_numbers_that_one_cell_makes_text_of_are_warned_of(
+    values: tuple[str, ...], warned: list[str], caplog: pytest.LogCaptureFixture
+):
+    task = task_of(labels(*values), "mine", TEXT)
+    assert task.labels == tuple(sorted(values))
+    assert len(caplog.messages) == len(warned) and all(part in caplog.text for part in warned)
+
+
+@pytest.mark.parametrize(
     ("dataset", "message"),
     [
         (labels("yes", "yes"), "the one label 'yes'"),

@@ -35,6 +35,11 @@ def test_correlations_equal_their_formulas():
     assert result["spearmanr"] == pytest.approx(np.corrcoef(*ranks)[0, 1])
 
 
+def test_a_single_row_has_no_correlation():
+    result = TaskMetric(TASKS["stsb"]).compute(predictions=[0.5], references=[1.0])
+    assert np.isnan(result["pearson"]) and np.isnan(result["spearmanr"])
+
+
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_every_task_reports_its_metrics(task: Task):
     values = [0.5, 1.5, 1.0] if task.is_regression else [0, 1, 1]

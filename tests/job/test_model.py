@@ -86,6 +86,14 @@ def test_a_head_of_another_size_is_refused_or_begun_anew(bert: BertForSequenceCl
     assert len(model.get_parameter("classifier.weight")) == 3
 
 
+def test_a_body_of_another_size_is_no_matter_of_the_head(bert: BertForSequenceClassification, tmp_path: Path):
+    bert.save_pretrained(tmp_path)
+    bert.config.intermediate_size *= 2
+    with pytest.raises(ValueError, match="not of the sizes that the configuration says") as raised:
+        load_weights(AutoModelForSequenceClassification, str(tmp_path), bert.config, PretrainedArguments())
+    assert "Pass `--ignore_mismatched_sizes`" not in str(raised.value)
+
+
 def test_damaged_weights_are_named(bert: BertForSequenceClassification, tmp_path: Path):
     bert.save_pretrained(tmp_path / "damaged")
     (tmp_path / "damaged" / "model.safetensors").write_bytes(b"\x00" * 64)

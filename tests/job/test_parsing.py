@@ -109,6 +109,25 @@ def test_flags_after_a_file_override_it(tmp_path: Path):
     assert arguments.data.rows == 4
 
 
+def test_a_file_can_hold_lists_that_no_flag_can(tmp_path: Path):
+    file = tmp_path / "arguments.yaml"
+    file.write_text("width: 8\nreport_to: []\ninclude_for_metrics: []\n")
+    assert parsed(file).training.report_to == [] and parsed(file).training.include_for_metrics == []
+    file.write_text("width: 8\nreport_to: [tensorboard, mlflow]\ninclude_for_metrics: [loss, inputs]\n")
+    training = parsed(file).training
+    assert training.report_to == ["tensorboard", "mlflow"] and training.include_for_metrics == ["loss", "inputs"]
+    assert parsed(file, "--report_to=none").training.report_to == []
+    for text, message in (
+        ("rows: [1, 2]", r"`rows` in .*arguments.yaml must be a single value, got the list"),
+        ("layers: []", "`layers` is empty"),
+        ("lairs: [query]", "Did you mean `--layers`"),
+        ("lairs: []", "Did you mean `--layers`"),
+    ):
+        file.write_text(f"width: 8\n{text}\n")
+        with pytest.raises(ValueError, match=message):
+            parsed(file)
+
+
 def test_a_file_of_another_editor(tmp_path: Path):
     file = tmp_path / "arguments.JSON"
     file.write_text(JSON, encoding="utf-8-sig")

@@ -178,14 +178,15 @@ def test_layers_is_a_list_with_something_in_it(entries: list[str]) -> None:
     assert error(build(BERT), entries).startswith("`layers` must be a list of at least one")
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float8_e4m3fn])
 @pytest.mark.parametrize("entry", ["query", "*.query.weight"])
-def test_quantized_weights_are_refused(entry: str) -> None:
+def test_quantized_weights_are_refused(entry: str, dtype: torch.dtype) -> None:
     model = build(BERT)
     linear = model.encoder.layer[1].attention.self.query
-    linear.weight = nn.Parameter(torch.ones(32, 1, dtype=torch.uint8), requires_grad=False)
+    linear.weight = nn.Parameter(torch.ones(32, 1).to(dtype), requires_grad=False)
     message = error(model, [entry])
-    assert message.startswith("`encoder.layer.1.attention.self.query.weight` is of type `torch.uint8`")
-    assert "floating point" in message
+    assert message.startswith(f"`encoder.layer.1.attention.self.query.weight` is of type `{dtype}`")
+    assert "floating point of 16 bits or more" in message
     assert representative_layers(model, ["key"])
 
 

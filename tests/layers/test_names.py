@@ -53,6 +53,16 @@ def test_overlapping_entries_count_once_in_the_order_of_the_model(bert: nn.Modul
     ]
 
 
+@pytest.mark.parametrize("other", ["query", "*.query.weight=0.25"])
+def test_two_ratios_for_one_parameter_are_refused(bert: nn.Module, other: str) -> None:
+    one = "encoder.layer.1.attention.self.query.weight=0.75"
+    with pytest.raises(ValueError, match=r"both name `encoder\.layer\.1\.attention\.self\.query\.weight`: which ratio"):
+        representative_layers(bert, [other, one])
+    assert len(representative_layers(bert, ["query=0.75", one])) == 2
+    apart = representative_layers(bert, ["*.layer.0.*.query.weight", one])
+    assert [layer.prune_ratio for layer in apart] == [None, 0.75]
+
+
 def test_a_tied_weight_is_found_under_either_name_and_counts_once() -> None:
     model = AutoModelForMaskedLM.from_config(CONFIG)
     tied, first = "cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"

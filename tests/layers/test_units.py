@@ -139,6 +139,26 @@ def test_a_model_whose_neurons_or_heads_are_unknown_says_what_was_looked_for() -
         representative_layers(model, ["heads"])
 
 
+@pytest.mark.parametrize("path", ["attention.self.query", "attention.output.dense"])
+def test_heads_of_parametrized_projections_are_none(path: str) -> None:
+    """Their weight is made anew from others at each step: there is no column of it to own."""
+    model = zoo_model("bert")
+    torch.nn.utils.parametrizations.weight_norm(model.get_submodule(f"encoder.layer.0.{path}"))
+    found = representative_layers(model, ["heads"])
+    assert found and not any("layer.0." in layer.name for layer in found)
+
+
+def test_neurons_of_doubles_are_scored_in_doubles() -> None:
+    model = nn.ModuleDict({"fc1": nn.Linear(1, 3, bias=False), "fc2": nn.Linear(3, 1, bias=False)}).double()
+    weights = torch.tensor([1.0 + 2e-12, 1.0, 1.0 + 1e-12], dtype=torch.float64)
+    with torch.no_grad():
+        model["fc1"].weight.copy_(weights[:, None])
+        model["fc2"].weight.fill_(0)
+    search = TicketSearch(model, WormConfig(layers=["neurons"], prune_ratio=0.67))
+    search.observe()
+    assert search.masks["fc1.weight"].tolist() == [True, False, False]
+
+
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_the_last_head_stays(scope: str) -> None:
     model = zoo_model("bert")
