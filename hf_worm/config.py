@@ -148,13 +148,13 @@ class WormConfig:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
         if self.fade_epochs <= 0:
             raise ValueError(f"`fade_epochs` must be above 0, got {self.fade_epochs}.")
-        if not _is_count(self.window, 2):
+        if not is_count(self.window, 2):
             raise ValueError(
                 f"`window` must be a whole number of at least 2, got {self.window!r}: a distance takes two masks."
             )
         for name in ("window", "sample_steps"):
             value = getattr(self, name)
-            if _is_count(value, sys.maxsize + 1):
+            if is_count(value, sys.maxsize + 1):
                 raise ValueError(f"`{name}` must be at most {sys.maxsize}, got {value}.")
         if not isinstance(self.layers, (list, tuple)) or not all(isinstance(layer, str) for layer in self.layers):
             raise ValueError(f"`layers` must be a list of strings such as ['query', 'key'], got {self.layers!r}.")
@@ -175,7 +175,7 @@ class WormConfig:
                 raise ValueError(f"`{name}` must be one of {get_args(kind)}, got {getattr(self, name)!r}.")
         if self.sample_strategy == "epoch" and self.sample_steps is not None:
             raise ValueError(f"`sample_steps={self.sample_steps!r}` needs `sample_strategy='steps'`, got 'epoch'.")
-        if self.sample_strategy == "steps" and (self.sample_steps is None or not _is_count(self.sample_steps, 1)):
+        if self.sample_strategy == "steps" and (self.sample_steps is None or not is_count(self.sample_steps, 1)):
             raise ValueError(
                 "`sample_strategy='steps'` needs `sample_steps`, a whole number of at least 1, "
                 f"got {self.sample_steps!r}."
@@ -267,7 +267,8 @@ def split_ratio(entry: str) -> tuple[str, float | None]:
         raise ValueError(f"`{ratio}` in `layers`, of `{entry}`, is no ratio: `neurons=0.75` has one.") from error
 
 
-def _is_count(value: object, least: int) -> bool:
+def is_count(value: object, least: int) -> bool:
+    """Whether it is a whole number of at least so many; `True` is none."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 

@@ -11,6 +11,7 @@ import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from hf_worm.compact import RECORD, shrink_as_recorded_
+from hf_worm.config import is_count
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "subfolder", "force_download", "proxies")
 DTYPES = ("dtype", "torch_dtype")
@@ -119,15 +120,15 @@ def _architecture(config: PreTrainedConfig, path_or_repo: str | os.PathLike[str]
 def _check(record: Any, path_or_repo: str | os.PathLike[str]) -> None:
     try:
         neurons, heads = record.get("neurons", {}), record.get("heads", {})
-        if not record or set(record) - {"neurons", "heads"} or not all(_is_count(count) for count in neurons.values()):
+        if (
+            not record
+            or set(record) - {"neurons", "heads"}
+            or not all(is_count(count, 1) for count in neurons.values())
+        ):
             raise TypeError("neurons are counted by layer, from 1")
-        if not all(left and all(_is_count(head + 1) for head in left) for left in heads.values()):
+        if not all(left and all(is_count(head, 0) for head in left) for left in heads.values()):
             raise TypeError("heads are listed by layer, from 0")
         if not all(first < then for left in heads.values() for first, then in pairwise(left)):
             raise TypeError("heads are listed in their order, each of them once")
     except (AttributeError, TypeError) as error:
         raise ValueError(f"{path_or_repo}: its `{RECORD}` is damaged: {error}.") from error
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -12,11 +12,11 @@ from hf_worm.config import WormConfig
 from hf_worm.core.masks import NotFiniteError, count_kept, keep_masks, last_of_largest, pack, pruned_share, unpack
 from hf_worm.core.sharding import full
 from hf_worm.core.truncation import Scaled, StepTruncation, fade_factor, fading, scale_gradients, scale_tensor
-from hf_worm.core.window import MaskWindow, Observation
+from hf_worm.core.window import MaskWindow, Observation, read_observations
 from hf_worm.layers import RepresentativeLayer, representative_layers, require_optimized, require_trainable
 from hf_worm.layers.layer import reshard
 from hf_worm.layers.names import listed
-from hf_worm.ticket import Ticket, mismatch, read_observations
+from hf_worm.ticket import Ticket, mismatch
 
 FADE_BOUND = 0.03  # share of the layers' L1 norm that fading weights may hold when they are drawn
 

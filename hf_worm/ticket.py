@@ -4,7 +4,7 @@ import copy
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hf_worm.compact import cut_, left_pruned, require_larger_units
 from hf_worm.config import WormConfig, find_file, parse_json, read_json, replace_file
 from hf_worm.core.masks import pack, unpack
 from hf_worm.core.sharding import local
-from hf_worm.core.window import Observation
+from hf_worm.core.window import Observation, read_observations
 from hf_worm.layers import RepresentativeLayer, View, representative_layers, require_optimized
 from hf_worm.layers.layer import reshard
 
@@ -251,42 +251,6 @@ def read_history(path: Path) -> tuple[list[Observation], bool]:
         return read_observations(history["observations"]), converged
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the history of a search: {error!r}.") from error
-
-
-def read_observations(records: Iterable[dict[str, Any]]) -> list[Observation]:
-    """Observations from the dictionaries that `dataclasses.asdict` made of them.
-
-    Raises:
-        TypeError: A record lacks a field, has one too many, or a value that no observation has.
-    """
-    if not isinstance(records, list):
-        raise TypeError(f"the observations must be a list, got {records!r}")
-    names = {known.name for known in fields(Observation)}
-    observations = []
-    for record in records:
-        if not isinstance(record, dict) or set(record) | {"doomed_share"} != names:  # once there was none
-            raise TypeError(f"an observation needs {sorted(names)}, got {record!r}")
-        if not _is_observed(**record):
-            raise TypeError(f"an observation holds distances in [0, 1] and true or false, got {record!r}")
-        observations.append(Observation(**{**record, "distances": tuple(record["distances"])}))
-    return observations
-
-
-def _is_observed(
-    index: Any,
-    distances: Any,
-    max_distance: Any,
-    mean_distance: Any,
-    truncating: Any,
-    converged: Any,
-    doomed_share: Any = None,
-) -> bool:
-    if not isinstance(distances, (list, tuple)) or type(index) is not int or index < 0:
-        return False
-    numbers = [*distances, *(value for value in (max_distance, mean_distance, doomed_share) if value is not None)]
-    if not all(type(value) in (int, float) and 0 <= value <= 1 for value in numbers):
-        return False
-    return isinstance(truncating, bool) and isinstance(converged, bool)
 
 
 def mismatch(first: str, shapes: dict[str, tuple[int, ...]], second: str, others: dict[str, tuple[int, ...]]) -> str:

@@ -2,7 +2,8 @@
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 
@@ -35,6 +36,37 @@ class Observation:
     truncating: bool
     converged: bool
     doomed_share: float | None = None
+
+
+def read_observations(records: Any) -> list[Observation]:
+    """Observations from the list of dictionaries that `dataclasses.asdict` made of them.
+
+    Raises:
+        TypeError: It is no such list: a record lacks a field, has one too many, or a value that no observation has.
+    """
+    if not isinstance(records, list):
+        raise TypeError(f"the observations must be a list, got {records!r}")
+    names = {known.name for known in fields(Observation)}
+    observations = []
+    for record in records:
+        if not isinstance(record, dict) or set(record) | {"doomed_share"} != names:  # once there was none
+            raise TypeError(f"an observation needs {sorted(names)}, got {record!r}")
+        if not _is_observed(record):
+            raise TypeError(f"an observation holds distances in [0, 1] and true or false, got {record!r}")
+        observations.append(Observation(**{**record, "distances": tuple(record["distances"])}))
+    return observations
+
+
+def _is_observed(record: Mapping[str, Any]) -> bool:
+    """Whether the fields hold what an observation can."""
+    index, distances = record["index"], record["distances"]
+    if not isinstance(distances, (list, tuple)) or type(index) is not int or index < 0:
+        return False
+    maybe = (record["max_distance"], record["mean_distance"], record.get("doomed_share"))
+    numbers = [*distances, *(value for value in maybe if value is not None)]
+    if not all(type(value) in (int, float) and 0 <= value <= 1 for value in numbers):
+        return False
+    return isinstance(record["truncating"], bool) and isinstance(record["converged"], bool)
 
 
 class MaskWindow:

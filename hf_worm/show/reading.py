@@ -12,12 +12,12 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_worm.checkpoint import newest_whole
 from hf_worm.config import CONFIG_NAME, WormConfig, find_file, read_json
 from hf_worm.core.masks import unpack
-from hf_worm.core.window import Observation
+from hf_worm.core.window import Observation, read_observations
 from hf_worm.report import REPORT_NAME, STAGES, is_number
 from hf_worm.run import STATE_NAME, Progress, load_state
 from hf_worm.show.record import Record, Status, shares_pruned
 from hf_worm.speed import cost_rows, gains
-from hf_worm.ticket import HISTORY_NAME, TICKET_NAME, read_history, read_masks, read_observations
+from hf_worm.ticket import HISTORY_NAME, TICKET_NAME, read_history, read_masks
 
 T = TypeVar("T")
 KEPT = ("prune_ratio", "scope", "window", "layers")  # a run keeps these settings when it is resumed
