@@ -36,6 +36,7 @@ from hf_worm.layers import RepresentativeLayer
 from hf_worm.layers.layer import View
 from hf_worm.run import load_state, save_state
 
+Score = Callable[[RepresentativeLayer], torch.Tensor]  # of each unit
 Build = Callable[..., WormTrainer]  # from changes of the arguments: a trainer with the pretrained weights
 ROUNDS = 3  # of the lottery-ticket procedure
 TARGETS = {"worm_update": "update", "worm_fade": "fade", "fade_throughout": "fade"}
@@ -168,14 +169,21 @@ def one_shot(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
 
 def random(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     """As `one_shot`, with a mask drawn at random: the control."""
+    generator = torch.Generator().manual_seed(setting.seed)
+    return ranked_by(lambda layer: torch.rand(layer.shape, generator=generator), setting, build, cache)
+
+
+def by_l2_norm(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
+    """As `one_shot`, with larger units ranked by their L2 norm."""
+    return ranked_by(SCORES["L2 norm"], setting, build, cache)
+
+
+def ranked_by(score: Score, setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
+    """Train to the end, prune the units of the lowest score, retrain."""
     trainer, spent = plain_search(build, cache, stopping_point=0)
     assert trainer.search is not None
-    generator = torch.Generator().manual_seed(setting.seed)
-    masks = {
-        layer.name: keep_mask(torch.rand(layer.shape, generator=generator), setting.prune_ratio)
-        for layer in trainer.search.layers
-    }
-    draw(trainer, masks)
+    layers = trainer.search.layers
+    draw(trainer, {layer.name: keep_mask(score(layer), setting.prune_ratio) for layer in layers})
     retrain(trainer, setting)
     return {**outcome(trainer), "cpu_seconds": spent}
 
@@ -339,7 +347,7 @@ def drift(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
 
 RANDOM = 3  # masks
 # What units might be ranked by; the largest stay.
-SCORES: dict[str, Callable[[RepresentativeLayer], torch.Tensor]] = {
+SCORES: dict[str, Score] = {
     "L1 norm": lambda layer: layer.scores,  # what `TicketSearch` has
     "L2 norm": lambda layer: torch.stack([_norms(view) ** 2 for view in layer.views]).sum(0).sqrt(),
     "L2 norm in × out": lambda layer: _norms(layer.views[0]) * _norms(layer.views[-1]),
@@ -379,6 +387,7 @@ BY_NAME = {
     "gradual_restarted": gradual_restarted,
     "lottery": lottery,
     "random": random,
+    "l2_norm": by_l2_norm,
     "eb_train": searched,
     "worm_gradient": searched,
     "worm_update": searched,

@@ -36,6 +36,8 @@ FADING = {
     "fade_throughout": "WORM, fading, drawn at the end of all training",
     "gradual_restarted": "gradual magnitude, cubic, in the two schedules of EB Train",
 }
+# Of larger units alone.
+UNIT_SCORES = {"l2_norm": "by the L2 norm, train, prune, retrain"}
 # What is measured of a search without truncation, instead of what a method ends at.
 MEASURED = ("drift", "scores")
 
@@ -46,7 +48,7 @@ class Setting:
 
     Args:
         task (`str`): A task of GLUE, or a CNN.
-        method (`str`): One of `METHODS`, `FADING` or `MEASURED`.
+        method (`str`): One of `METHODS`, `FADING`, `UNIT_SCORES` or `MEASURED`.
         seed (`int`): Of the head's weights, the order of the rows, dropout.
         epochs (`float`):
             Epochs of training in all, the retraining included: what the search leaves is retrained. For CNNs, whose
@@ -172,7 +174,7 @@ UNITS = (
     (("neurons", "heads"), 0.5),
 )
 SCORED_UNITS = tuple((layers, ratio) for layers, ratio in UNITS if len(layers) == 1)
-UNIT_METHODS = ("eb_train", "worm_gradient", "worm_update", "worm_fade", "one_shot", "random")
+UNIT_METHODS = ("eb_train", "worm_gradient", "worm_update", "worm_fade", "one_shot", "l2_norm", "random")
 # Task, layers and ratio of each table of the comparison.
 COMPARISONS = (
     *((task, QUERY_KEY, ratio) for task, ratio in product(TEXT, COMPARED_RATIOS)),
@@ -277,7 +279,8 @@ def _of_a_seed(part: str, scale: Scale) -> Iterable[Setting]:
             yield _text(task, "scores", scale, layers=layers, prune_ratio=ratio)
     elif part == "units":
         for task, (layers, ratio), method in product(UNIT_TASKS, UNITS, UNIT_METHODS):
-            yield _text(task, method, scale, layers=layers, prune_ratio=ratio, epochs=scale.search_epochs + 3)
+            if method not in UNIT_SCORES or (task == "mrpc" and layers == ("neurons",)):
+                yield _text(task, method, scale, layers=layers, prune_ratio=ratio, epochs=scale.search_epochs + 3)
     else:
         raise ValueError(f"`part` must be one of {', '.join(PARTS)}, got {part!r}.")
 

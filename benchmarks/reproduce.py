@@ -28,7 +28,7 @@ from typing import Any
 
 from fading import write as write_fading
 from pages import write as write_page
-from protocol import FADING, IMAGES, MEASURED, METHODS, PARTS, SCALES, TEXT, Scale, Setting, settings_of
+from protocol import FADING, IMAGES, MEASURED, METHODS, PARTS, SCALES, TEXT, UNIT_SCORES, Scale, Setting, settings_of
 from units import write as write_units
 
 Records = dict[Setting, dict[str, Any]]
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--scores", action="store_true", help="what units are ranked by, drawn and not retrained")
     parser.add_argument("--scale", choices=SCALES, default="small")
     parser.add_argument("--task", nargs="+", choices=(*TEXT, *IMAGES), default=[*TEXT, *IMAGES], help="only these")
-    methods = (*METHODS, *FADING, *MEASURED)
+    methods = (*METHODS, *FADING, *UNIT_SCORES, *MEASURED)
     parser.add_argument("--method", nargs="+", choices=methods, default=methods, metavar="METHOD", help="only these")
     parser.add_argument("--model", help="Hub id or folder of the model for GLUE, instead of the scale's own")
     parser.add_argument("--seeds", type=int, help="runs of each kind; by default the scale's own number")

@@ -3,7 +3,18 @@
 from itertools import product
 from pathlib import Path
 
-from protocol import FADING, METHODS, SCALES, SCORED_UNITS, TEXT, UNIT_METHODS, UNIT_TASKS, UNITS, Scale
+from protocol import (
+    FADING,
+    METHODS,
+    SCALES,
+    SCORED_UNITS,
+    TEXT,
+    UNIT_METHODS,
+    UNIT_SCORES,
+    UNIT_TASKS,
+    UNITS,
+    Scale,
+)
 from summary import (
     RETRAINED,
     STEPS,
@@ -24,7 +35,7 @@ from summary import (
     table,
 )
 
-TITLES = {**METHODS, **FADING, "random": "random units, train, prune, retrain"}
+TITLES = {**METHODS, **FADING, **UNIT_SCORES, "random": "random units, train, prune, retrain"}
 
 NOTE = "Paired by seed: mean and 95 % confidence interval (Student's t); these are over seeds, not over rows."
 MEASURES = {

@@ -278,6 +278,25 @@ def test_units_are_drawn_by_each_score(scale: Any, data: Path, tmp_path: Path, m
     assert all(not set(rows) & set(largest[name]) for name, rows in smallest.items())
 
 
+def test_neurons_can_go_by_their_l2_norm(scale: Any, data: Path, tmp_path: Path) -> None:
+    setting = protocol.Setting("sst2", "l2_norm", seed=1, layers=("neurons",), prune_ratio=RATIO, truncation=1.0)
+    trainers: list[WormTrainer] = []
+
+    def build(**changes: Any) -> WormTrainer:
+        trainers.append(methods.build_trainer(setting, scale, data, str(tmp_path), changes))
+        return trainers[-1]
+
+    assert methods.BY_NAME["l2_norm"](setting, build, tmp_path / "cache")["steps"] == 4 * STEPS_OF_AN_EPOCH
+    kept = torch.load(tmp_path / "cache")["epochs"][-1][1]
+    weights = trainers[-1].model.state_dict()
+    model = methods.build_trainer(setting, scale, data, str(tmp_path), {}).model
+    model.load_state_dict(kept)
+    for layer in representative_layers(model, ["neurons"]):
+        norms = methods.SCORES["L2 norm"](layer)
+        zero = (weights[layer.name] == 0).all(1)
+        assert int(zero.sum()) == round(RATIO * len(norms)) and norms[zero].max() <= norms[~zero].min()
+
+
 def test_scores_of_a_neuron_are_its_norms() -> None:
     model = torch.nn.ModuleDict({"fc1": torch.nn.Linear(2, 3), "fc2": torch.nn.Linear(3, 2)})
     (layer,) = representative_layers(model, ["neurons"])
@@ -356,7 +375,8 @@ def test_the_pages_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "## mrpc: neurons and heads, p = 0.5" in units
     assert "| WORM, fading | 2 | 80.0 ± 0.0 | 50.0 ± 0.0 | 30.0 ± 0.0 | 78.5 ± 0.7 | 78.5 ± 0.7 | 8.0 ± 0.0 |" in units
     even = "+0.0 (+0.0 to +0.0)"
-    assert f"| mrpc | neurons | 0.5 | {even} | {even} | {even} | +2.0 (+1.1 to +2.9) | {even} |" in units
+    assert f"| mrpc | neurons | 0.5 | {even} | {even} | {even} | +2.0 (+1.1 to +2.9) | {even} | {even} |" in units
+    assert f"| rte | neurons | 0.5 | {even} | {even} | {even} | +2.0 (+1.1 to +2.9) | {even} | – |" in units
     assert "| rte | heads | 0.33 | 2 | 60.0 ± 0.0 | 60.0 ± 0.0 | 60.0 ± 0.0 |" in units
     for figure in ("figure1", "figure2", "fading"):
         assert (tmp_path / f"{figure}-dry.png").stat().st_size > 5_000
