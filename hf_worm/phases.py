@@ -91,7 +91,7 @@ class PhasedTrainerMixin(_Trainer):
         before = self.progress if self._checkpoint_state is None else self._checkpoint_state[0]
         # A training that goes on counts its steps from the start of the run already, and its epochs if it knows them.
         steps = sum(before.steps.values()) if goes_on else 0
-        epochs = sum(before.epochs.values()) if goes_on and has_length(self.train_dataset) else 0.0
+        epochs = sum(before.epochs.values()) if goes_on and not self._streams else 0.0
         self._steps_before = sum(before.steps.values()) - steps
         self._epochs_before = sum(before.epochs.values()) - epochs
         self._log_before = self.state.log_history if before.steps and not goes_on else []
@@ -232,6 +232,11 @@ class PhasedTrainerMixin(_Trainer):
         while isinstance(optimizer, AcceleratedOptimizer):
             optimizer = optimizer.optimizer
         return optimizer
+
+    @property
+    def _streams(self) -> bool:
+        """Whether the training set is a stream, of which nobody knows how long it is."""
+        return self.train_dataset is not None and not has_length(self.train_dataset)
 
     @property
     def _trained_model(self) -> nn.Module:

@@ -111,9 +111,8 @@ class Ticket:
         ones), and enter statistics that kept weights share with pruned ones (Adafactor's rows and columns). What it has
         gathered of them so far is set to 0 as well.
 
-        Where all gradients are clipped by their norm before the step, as by the Trainer, those of pruned weights count:
-        for 2 % of the norm, where 80 % of queries and keys are pruned (all-MiniLM-L6 on MRPC). In a loop of your own,
-        call the handle's [`~Held.zero_gradients`] first.
+        Where all gradients are clipped by their norm before the step, as by the Trainer, those of pruned weights count.
+        In a loop of your own, call the handle's [`~Held.zero_gradients`] first, and they don't.
 
         Args:
             model (`nn.Module`): The model, as for [`~Ticket.apply_`].

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput, HubStrategy, TrainOutput, has_length, set_seed
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy, TrainOutput, set_seed
 
 from hf_worm.callback import PhaseCallback, observation_line
 from hf_worm.config import WormConfig
@@ -88,8 +88,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
         restarts = self.worm_config.retrain_schedule == "restart"
-        streams = self.train_dataset is not None and not has_length(self.train_dataset)
-        if restarts and self.worm_config.retrain_epochs > 0 and streams:
+        if restarts and self.worm_config.retrain_epochs > 0 and self._streams:
             raise ValueError(
                 f"`retrain_epochs={self.worm_config.retrain_epochs}` needs a training set with a length, got "
                 f"`{type(self.train_dataset).__name__}`. Set `retrain_epochs=0` and retrain with `ticket.hold`."
@@ -123,8 +122,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 The weights are to fade, and the training set has no length: there are no epochs to count. The
                 checkpoint is of the retraining.
         """
-        streams = self.train_dataset is not None and not has_length(self.train_dataset)
-        if self._config.truncation_target == "fade" and streams:
+        if self._config.truncation_target == "fade" and self._streams:
             raise ValueError(
                 "`truncation_target='fade'` counts by epochs and needs a training set with a length, got "
                 f"`{type(self.train_dataset).__name__}`. Use `truncation_target='update'`, or a loop of your own with "
@@ -210,7 +208,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
         if not goes_on:
             self.args.num_train_epochs, self.args.max_steps = self._drawn.config.retrain_epochs, -1
         elif checkpoint is None:  # the parent takes it for a training that is resumed, and a stream can't go on within
-            self.args.ignore_data_skip = not has_length(self.train_dataset)
+            self.args.ignore_data_skip = self._streams
         self.model_init = None  # type: ignore[assignment]  # or the parent would begin with a new model
         set_seed(args.seed)  # as a new `Trainer` would: the phase depends on the drawn weights and the seed alone
         try:

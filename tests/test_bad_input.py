@@ -130,6 +130,7 @@ def test_worm_config_json(given: str | bytes, message: str, tmp_path: Path) -> N
     ("a file", lambda folder: _written(folder / "file", b"{}"), "is neither a folder nor the id of a Hub repository"),
     ("a folder in its place", lambda folder: _made(folder / "worm_config.json").parent, "holds no `worm_config.json`"),
     ("a name with a zero", lambda folder: "a\0b", "is neither a folder nor the id of a Hub repository"),
+    ("a mistyped folder", lambda folder: "runs/mprc", "runs/mprc is no folder here, and as a repository on the Hub it"),
     ("a way out", lambda folder: "../../../nowhere", "is neither a folder nor the id of a Hub repository"),
     ("not in the cache", lambda folder: "nobody/nothing", "annot find the requested files"),
 )

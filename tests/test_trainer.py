@@ -667,6 +667,27 @@ def test_a_hyperparameter_search_compares_pruned_models(
     assert results[-1][0] == result != measured["before_draw"]["loss"]
 
 
+def test_without_a_config_nothing_is_asked_of_a_given_schedule(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    """The parent needs no `state_dict` of one, unless it saves."""
+
+    class Constant:
+        def step(self) -> None: ...
+
+        def get_last_lr(self) -> list[float]:
+            return [1e-3]
+
+    optimizer = torch.optim.SGD(bert.parameters(), lr=1e-3)
+    trainer = WormTrainer(
+        model=bert,
+        args=arguments(tmp_path, max_steps=2),
+        train_dataset=examples(),
+        optimizers=(optimizer, Constant()),
+    )
+    assert trainer.train().global_step == 2
+
+
 def test_without_a_config_a_hyperparameter_search_is_the_parents(
     bert: BertForSequenceClassification, tmp_path: Path, told: list[int]
 ) -> None:

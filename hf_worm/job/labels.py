@@ -54,8 +54,8 @@ def _warn_of_numbers(labels: Sequence[str]) -> None:
     others = [label for label in labels if not _is_number(label)]
     if others and 2 * len(others) < len(labels) and any("." in label for label in labels if label not in others):
         logger.warning(
-            "The labels are texts, so each of the %d is a class of its own, though most are numbers: %s are not. For a "
-            "regression, remove those rows.",
+            "The labels are texts, so each of the %d is a class of its own, though most are numbers. Not numbers: %s. "
+            "For a regression, remove those rows.",
             len(labels),
             ", ".join(map(repr, others[:3])),
         )

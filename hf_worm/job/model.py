@@ -123,7 +123,9 @@ def load_weights(
             if load is not load_compact and _head_alone(auto_class, name, config, arguments):
                 message = f"The weights don't fit a head for {config.num_labels} labels ({error}) Pass "
                 raise ValueError(message + "`--ignore_mismatched_sizes` to begin with a new head.") from error
-            raise ValueError(f"The weights are not of the sizes that the configuration says. {error}") from error
+            raise ValueError(
+                f"The weights are not of the sizes that the configuration says: do they belong together? {error}"
+            ) from error
     for part, weight in model.state_dict().items():  # the running statistics of a BatchNorm too
         if not weight.isfinite().all():
             raise ValueError(f"The weights of {name} are broken: `{part}` holds NaN or infinite values.")

@@ -35,8 +35,8 @@ def test_the_labels_make_the_task(dataset: Dataset, names: tuple[str, ...]):
 @pytest.mark.parametrize(
     ("values", "warned"),
     [
-        (("0.5", "1.25", "NA", "2.5"), ["'NA' are not"]),
-        (("0.5", "nan", "1.25"), ["'nan' are not"]),
+        (("0.5", "1.25", "NA", "2.5"), ["Not numbers: 'NA'"]),
+        (("0.5", "nan", "1.25"), ["Not numbers: 'nan'"]),
         (("1", "2", "many"), []),
         (("1.0", "2.5"), []),
         (("3.11", "other", "none"), []),
