@@ -234,6 +234,11 @@ class PhasedTrainerMixin(_Trainer):
         return optimizer
 
     @property
+    def searching(self) -> bool:
+        """Whether the search is what trains now."""
+        return self._phase == "search"
+
+    @property
     def _streams(self) -> bool:
         """Whether the training set is a stream, of which nobody knows how long it is."""
         return self.train_dataset is not None and not has_length(self.train_dataset)

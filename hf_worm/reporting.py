@@ -8,11 +8,12 @@ from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from hf_worm.config import replace_file
 from hf_worm.hub import correct_origin, extend_model_card
 from hf_worm.phases import PhasedTrainerMixin
-from hf_worm.report import NOT_METRICS, REPORT_NAME, build_report, is_number, model_name, origin, report_json
+from hf_worm.report import NOT_METRICS, REPORT_NAME, build_report, is_number, model_name, origin, report_json, set_aside
 from hf_worm.ticket import Ticket
 
 
@@ -106,8 +107,17 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
         return super().push_to_hub(*args, **kwargs)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self.is_world_process_zero():
-            for code in Path(checkpoint_folder).glob("*.py"):  # of a model that carries it; the parent leaves it behind
+        """The parent's, of a whole model, and not while an earlier push reads the files that this one writes over.
+
+        The parent begins the next one beside it (`hub_always_push`): a commit then has some files of either.
+        """
+        if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
+            if self.args.hub_always_push:
+                self._finish_current_push()
+            elif self.push_in_progress is not None and not self.push_in_progress.is_done():
+                return
+            self._save_ticket(self._output_dir)  # the parent copies the weights alone
+            for code in Path(checkpoint_folder).glob("*.py"):  # of a model that carries it
                 shutil.copy(code, self._output_dir)
         super()._push_from_checkpoint(checkpoint_folder)
 
@@ -125,6 +135,12 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
                 stacklevel=2,
             )
         push.jobs = []  # told once
+
+    def _save_ticket(self, folder: str) -> None:
+        if self.ticket is not None:
+            self.ticket.save_pretrained(folder)
+        elif self.searching:
+            set_aside(folder)
 
     def report(self) -> dict[str, Any]:
         """What the run did, as `worm_report.json` has it: metrics, phases, observations and the account of weights."""

@@ -11,14 +11,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput, HubStrategy, TrainOutput, set_seed
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, set_seed
 
 from hf_worm.callback import PhaseCallback, observation_line
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
 from hf_worm.cutting import CuttingTrainerMixin
 from hf_worm.phases import Checkpoint
-from hf_worm.report import set_aside
 from hf_worm.run import Progress, load_state
 from hf_worm.search import FADE_BOUND, TicketSearch
 from hf_worm.supported import refuse_compact, refuse_optimizer, refuse_unsupported
@@ -272,11 +271,6 @@ class WormTrainerMixin(CuttingTrainerMixin):
             return None
         return self._steps_in_epoch(self.callback_handler.train_dataloader or self.get_train_dataloader())
 
-    @property
-    def searching(self) -> bool:
-        """Whether the search is what trains now."""
-        return self._phase == "search"
-
     def training_step(
         self,
         model: nn.Module,
@@ -360,12 +354,6 @@ class WormTrainerMixin(CuttingTrainerMixin):
         if self.args.should_save:
             self._save_ticket(output_dir if output_dir is not None else self._output_dir)
 
-    def _save_ticket(self, folder: str) -> None:
-        if self.ticket is not None:
-            self.ticket.save_pretrained(folder)
-        elif self.searching:
-            set_aside(folder)
-
     def _phase_state(self) -> dict[str, Any]:
         return self._search.state_dict()
 
@@ -373,11 +361,6 @@ class WormTrainerMixin(CuttingTrainerMixin):
         if not self.searching:  # the ticket is found on the weights at convergence, and drawn from them
             self._put_weights_in_place()  # now, or they would be put in place of the best
             super()._load_best_model()
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
-            self._save_ticket(self._output_dir)  # the parent copies the weights alone
-        super()._push_from_checkpoint(checkpoint_folder)
 
     def _hp_search_setup(self, trial: Any) -> None:
         epochs, steps = self.args.num_train_epochs, self.args.max_steps

@@ -21,7 +21,7 @@ import yaml
 
 OWNER = "someone"
 WRITER, READER = "hf_that_may_write", "hf_that_may_only_read"  # the tokens this Hub knows
-Fault = Literal["cut_upload", "cut_download", "fail_commit", "hang_commit", "hang_download"]
+Fault = Literal["cut_upload", "cut_download", "fail_commit", "hang_commit", "hang_download", "slow_upload"]
 LARGE = (".safetensors", ".bin")  # what goes by LFS, as .gitattributes has it on the Hub
 REPO = rf"(?P<repo>{OWNER}/[\w.-]+)"
 
@@ -173,6 +173,8 @@ class HubHandler(BaseHTTPRequestHandler):
     def preupload(self, body: bytes, repo: str, revision: str) -> None:
         """`HfApi.create_commit`: which files go by LFS, and what the repository has of each already"""
         self._to_write(repo)
+        if self.hub.breaks(repo, "slow_upload"):
+            self.hub.closing.wait(0.5)  # seconds, in which a small model trains for an epoch
         there = self._commit(repo, revision).files
         files = []
         for wish in json.loads(body)["files"]:

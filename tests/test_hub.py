@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 from torch import nn
-from training import QUERY_AND_KEY, SmallCNN, accuracy, examples, loaded_by, same_weights, worm_trainer
+from training import QUERY_AND_KEY, SmallCNN, accuracy, checkpoints, examples, loaded_by, same_weights, worm_trainer
 from transformers import BertForSequenceClassification, PreTrainedModel
 
 from hf_worm import TicketSearch, WormConfig, WormTrainer
@@ -194,3 +195,18 @@ def test_weights_alone_are_said_to_be_that(cnn: SmallCNN) -> None:
     section = card_section("someone/cnn", report_of(cnn, ["batchnorm"]))
     text = section.partition("### Loading")[2].partition("The masks")[0]
     assert text.strip() == "`model.safetensors` holds the weights alone, for a `SmallCNN` that is made as for training."
+
+
+def test_what_an_earlier_push_still_reads_is_not_written_over(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    trainer = worm_trainer(bert, tmp_path / "run", save_strategy="epoch")
+    trainer.train()
+    checkpoint = checkpoints(tmp_path / "run")[-1]
+    (checkpoint / "modeling.py").write_text("")
+    trainer.push_in_progress = SimpleNamespace(is_done=lambda: False)
+    trainer._push_from_checkpoint(str(checkpoint))
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        *(path.name for path in checkpoints(tmp_path / "run")),
+        "worm_report.json",
+    }

@@ -84,6 +84,7 @@ def session(_bert: BertForSequenceClassification, tmp_path_factory: pytest.TempP
         for repo in ("forbidden", "plain"):
             hub.create(f"{OWNER}/{repo}")
         hub.faults = {
+            (f"{OWNER}/bert", "slow_upload"): 4,
             (f"{OWNER}/flaky", "cut_upload"): 2,
             (f"{OWNER}/cut", "cut_upload"): 1_000,
             (f"{OWNER}/broken", "fail_commit"): 1_000,
