@@ -16,6 +16,9 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_worm import Ticket, WormConfig, WormTrainer, load_compact
 from hf_worm.cli import main
 from hf_worm.job.table import cost_lines, result_table
+from hf_worm.report import pruned_line
+from hf_worm.show.reading import read_run
+from hf_worm.show.terminal import run_text
 from hf_worm.speed import gains
 
 EVALUATED = {"eval_dataset": examples(32), "compute_metrics": accuracy}
@@ -125,6 +128,8 @@ def test_the_card_loads_it(bert: BertForSequenceClassification, tmp_path: Path) 
     assert gone["pruned_weights"] == gone["model_weights"] - gone["compact_weights"] > 0
     assert f"Cut out: {gone['pruned_weights']:,} weights, {gone['share_of_model']:.1%} of the model's" in text
     assert "ticket.hold" not in text, "there are no zeros to hold"
+    shown = " ".join(run_text(read_run(str(tmp_path / "heads"))).split())
+    assert pruned_line(gone, ["heads"]) in shown and pruned_line(gone, ["heads"]).startswith("Cut out:")
     trainer = compact_trainer(bert, tmp_path / "neurons", ["neurons"])
     trainer.train()
     trainer.create_model_card()

@@ -39,7 +39,8 @@ def method_line(config: WormConfig) -> str:
 
 def counted(value: float, unit: str) -> str:
     """A number with its unit: "1 epoch", "2.5 epochs"."""
-    return f"{round(value, 2):,g} {unit}{'' if value == 1 else 's'}"
+    text = f"{value:,.2f}".rstrip("0").rstrip(".")
+    return f"{text} {unit}{'' if value == 1 else 's'}"
 
 
 def stage_table(metrics: Mapping[str, Mapping[str, float]], phases: Mapping[str, Mapping[str, Any]]) -> list[str]:

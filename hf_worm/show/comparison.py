@@ -1,6 +1,5 @@
 """Several runs side by side as text: a column for each, and as many tables one under another as 100 columns ask for."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Literal
@@ -10,6 +9,7 @@ from hf_worm.report import STAGES
 from hf_worm.show.record import Epoch, Record, cut
 from hf_worm.show.terminal import (
     INDENT,
+    PHASES,
     WIDTH,
     honest_note,
     left_out,
@@ -136,17 +136,18 @@ def _doomed(records: Sequence[Record]) -> list[str]:
 
 
 def _epochs(records: Sequence[Record], value: Callable[[Record, Epoch], float | None]) -> list[str]:
-    """A row for each epoch in which a run has a value."""
-    found: list[dict[int, float]] = []
+    """A row for each epoch of each phase in which a run has a value."""
+    found: list[dict[tuple[str, int], float]] = []
     for record in records:
-        values = {math.ceil(seen.epoch): value(record, seen) for seen in record.epochs()}
+        values = {(seen.phase, seen.number): value(record, seen) for seen in record.epochs()}
         found.append({epoch: known for epoch, known in values.items() if known is not None})
-    epochs = sorted({epoch for values in found for epoch in values})
+    phases = list(PHASES)
+    epochs = sorted({epoch for values in found for epoch in values}, key=lambda at: (phases.index(at[0]), at[1]))
     columns = [
         [head, *(number(values.get(epoch)) for epoch in epochs)]
         for head, values in zip(_heads(records), found, strict=True)
     ]
-    return _side_by_side(["epoch", *map(str, epochs)], columns) if epochs else []
+    return _side_by_side(["epoch", *(f"{PHASES[phase]} {place}" for phase, place in epochs)], columns) if epochs else []
 
 
 def _first_metric(record: Record, seen: Epoch) -> float | None:

@@ -215,6 +215,8 @@ def _read_report(path: Path) -> _Part:
         search = report["search"]
         phases = {name: report[name] for name in ("search", "draw", "retrain") if name in report}
         account = {name: report["account"][name] for name in ACCOUNT}
+        if "compact_weights" in report["account"]:
+            account["compact_weights"] = report["account"]["compact_weights"]
         if not all(is_number(value) for value in account.values()):
             raise TypeError(f"the account must hold numbers, got {account!r}")
         return _Part(

@@ -1,7 +1,7 @@
 """What is known of a run, whatever it was read from."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -24,9 +24,18 @@ class Evaluation(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """What an epoch (or the part of one that a phase ended with) has in the log: `loss` is the mean of its losses."""
+    """What an epoch (or the part of one that a phase ended with) has in the log.
+
+    Args:
+        phase (`str`): `search` or `retrain`.
+        number (`int`): Which epoch of its phase it is, from 1.
+        epoch, step (`float`, `int`): Where it ends, counted from the start of the run.
+        loss (`float`, *optional*): The mean of its losses.
+        metrics (`dict[str, float]`): Its last evaluation.
+    """
 
     phase: str
+    number: int
     epoch: float
     step: int
     loss: float | None
@@ -120,10 +129,12 @@ class Record:
         """All values of a metric, in their order: those of the log, and those around the draw."""
         names = {f"eval_{stage}_{metric}": stage for stage in STAGES}
         found = []
-        for entry in self.log:
-            for name in (f"eval_{metric}", *names):
+        for _, entry, over in self._entries():
+            if not over and is_number(entry.get(f"eval_{metric}")):
+                found.append(Evaluation(entry["step"], None, entry[f"eval_{metric}"]))
+            for name, stage in names.items():
                 if is_number(entry.get(name)):
-                    found.append(Evaluation(entry["step"], names.get(name), entry[name]))
+                    found.append(Evaluation(entry["step"], stage, entry[name]))
         logged = {seen.stage for seen in found}
         for stage in STAGES:
             value = self.metrics.get(stage, {}).get(metric)
@@ -134,13 +145,21 @@ class Record:
         return found
 
     def epochs(self) -> list[Epoch]:
-        """What the log has of each epoch: the mean of its training losses, and its last evaluation."""
+        """What the log has of each epoch."""
+        searched = self.phases.get("search", {}).get("epochs", 0.0)
         entries: dict[tuple[str, int], list[dict[str, Any]]] = {}
-        for entry in self.log:
-            phase = "search" if entry["step"] <= self.searched else "retrain"
-            entries.setdefault((phase, max(1, math.ceil(entry["epoch"]))), []).append(entry)
+        for phase, entry, over in self._entries():
+            if over:
+                continue
+            if phase == "search":
+                number = _ceil(entry["epoch"])
+            elif self.config.retrain_schedule == "restart":
+                number = _ceil(entry["epoch"] - searched)
+            else:  # the epoch that the search ended in goes on
+                number = _ceil(entry["epoch"]) - math.floor(searched)
+            entries.setdefault((phase, max(1, number)), []).append(entry)
         found = []
-        for (phase, _), group in entries.items():
+        for (phase, number), group in entries.items():
             losses = [entry["loss"] for entry in group if is_number(entry.get("loss"))]
             metrics = {
                 name: entry[f"eval_{name}"]
@@ -150,8 +169,24 @@ class Record:
             }
             if losses or metrics:
                 loss = sum(losses) / len(losses) if losses else None
-                found.append(Epoch(phase, group[-1]["epoch"], group[-1]["step"], loss, metrics))
+                found.append(Epoch(phase, number, group[-1]["epoch"], group[-1]["step"], loss, metrics))
         return found
+
+    def _entries(self) -> Iterator[tuple[str, dict[str, Any], bool]]:
+        """Each entry of the log with its phase, and whether the training of that phase was over by then.
+
+        What is evaluated after it (the result, by its plain names too, and whatever a script asks for) may be of other
+        weights than the last epoch's: drawn, or the best.
+        """
+        over = {"search": False, "retrain": False}
+        for entry in self.log:
+            phase = "search" if entry["step"] <= self.searched else "retrain"
+            over[phase] |= "train_runtime" in entry
+            yield phase, entry, over[phase]
+
+
+def _ceil(epochs: float) -> int:
+    return math.ceil(round(epochs, 6))  # a sum of phases' epochs may be above a whole number by the last digit
 
 
 def short_names(names: Sequence[str], separator: str) -> list[str]:

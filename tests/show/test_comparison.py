@@ -82,9 +82,9 @@ def test_what_fades_beside_what_does_not(records: list[Record], runs: Runs) -> N
 def test_loss_and_evaluation_by_epoch(records: list[Record]) -> None:
     found = by_title(comparison_text([records[0], records[3]]))
     bert, searching = (record.epochs() for record in (records[0], records[3]))
-    assert found["Training"][1] == ["1", f"{bert[0].loss:.4f}", f"{searching[0].loss:.4f}"]
-    assert found["Evaluation"][2] == ["2", *(f"{seen[1].metrics['accuracy']:.4f}" for seen in (bert, searching))]
-    assert found["Evaluation"][4] == ["4", f"{bert[3].metrics['accuracy']:.4f}"], "the other ended before"
+    assert found["Training"][1] == ["search 1", f"{bert[0].loss:.4f}", f"{searching[0].loss:.4f}"]
+    assert found["Evaluation"][2] == ["search 2", *(f"{seen[1].metrics['accuracy']:.4f}" for seen in (bert, searching))]
+    assert found["Evaluation"][4] == ["retraining 1", f"{bert[3].metrics['accuracy']:.4f}"], "the other ended before"
 
 
 def test_layers_of_different_models(records: list[Record], runs: Runs) -> None:

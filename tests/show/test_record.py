@@ -2,13 +2,16 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from short_runs import Runs
-from training import report
+from training import accuracy, examples, report, worm_trainer
+from transformers import BertForSequenceClassification
 
+from hf_worm import WormConfig
 from hf_worm.show.reading import read_run
 from hf_worm.show.record import cut, shared_ends, short_names
 
@@ -69,11 +72,11 @@ def test_losses_are_those_of_the_log(runs: Runs) -> None:
     losses = {entry["step"]: entry["loss"] for entry in log if "loss" in entry}
     assert dict(record.losses()) == losses and list(losses) == list(range(2, 34, 2))
     epochs = record.epochs()
-    assert [(seen.phase, seen.epoch, seen.step) for seen in epochs] == [
-        ("search", 1.0, 8),
-        ("search", 2.0, 16),
-        ("search", 3.0, 24),
-        ("retrain", 4.0, 32),
+    assert [(seen.phase, seen.number, seen.epoch, seen.step) for seen in epochs] == [
+        ("search", 1, 1.0, 8),
+        ("search", 2, 2.0, 16),
+        ("search", 3, 3.0, 24),
+        ("retrain", 1, 4.0, 32),
     ]
     for seen in epochs:
         assert seen.loss == pytest.approx(sum(losses[step] for step in range(seen.step - 6, seen.step + 1, 2)) / 4)
@@ -90,7 +93,6 @@ def test_evaluations_in_order_with_those_around_the_draw(runs: Runs) -> None:
         (24, None),
         (24, "before_draw"),
         (24, "drawn"),
-        (32, None),  # of the epoch, and once more of the result
         (32, None),
         (32, "retrained"),
     ]
@@ -107,3 +109,43 @@ def test_metric_names_before_the_draw_are_those_of_the_log(runs: Runs) -> None:
     searching = read_run(str(runs.searching))
     assert searching.metrics == {}
     assert searching.metric_names == read_run(str(runs.bert)).metric_names == ["accuracy", "loss"]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "epochs"), [("restart", [("retrain", 1, 20), ("retrain", 2, 28)]), ("continue", [("retrain", 1, 16)])]
+)
+def test_epochs_of_a_search_that_ends_within_one(
+    schedule: str, epochs: list[tuple[str, int, int]], bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    config = WormConfig(
+        stopping_point=0.5, sample_strategy="steps", sample_steps=4, retrain_epochs=2.0, retrain_schedule=schedule
+    )
+    settings = {"num_train_epochs": 2, "eval_strategy": "epoch", "logging_steps": 1}
+    trainer = worm_trainer(bert, tmp_path, config, eval_dataset=examples(32), compute_metrics=accuracy, **settings)
+    trainer.train()
+    trainer.save_state()
+    seen = read_run(str(tmp_path)).epochs()
+    assert [(at.phase, at.number, at.step) for at in seen] == [("search", 1, 8), ("search", 2, 12), *epochs]
+    losses = {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
+    evaluated = {}  # the first at a step is that of the epoch, and has its plain name
+    for entry in trainer.state.log_history:
+        if "eval_loss" in entry:
+            evaluated.setdefault(entry["step"], entry["eval_loss"])
+    for before, at in zip([0, *(at.step for at in seen)], seen, strict=False):
+        steps = range(before + 1, at.step + 1)
+        assert at.loss == pytest.approx(sum(losses[step] for step in steps) / len(steps))
+        assert at.metrics["loss"] == evaluated[at.step]
+
+
+def test_what_is_evaluated_after_a_phase_is_not_of_its_last_epoch(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    evaluating = {"eval_dataset": examples(32), "compute_metrics": accuracy, "eval_strategy": "epoch"}
+    trainer = worm_trainer(bert, tmp_path, WormConfig(stopping_point=0.5, retrain_epochs=0.0), **evaluating)
+    trainer.train()
+    trainer.save_state()
+    record = read_run(str(tmp_path))
+    assert record.epochs()[-1].metrics["loss"] == pytest.approx(record.metrics["before_draw"]["loss"])
+    assert record.metrics["drawn"]["loss"] != record.metrics["before_draw"]["loss"]
+    seen = record.evaluations("loss")
+    assert [(at.step, at.stage) for at in seen[-3:]] == [(24, None), (24, "before_draw"), (24, "drawn")]
