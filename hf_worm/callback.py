@@ -51,6 +51,11 @@ class PhaseCallback(TrainerCallback):
     ) -> None:
         self.trainer.begin_epoch()
 
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.require_truncation()
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         steps = self.config.sample_steps
         if self.trainer.searching and steps is not None and state.global_step % steps == 0:

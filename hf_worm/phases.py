@@ -5,19 +5,22 @@ import math
 import os
 import tempfile
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint, has_length, set_seed
 
 from hf_worm.checkpoint import require_whole
+from hf_worm.core.truncation import unwrapped
 from hf_worm.renamed import load_renamed
 from hf_worm.run import Progress, load_state, save_state
 
@@ -50,8 +53,9 @@ class Handover(NamedTuple):
 class PhasedTrainerMixin(_Trainer):
     """Runs the parent's `train` once for each phase of a run.
 
-    The parent counts every training from step 0. Here all that leaves it (logs, checkpoints and their names) counts
-    from the start of the run, so that the phases' checkpoints don't overwrite each other and the last is the newest. A
+    The parent counts every training from step 0. Here all that leaves it (logs, checkpoints and their names, and what
+    callbacks see as it logs, evaluates and saves) counts from the start of the run, so that the phases' checkpoints
+    don't overwrite each other and the last is the newest; at all other events, callbacks see the phase's own count. A
     phase that goes on with the training of the one before is, to the parent, that training resumed.
 
     Attributes:
@@ -71,8 +75,9 @@ class PhasedTrainerMixin(_Trainer):
         self._handover: Handover | None = None  # while a phase goes on with the training of the one before
         self._rows: torch.Tensor | None = None  # torch's random state at the beginning of the newest epoch
         super().__init__(*args, **kwargs)
-        self._given = [name for name in STATE_FILES if getattr(self, name) is not None]
-        self._given_states: dict[str, Any] | None = None  # from the first phase on
+        for event in ("on_save", "on_evaluate"):
+            setattr(self.callback_handler, event, partial(self._tell_callbacks, getattr(self.callback_handler, event)))
+        self._given_states: dict[str, Any] | None = None  # from the first phase on, of what the user made
 
     def _train_phase(
         self, phase: str, checkpoint: str | None, options: dict[str, Any], goes_on: bool = False
@@ -94,7 +99,7 @@ class PhasedTrainerMixin(_Trainer):
         epochs = sum(before.epochs.values()) if goes_on and not self._streams else 0.0
         self._steps_before = sum(before.steps.values()) - steps
         self._epochs_before = sum(before.epochs.values()) - epochs
-        self._log_before = self.state.log_history if before.steps and not goes_on else []
+        self._log_before = self.state.log_history if before.steps else []
         self._handover = self._leave() if goes_on and checkpoint is None else None
         self._renew_optimizer()
         self._phase = phase
@@ -177,6 +182,12 @@ class PhasedTrainerMixin(_Trainer):
                 if not os.path.isfile(os.path.join(self._over_in, file)):
                     raise ValueError(f"{self._over_in} holds no `{file}`, and the retraining goes on with it.")
         state = copy.copy(self.state)
+        state.log_history = []  # it may hold what is no JSON, and is put back as the phase begins
+        exportable = [
+            part for part in (*self.callback_handler.callbacks, self.control) if isinstance(part, ExportableState)
+        ]
+        callbacks = cast(list[TrainerCallback], exportable)
+        state.stateful_callbacks = TrainerState(stateful_callbacks=callbacks).stateful_callbacks
         state.best_metric = state.best_model_checkpoint = state.best_global_step = None  # of another model
         folder = tempfile.TemporaryDirectory()
         state.save_to_json(os.path.join(folder.name, TRAINER_STATE_NAME))
@@ -202,8 +213,11 @@ class PhasedTrainerMixin(_Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if self._handed_over(checkpoint) is None:
             super()._load_rng_state(checkpoint)
+            if self.args.ignore_data_skip or self.state.epoch == int(self.state.epoch or 0.0):
+                self._rows = torch.get_rng_state()  # the epoch has begun, and its rows are not drawn yet
         else:
-            set_seed(self.args.seed + self.state.global_step)  # the same when it is resumed, whatever was drawn since
+            # The same when it is resumed, whatever was drawn since.
+            set_seed((self.args.seed + self.state.global_step) % 2**32)
 
     def _renew_optimizer(self) -> None:
         # An optimizer that the user made can't be made anew for a phase: it goes back to the state that it came in.
@@ -214,6 +228,13 @@ class PhasedTrainerMixin(_Trainer):
                 getattr(self, name).load_state_dict(copy.deepcopy(self._given_states[name]))
             else:
                 setattr(self, name, None)
+
+    @property
+    def _given(self) -> list[str]:
+        """Which of optimizer and schedule the user made."""
+        if self._given_states is None:
+            return [name for name in STATE_FILES if getattr(self, name) is not None]
+        return list(self._given_states)
 
     def _release_optimizer(self) -> None:
         if self._handle is not None:
@@ -227,11 +248,7 @@ class PhasedTrainerMixin(_Trainer):
 
     @property
     def _torch_optimizer(self) -> torch.optim.Optimizer | None:
-        """The optimizer itself, whose step can be hooked, out of Accelerate's wrapper."""
-        optimizer = self.optimizer
-        while isinstance(optimizer, AcceleratedOptimizer):
-            optimizer = optimizer.optimizer
-        return optimizer
+        return None if self.optimizer is None else unwrapped(self.optimizer)
 
     @property
     def searching(self) -> bool:
@@ -272,6 +289,11 @@ class PhasedTrainerMixin(_Trainer):
         """The parent's, with steps and epochs counted from the start of the run."""
         with self._counting_the_run():
             super().log(logs, start_time)
+
+    def _tell_callbacks(self, event: Callable[..., TrainerControl], *args: Any, **kwargs: Any) -> TrainerControl:
+        """Have callbacks find the checkpoint that was just saved by the step in its name."""
+        with self._counting_the_run():
+            return event(*args, **kwargs)
 
     def _report_to_hp_search(self, trial: Any, step: int, metrics: dict[str, float]) -> None:
         super()._report_to_hp_search(trial, step + self._steps_before, metrics)

@@ -26,14 +26,18 @@ def load_renamed(model: nn.Module, folder: str) -> bool:
     """
     if not isinstance(model, PreTrainedModel):
         return False
-    names: set[str] = set()
+    own, known, renamed = model.state_dict().keys(), {}, False
     for file in Path(folder).glob("model*.safetensors"):
         with safe_open(file, framework="pt") as weights:
-            names.update(weights.keys())
-    if names <= model.state_dict().keys():
+            names = set(weights.keys())
+            renamed |= not names <= own
+            known.update({name: weights.get_tensor(name) for name in names & own})
+    if not renamed:
         return False
     with torch.random.fork_rng():
         wide = torch.promote_types(model.dtype, torch.float32)
         saved = load_compact(folder, architecture=type(model), dtype=wide)
-    model.load_state_dict(saved.state_dict())
+    # Parts that a script has exchanged or added are not in the model that the configuration describes.
+    others = {name: weight for name, weight in saved.state_dict().items() if name in own and name not in known}
+    model.load_state_dict({**others, **known})
     return True

@@ -66,7 +66,7 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
         self.callback_handler.callbacks.insert(0, names)
         in_train, self.is_in_train = self.is_in_train, True  # or `fp16_full_eval` would cast the weights for good
         try:
-            metrics = self.evaluate()
+            metrics = self.evaluate() or {}  # a method of one's own may return nothing
         finally:
             self.remove_callback(names)
             self.is_in_train = in_train

@@ -159,12 +159,11 @@ class TicketSearch:
 
         Raises:
             ValueError:
-                The optimizer lacks watched weights, of which it would truncate no step. The target is `"fade"`, and
-                `steps_per_epoch` is missing, or the weights have so few digits that a step's fading is lost in
-                rounding.
+                The optimizer lacks all watched weights, or some where their steps would be truncated. The target is
+                `"fade"`, and `steps_per_epoch` is missing, or the weights have so few digits that a step's fading is
+                lost in rounding.
         """
-        if self.config.truncation_target != "gradient":
-            require_optimized(self.layers, optimizer, every=True)
+        require_optimized(self.layers, optimizer, every=self.config.truncation_target != "gradient")
         if self.config.truncation_target == "fade":
             self._fade = self._fade_of_a_step(steps_per_epoch)
             self._scales = None

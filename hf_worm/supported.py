@@ -32,7 +32,9 @@ def refuse_unsupported(trainer: Trainer, config: WormConfig) -> None:
         config (`WormConfig`): The settings of the search.
 
     Raises:
-        ValueError: Weights or gradients are spread over processes, or [`refuse_optimizer`] refuses `args.optim`.
+        ValueError:
+            Weights or gradients are spread over processes, a signal is to end training, or [`refuse_optimizer`] refuses
+            `args.optim`.
     """
     kind = trainer.accelerator.distributed_type
     if kind not in SUPPORTED:
@@ -45,6 +47,11 @@ def refuse_unsupported(trainer: Trainer, config: WormConfig) -> None:
             f"`{type(trainer).__name__}` does not support `nn.DataParallel`, the choice of the Trainer for "
             f"{trainer.args.n_gpu} GPUs in one process. Launch a process for each GPU with `torchrun`, or show it one "
             "GPU (`CUDA_VISIBLE_DEVICES`)."
+        )
+    if getattr(trainer.args, "enable_jit_checkpoint", False):
+        raise ValueError(
+            f"`{type(trainer).__name__}` does not support `enable_jit_checkpoint`: what it saves and stops at a signal "
+            "would be taken for the end of the search. Save often instead (`save_strategy='steps'`), and resume."
         )
     refuse_optimizer(trainer, OptimizerNames(trainer.args.optim).value, config)
 

@@ -17,6 +17,7 @@ from hf_worm.compact import cut_, left_pruned, require_larger_units
 from hf_worm.config import WormConfig, find_file, parse_json, read_json, replace_file
 from hf_worm.core.masks import pack, unpack
 from hf_worm.core.sharding import local
+from hf_worm.core.truncation import unwrapped
 from hf_worm.core.window import Observation, read_observations
 from hf_worm.layers import RepresentativeLayer, View, representative_layers, require_optimized
 from hf_worm.layers.layer import reshard
@@ -188,6 +189,7 @@ class Held:
         self._pruned = pruned
         self._zero_weights()
         self._zero_states(optimizer)
+        optimizer = unwrapped(optimizer)
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(lambda *_: self._zero_weights()),

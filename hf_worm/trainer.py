@@ -50,13 +50,13 @@ class WormTrainerMixin(CuttingTrainerMixin):
     def __init__(self, *args: Any, worm_config: WormConfig | None = None, **kwargs: Any) -> None:
         self.worm_config = worm_config
         self.search: TicketSearch | None = None
+        self._truncates = False  # from the first `training_step` on
         super().__init__(*args, **kwargs)
         if worm_config is not None:
             refuse_unsupported(self, worm_config)
             self.search = TicketSearch(self._trained_model, worm_config)
             if worm_config.compact:
-                given = "optimizer" in self._given
-                refuse_compact(self._trained_model, self.search.layers, worm_config, given)
+                refuse_compact(self._trained_model, self.search.layers, worm_config, "optimizer" in self._given)
             self.add_callback(PhaseCallback(self, worm_config))
 
     # The three phases.
@@ -80,6 +80,10 @@ class WormTrainerMixin(CuttingTrainerMixin):
 
         Raises:
             ValueError: The checkpoint is damaged, or of a run with other layers or settings.
+            RuntimeError: A subclass has a `training_step` that truncates nothing.
+
+        A callback that sets `control.should_training_stop` ends the phase, as convergence does: the search is drawn,
+        the retraining is the result. To stop a run and go on with it later, interrupt it.
         """
         options = {"trial": trial, "ignore_keys_for_eval": ignore_keys_for_eval, **kwargs}
         if self.worm_config is None:
@@ -133,6 +137,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 raise ValueError(f"{checkpoint} is of the retraining: resume it with `train` or `retrain`.")
             self._require_dense(checkpoint)
         if self._config.compact:
+            refuse_compact(self._trained_model, self._search.layers, self._config, "optimizer" in self._given)
             self._try_cut(self._search)
         self.ticket, self._rest, self.dense_account = None, None, None
         self.progress = Progress()
@@ -155,6 +160,8 @@ class WormTrainerMixin(CuttingTrainerMixin):
         search = self._search
         if self.compacted:
             raise RuntimeError("The ticket is drawn, and cut out of the model: begin anew with `search_ticket()`.")
+        if "search" not in self.progress.steps and self.state.global_step:  # it was interrupted
+            self.progress.finish(self.state.global_step, self.state.epoch or 0.0)
         self.progress.enter("draw")
         self._evaluate_stage("before_draw")
         dense = copy.deepcopy(self._trained_model) if self._config.compact else None
@@ -195,7 +202,8 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 self._load_dense(self.search, checkpoint)
                 self._cut_out()
         args, model_init = self.args, self.model_init
-        goes_on = self._drawn.config.retrain_schedule == "continue"
+        self.ticket = self._to_retrain(self._drawn)
+        goes_on = self._config.retrain_schedule == "continue"
         if goes_on and checkpoint is None:
             if "search" not in self.progress.steps:
                 raise RuntimeError(
@@ -205,7 +213,8 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 raise ValueError(_none_left(self.progress))
         self.args = copy.copy(args)
         if not goes_on:
-            self.args.num_train_epochs, self.args.max_steps = self._drawn.config.retrain_epochs, -1
+            self.args.num_train_epochs, self.args.max_steps = self._config.retrain_epochs, -1
+            self._warn_of_warmup()
         elif checkpoint is None:  # the parent takes it for a training that is resumed, and a stream can't go on within
             self.args.ignore_data_skip = self._streams
         self.model_init = None  # type: ignore[assignment]  # or the parent would begin with a new model
@@ -238,8 +247,25 @@ class WormTrainerMixin(CuttingTrainerMixin):
                     f"{checkpoint} is of a retraining with `{name}={saved!r}`, this trainer has {now!r}. Resume with "
                     "the saved setting, or start anew."
                 )
-        config = dataclasses.replace(ticket.config, retrain_epochs=self._config.retrain_epochs)
-        return dataclasses.replace(ticket, config=config)
+        return self._to_retrain(ticket)
+
+    def _to_retrain(self, ticket: Ticket) -> Ticket:
+        """A ticket, to be retrained as this trainer says: it may be another trainer's, or a folder's."""
+        retraining = {name: getattr(self._config, name) for name in ("retrain_epochs", "retrain_schedule")}
+        if all(getattr(ticket.config, name) == value for name, value in retraining.items()):
+            return ticket
+        return dataclasses.replace(ticket, config=dataclasses.replace(ticket.config, **retraining))
+
+    def _warn_of_warmup(self) -> None:
+        """The schedule begins once more, with its warmup: a number of steps may be meant for the search alone."""
+        steps = self._planned_steps()
+        warmup = self.args.get_warmup_steps(steps)
+        if warmup >= steps:
+            warnings.warn(
+                f"The warmup takes {warmup} steps, and the retraining has {steps}: its learning rate won't reach "
+                f"{self.args.learning_rate:g}. Give the warmup as a share of the steps (`warmup_steps=0.1`).",
+                stacklevel=3,
+            )
 
     def begin_phase(self) -> None:
         super().begin_phase()
@@ -279,9 +305,23 @@ class WormTrainerMixin(CuttingTrainerMixin):
     ) -> torch.Tensor:
         """The parent's step; once the last micro-batch of an optimizer step is in, the gradients are truncated."""
         loss = super().training_step(model, inputs, num_items_in_batch)
+        self._truncates = True
         if self.searching and self.accelerator.sync_gradients:
             self._search.truncate_gradients()
         return loss
+
+    def require_truncation(self) -> None:
+        """Raise a `RuntimeError` where an optimizer step comes whose gradients `training_step` has not been asked for.
+
+        A subclass that overrides it without calling this one would leave them as they are.
+        """
+        gradients = self._config.truncates and self._config.truncation_target == "gradient"
+        if self.searching and gradients and not self._truncates:
+            raise RuntimeError(
+                f"`{type(self).__name__}.training_step` does not call that of `WormTrainerMixin`, which truncates the "
+                "gradients. Derive the trainer from the mixin first, `class Mine(WormTrainerMixin, Theirs)`, or "
+                "truncate the optimizer's steps: `WormConfig(truncation_target='update')`."
+            )
 
     def observe(self) -> Observation:
         """Sample the masks, log what they show, and print it in a line."""

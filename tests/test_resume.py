@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from training import (
@@ -111,15 +112,19 @@ def test_resuming_from_any_checkpoint_of_either_phase_ends_the_same(
         shutil.rmtree(tmp_path / "resumed")
 
 
+def save_under_older_names(model: BertForSequenceClassification, folder: Path) -> None:
+    model.save_pretrained(folder)
+    saved = load_file(folder / "model.safetensors")
+    older = {re.sub(r"(LayerNorm\.)weight$", r"\1gamma", name): weight for name, weight in saved.items()}
+    save_file(older, folder / "model.safetensors", {"format": "pt"})
+
+
 @pytest.mark.parametrize("compact", [False, True], ids=["zeros", "compact"])
 def test_weights_that_are_saved_under_older_names_come_back(
     bert: BertForSequenceClassification, tmp_path: Path, compact: bool
 ) -> None:
     """As those of `bert-base-uncased` are: they keep the names that the file had from which they were loaded."""
-    bert.save_pretrained(tmp_path / "start")
-    saved = load_file(tmp_path / "start" / "model.safetensors")
-    older = {re.sub(r"(LayerNorm\.)weight$", r"\1gamma", name): weight for name, weight in saved.items()}
-    save_file(older, tmp_path / "start" / "model.safetensors", {"format": "pt"})
+    save_under_older_names(bert, tmp_path / "start")
 
     def trainer(name: str, **changes: Any) -> WormTrainer:
         model = BertForSequenceClassification.from_pretrained(tmp_path / "start")
@@ -142,6 +147,33 @@ def test_weights_that_are_saved_under_older_names_come_back(
     assert Path(other.state.best_model_checkpoint) == checkpoints(tmp_path / "other")[-2]
     best = load_compact(other.state.best_model_checkpoint)
     assert same_weights(weights(other.model), weights(best))
+
+
+@pytest.mark.parametrize("change", ["head", "fewer", "more"])
+def test_a_changed_model_under_older_names_comes_back(
+    change: str, bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    """The configuration describes another model than the one that a script has made of it."""
+    save_under_older_names(bert, tmp_path / "start")
+
+    def changed() -> BertForSequenceClassification:
+        model = BertForSequenceClassification.from_pretrained(tmp_path / "start")
+        torch.manual_seed(0)
+        if change == "head":
+            model.classifier = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2))
+        elif change == "fewer":
+            model.bert.encoder.layer = model.bert.encoder.layer[:1]
+        else:
+            model.extra = torch.nn.Linear(16, 2)
+        return model
+
+    best = {"load_best_model_at_end": True, "save_strategy": "epoch", "eval_strategy": "epoch"}
+    whole = worm_trainer(changed(), tmp_path / "whole", eval_dataset=examples(), **best)
+    whole.train()
+    for checkpoint in checkpoints(tmp_path / "whole"):
+        resumed = worm_trainer(changed(), tmp_path / "whole", eval_dataset=examples(), **best)
+        resumed.train(resume_from_checkpoint=str(checkpoint))
+        assert same_weights(weights(resumed.model), weights(whole.model)), checkpoint.name
 
 
 def test_without_a_config_the_parent_class_loads(

@@ -352,12 +352,19 @@ def test_an_epoch_that_goes_on_has_each_row_once_whatever_orders_them(
             return super().training_step(model, inputs, *args)
 
     config = WormConfig(**CONVERGES, retrain_schedule="continue", sample_strategy="steps", sample_steps=4)
-    trainer = worm_trainer(bert, tmp_path, config, Recording, num_train_epochs=3)
+    settings = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 8}
+    trainer = worm_trainer(copy.deepcopy(bert), tmp_path, config, Recording, **settings)
     trainer.train()
     assert trainer.progress.steps == {"search": 12, "retrain": 12}
     epochs = [trainer.rows[first : first + 64] for first in (0, 64, 128)]
     assert [len(set(epoch)) for epoch in epochs] == [len(set(epochs[0]))] * 3 and len(set(epochs[0])) > 60
     assert epochs[0] != epochs[1] != epochs[2]
+
+    Recording.rows.clear()
+    resumed = worm_trainer(bert, tmp_path, config, Recording, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+    assert resumed.progress.steps == {"search": 12, "retrain": 12}
+    assert len(set(resumed.rows[:64])) == len(set(epochs[0])), "resumed where the epoch begins that goes on later"
 
 
 def test_a_stream_begins_anew_where_its_training_goes_on(bert: BertForSequenceClassification, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Truncation: scale the gradients, or the optimizer's step, of the weights about to be pruned."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -60,6 +60,13 @@ def fading(truncation: float, factor: float) -> tuple[float, float]:
     return scale, factor * (1 - truncation) / (1 - scale)
 
 
+def unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer itself, whose step can be hooked, out of a wrapper such as Accelerate's, whose step can't."""
+    while not hasattr(optimizer, "_optimizer_step_pre_hooks") and hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
 class StepTruncation:
     """Makes the optimizer's step smaller on some weights: w ← w_old + scale · (w_new - w_old).
 
@@ -67,7 +74,7 @@ class StepTruncation:
     it scales weight decay too. With [`fading`], the weights become smaller as well.
 
     Args:
-        optimizer (`torch.optim.Optimizer`): Its `step` is hooked.
+        optimizer (`torch.optim.Optimizer`): Its `step` is hooked, or that of the one which it wraps.
         scaled (`Callable[[], Scaled]`): Asked around each step; no weights while nothing is truncated.
     """
 
@@ -75,19 +82,24 @@ class StepTruncation:
         self._scaled = scaled
         self._before: list[torch.Tensor] = []  # kept from step to step: no allocation in the loop
         self.active = True
+        optimizer = unwrapped(optimizer)
         self._hooks = [
-            optimizer.register_step_pre_hook(lambda *_: self._remember()),
-            optimizer.register_step_post_hook(lambda *_: self._shrink()),
+            optimizer.register_step_pre_hook(self._remember),
+            optimizer.register_step_post_hook(self._shrink),
         ]
 
-    def _remember(self) -> None:
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has no optimizer: copies of an optimizer are without its hooks."""
+        return {**self.__dict__, "_hooks": [], "_before": [], "active": False}
+
+    def _remember(self, *of_the_hook: Any) -> None:
         weights, _, carried = self._scaled()
         if len(self._before) != len(weights):
             self._before = [torch.empty_like(weight) for weight in weights]
         for before, weight in zip(self._before, weights, strict=True):
             torch.mul(weight, carried, out=before)
 
-    def _shrink(self) -> None:
+    def _shrink(self, *of_the_hook: Any) -> None:
         weights, scales, _ = self._scaled()
         for before, weight, scale in zip(self._before, weights, scales, strict=True):
             torch.lerp(before, weight, scale, out=weight)  # the foreach lerp can't write into its second argument

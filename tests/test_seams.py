@@ -1,0 +1,270 @@
+"""What a run shares with others: callbacks, subclasses, optimizers made elsewhere, copies, interruptions."""
+
+import copy
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+from training import (
+    QUERY_AND_KEY,
+    arguments,
+    checkpoints,
+    examples,
+    pruned_are_zero,
+    same_weights,
+    weights,
+    worm_trainer,
+)
+from transformers import BertForSequenceClassification, EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_worm import Ticket, TicketSearch, WormConfig, WormTrainer, WormTrainerMixin
+
+AT_ONCE = {"truncate_from": "start", "truncation": 0.0}
+GOES_ON = WormConfig(stopping_point=0.5, retrain_schedule="continue")
+
+
+def batch() -> dict[str, torch.Tensor]:
+    rows = examples(8)
+    return {
+        "input_ids": torch.stack([row["input_ids"] for row in rows]),
+        "labels": torch.tensor([row["labels"] for row in rows]),
+    }
+
+
+def moved(model: nn.Module, before: dict[str, torch.Tensor]) -> list[float]:
+    """The share of each query's and key's weights that are not what they were."""
+    after = model.state_dict()
+    return [float((after[name] != before[name]).float().mean()) for name in QUERY_AND_KEY]
+
+
+# Callbacks.
+
+
+@pytest.mark.parametrize("schedule", ["restart", "continue"])
+def test_callbacks_find_the_checkpoint_that_was_just_saved(
+    schedule: str, bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    """As those of W&B and MLflow do, which upload it."""
+
+    class Uploads(TrainerCallback):
+        found: ClassVar[list[tuple[str, int]]] = []
+        evaluated: ClassVar[list[int]] = []
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            newest = get_last_checkpoint(str(tmp_path))
+            assert newest is not None and Path(newest).name == f"checkpoint-{state.global_step}"
+            self.found.append((trainer.progress.phase, state.global_step))
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.evaluated.append(state.global_step)
+
+    often = {"save_strategy": "epoch", "eval_strategy": "epoch", "eval_dataset": examples(16)}
+    config = WormConfig(stopping_point=0.5, retrain_epochs=2.0, retrain_schedule=schedule)
+    trainer = worm_trainer(bert, tmp_path, config, callbacks=[Uploads()], **often)
+    trainer.train()
+    assert Uploads.found == [("search", 8), ("search", 16), ("search", 24), ("retrain", 32), ("retrain", 40)]
+    assert Uploads.evaluated == [8, 16, 24, 24, 24, 32, 40, 40], "before the draw, drawn, and the result as well"
+    Uploads.found.clear()
+    Uploads.evaluated.clear()
+
+
+def test_a_callback_that_came_between_the_phases_is_saved_with_the_rest(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "eval_dataset": examples(16)}
+    trainer = worm_trainer(bert, tmp_path, GOES_ON, save_strategy="epoch", eval_strategy="epoch", **best)
+    trainer.search_ticket()
+    trainer.draw_ticket()
+    trainer.add_callback(EarlyStoppingCallback(3))
+    trainer.retrain()
+    assert "EarlyStoppingCallback" in (checkpoints(tmp_path)[-1] / "trainer_state.json").read_text()
+
+
+def test_what_a_callback_logs_need_not_be_json_where_training_goes_on(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    class LogsNumpy(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            state.log_history[-1]["mine"] = np.float32(1)
+
+    trainer = worm_trainer(bert, tmp_path, GOES_ON, callbacks=[LogsNumpy()])
+    trainer.train()
+    logged = [entry["step"] for entry in trainer.state.log_history if "loss" in entry]
+    assert logged == list(range(4, 44, 4)), "of both phases"
+
+
+def test_an_evaluation_that_returns_nothing(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    class Silent(WormTrainer):
+        def evaluate(self, *args: Any, **kwargs: Any) -> None:
+            super().evaluate(*args, **kwargs)
+
+    trainer = worm_trainer(bert, tmp_path, kind=Silent, eval_dataset=examples(16))
+    trainer.train()
+    assert trainer.progress.metrics == {"before_draw": {}, "drawn": {}, "retrained": {}}
+
+
+# Subclasses.
+
+
+class OwnStep:
+    """A `training_step` that knows of no other."""
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any) -> torch.Tensor:
+        loss: torch.Tensor = model(**inputs).loss
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+
+class Overrides(OwnStep, WormTrainer):
+    pass
+
+
+class Theirs(OwnStep, Trainer):
+    pass
+
+
+class Derived(WormTrainerMixin, Theirs):
+    pass
+
+
+def test_a_step_that_would_not_be_truncated_is_refused(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"`Overrides\.training_step` does not call that of `WormTrainerMixin`"):
+        worm_trainer(bert, tmp_path, kind=Overrides).train()
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [(Derived, {}), (Overrides, {"truncation_target": "update"}), (Overrides, {"truncation": 1.0})],
+)
+def test_a_step_of_ones_own_that_can_be_truncated(
+    kind: Any, changes: dict[str, Any], bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    trainer = worm_trainer(bert, tmp_path, WormConfig(**{"stopping_point": 0.5, **AT_ONCE, **changes}), kind)
+    trainer.train()
+    assert trainer.ticket is not None and trainer.ticket.converged
+
+
+# Optimizers.
+
+
+def test_an_optimizer_that_is_assigned_trains_both_phases(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    class Assigns(WormTrainer):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+
+        def training_step(self, *args: Any) -> torch.Tensor:
+            trained.add((self.progress.phase, type(self._torch_optimizer)))
+            return super().training_step(*args)
+
+    trained: set[Any] = set()
+    worm_trainer(bert, tmp_path, kind=Assigns).train()
+    assert trained == {("search", torch.optim.SGD), ("retrain", torch.optim.SGD)}
+    compact = WormConfig(layers=["neurons"], compact=True)
+    with pytest.raises(ValueError, match="needs an optimizer that the trainer makes"):
+        worm_trainer(bert, tmp_path / "compact", compact, kind=Assigns).train()
+
+
+@pytest.mark.parametrize("target", ["gradient", "update", "fade"])
+def test_accelerates_optimizer_is_truncated_and_held(target: str, bert: BertForSequenceClassification) -> None:
+    accelerator = Accelerator(cpu=True)
+    model, optimizer = accelerator.prepare(bert, torch.optim.AdamW(bert.parameters(), lr=1e-2, weight_decay=0.0))
+    search = TicketSearch(model, WormConfig(truncation_target=target, **AT_ONCE))
+    search.attach(optimizer, steps_per_epoch=4)
+
+    def step() -> None:
+        accelerator.backward(model(**batch()).loss)
+        search.truncate_gradients()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    before = weights(model)
+    step()
+    assert moved(model, before) == [1.0 if target == "fade" else 0.5] * 4
+    search.observe()
+    ticket = search.draw()
+    ticket.hold(model, optimizer)
+    step()
+    assert all(bool((model.get_parameter(name)[~mask] == 0).all()) for name, mask in ticket.masks.items())
+
+
+def test_an_optimizer_of_other_weights_is_refused_before_the_search(bert: BertForSequenceClassification) -> None:
+    with pytest.raises(ValueError, match="SGD"):
+        TicketSearch(bert, WormConfig()).attach(torch.optim.SGD(bert.classifier.parameters(), lr=0.1))
+
+
+def test_what_is_saved_at_a_signal_is_refused(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    args = arguments(tmp_path)
+    args.enable_jit_checkpoint = True  # transformers 5.0 has no such argument
+    with pytest.raises(ValueError, match="does not support `enable_jit_checkpoint`"):
+        WormTrainer(model=bert, args=args, train_dataset=examples(), worm_config=WormConfig())
+
+
+def test_a_warmup_longer_than_the_retraining_is_told(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="warmup takes 20 steps, and the retraining has 8"):
+        worm_trainer(bert, tmp_path, warmup_steps=20).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        worm_trainer(copy.deepcopy(bert), tmp_path, warmup_steps=7).train()
+
+
+def test_the_largest_seed(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    worm_trainer(bert, tmp_path, GOES_ON, seed=2**32 - 1).train()
+
+
+# Copies, interruptions, tickets from elsewhere.
+
+
+def test_a_copy_of_an_attached_search_truncates_nothing_silently(bert: BertForSequenceClassification) -> None:
+    optimizer = torch.optim.AdamW(bert.parameters(), lr=1e-2)
+    search = TicketSearch(bert, WormConfig(truncation_target="update", **AT_ONCE))
+    handle = search.attach(optimizer)
+    pickle.dumps(search)
+    model, other, copied = copy.deepcopy((bert, optimizer, search))
+    model(**batch()).loss.backward()
+    with pytest.raises(RuntimeError, match="attach"):
+        copied.truncate_gradients()
+    copied.attach(other)
+    before = weights(model)
+    copied.truncate_gradients()
+    other.step()
+    assert moved(model, before) == [0.5] * 4
+    assert handle.active and same_weights(weights(bert), before), "the original is as it was"
+
+
+def test_an_interrupted_search_can_be_drawn(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    class Interrupts(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if trainer.searching and state.global_step == 20:
+                raise KeyboardInterrupt
+
+    config = WormConfig(stopping_point=0.5, window=4)
+    trainer = worm_trainer(bert, tmp_path, config, callbacks=[Interrupts()], save_strategy="epoch", eval_steps=4)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    with pytest.warns(UserWarning, match="had not converged"):
+        trainer.draw_ticket()
+    trainer.retrain()
+    assert trainer.progress.steps == {"search": 20, "retrain": 8}
+    assert trainer.progress.epochs == {"search": 2.5, "retrain": 1.0}
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-8", "checkpoint-16", "checkpoint-28"]
+    assert pruned_are_zero(tmp_path / "checkpoint-28", Ticket.from_pretrained(tmp_path / "checkpoint-28"))
+
+
+def test_a_ticket_from_elsewhere_is_retrained_as_this_trainer_says(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    search = TicketSearch(bert, WormConfig(retrain_epochs=0.0, retrain_schedule="continue"))
+    search.observe()
+    trainer = worm_trainer(bert, tmp_path, WormConfig(retrain_epochs=2.0))
+    trainer.ticket = search.draw()
+    trainer.retrain()
+    assert trainer.progress.steps == {"retrain": 16}
+    assert trainer.report()["config"]["retrain_epochs"] == 2.0
