@@ -498,7 +498,7 @@ def draw(trainer: WormTrainer, masks: dict[str, torch.Tensor]) -> None:
 
 def retrain(trainer: WormTrainer, setting: Setting) -> None:
     """Retrain with the ticket held for what is left of the run's epochs, or as long as the setting says."""
-    assert trainer.ticket is not None
+    assert trainer.worm_config is not None
     if setting.retrain_schedule == "continue":
         trainer.retrain()
         return
@@ -507,8 +507,7 @@ def retrain(trainer: WormTrainer, setting: Setting) -> None:
     if epochs == 0:  # the search took them all
         trainer.progress.metrics["retrained"] = trainer.progress.metrics["drawn"]
         return
-    config = dataclasses.replace(trainer.ticket.config, retrain_epochs=epochs)
-    trainer.ticket = dataclasses.replace(trainer.ticket, config=config)
+    trainer.worm_config = dataclasses.replace(trainer.worm_config, retrain_epochs=epochs)
     trainer.retrain()
 
 

@@ -1,9 +1,11 @@
 """The `hf-worm` command: one door to its subcommands."""
 
+import os
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from io import TextIOWrapper
 
 import torch
 from torch import nn
@@ -21,6 +23,7 @@ from hf_worm.config import WormConfig
 from hf_worm.glue import command as glue
 from hf_worm.glue import demo
 from hf_worm.image import command as image
+from hf_worm.image.model import NEW_MODELS
 from hf_worm.job.model import model_errors_named
 from hf_worm.layers import representative_layers
 from hf_worm.loading import outline
@@ -58,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("command", choices=list(commands), metavar=f"{{{','.join(commands)}}}")
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # of any encoding: a δ that it lacks ends no run
+            stream.reconfigure(errors="replace")
     return commands[parser.parse_args(argv[:1]).command](argv[1:])
 
 
@@ -66,7 +72,11 @@ def show_layers(argv: Sequence[str]) -> int:
     parser = ArgumentParser(
         "hf-worm layers", description="Show which layers of a model would be watched and pruned. Loads no weights."
     )
-    parser.add_argument("model", help="a model's folder, or its id on the Hub")
+    parser.add_argument(
+        "model",
+        type=os.path.expanduser,
+        help=f"a model's folder, or its id on the Hub, or {' or '.join(NEW_MODELS)}, as of `hf-worm image`",
+    )
     parser.add_argument(
         "--layers",
         nargs="+",
@@ -77,7 +87,10 @@ def show_layers(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     try:
         with model_errors_named(options.model):
-            config = AutoConfig.from_pretrained(options.model, trust_remote_code=options.trust_remote_code)
+            if options.model in NEW_MODELS:
+                config: PreTrainedConfig = NEW_MODELS[options.model].config()
+            else:
+                config = AutoConfig.from_pretrained(options.model, trust_remote_code=options.trust_remote_code)
             if hasattr(config, RECORD):
                 model: nn.Module = outline(config, options.model)
             else:
@@ -89,13 +102,15 @@ def show_layers(argv: Sequence[str]) -> int:
     watched = sum(view.weight.numel() for layer in layers for view in layer.views)
     whole = sum(parameter.numel() for parameter in model.parameters())
     width = max(len(layer.name) for layer in layers)
+    lines = []
     for layer in layers:
         kind = f" {layer.granularity}s" if layer.summed else ""
-        print(f"{layer.name:<{width}}  {' × '.join(map(str, layer.shape))}{kind}")
-    print(
+        lines.append(f"{layer.name:<{width}}  {' × '.join(map(str, layer.shape))}{kind}")
+    lines.append(
         f"{len(layers)} layers, {watched:,} weights: {watched / whole:.1%} of the {whole:,} of "
         f"`{type(model).__name__}`."
     )
+    show.print_to_its_end("\n".join(lines))
     return 0
 
 

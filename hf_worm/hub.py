@@ -1,5 +1,6 @@
 """The model card's part on pruning."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hf_worm.speed import cost_rows, gains
 
 TAGS = ("worm", "early-bird", "pruning")
 FROM_SCRATCH = "This model was trained from scratch on "
+OF_NOTHING = "This model is a fine-tuned version of [](https://huggingface.co/) on "
 WORM = (
     "2406.11872",
     """\
@@ -48,15 +50,27 @@ def extend_model_card(folder: str, repository: str | None, report: dict[str, Any
     card.save(path)
 
 
-def correct_origin(folder: str, model: str) -> None:
-    """Say what the model was fine-tuned from, where the parent's card takes it for one that was trained from scratch.
+def correct_origin(folder: str, origin: str, model: str) -> None:
+    """Say what the model was fine-tuned from, if anything, where the parent's card does not know.
 
-    The parent names models of the Hub alone, and would link any other name to one of that name there.
+    The parent takes a model from a local folder for one that was trained from scratch, and one with new weights for one
+    of the Hub, without a name.
+
+    Args:
+        folder (`str`): That of the card.
+        origin (`str`): The folder or the id on the Hub that the model was loaded from; empty where it was not.
+        model (`str`): What to call it.
     """
     path = Path(folder) / "README.md"
     card = path.read_text(encoding="utf-8")
-    if FROM_SCRATCH in card:
-        path.write_text(card.replace(FROM_SCRATCH, f"This model is a fine-tuned version of `{model}` on "), "utf-8")
+    if not origin:
+        corrected = card.replace(OF_NOTHING, FROM_SCRATCH)
+    elif os.path.isdir(origin):
+        corrected = card.replace(FROM_SCRATCH, f"This model is a fine-tuned version of `{model}` on ")
+    else:
+        return
+    if corrected != card:
+        path.write_text(corrected, encoding="utf-8")
 
 
 def card_section(repository: str, report: dict[str, Any]) -> str:
@@ -149,7 +163,7 @@ def _metrics_table(metrics: dict[str, dict[str, float]]) -> str:
     stages = [stage for stage in STAGES if stage in metrics]
     if not stages:
         return "The run had no evaluation set."
-    names = list(metrics[stages[0]])
+    names = list(dict.fromkeys(name for stage in stages for name in metrics[stage]))
     rows = [[STAGES[stage], *[_number(metrics[stage].get(name)) for name in names]] for stage in stages]
     return _table(["", *names], rows)
 

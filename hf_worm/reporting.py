@@ -1,6 +1,5 @@
 """What a run says of itself: the evaluations around the draw, its report, its model card."""
 
-import os
 import shutil
 import warnings
 from pathlib import Path
@@ -88,11 +87,20 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
         Args:
             args, kwargs: As the parent's own: TRL's trainers take other arguments than the `Trainer`.
         """
-        super().create_model_card(*args, **kwargs)
+        log = self.state.log_history
+        ends = [place for place, entry in enumerate(log) if "train_runtime" in entry][:-1]
+        # The parent's table of results ends where the first training does.
+        self.state.log_history = [
+            {name: value for name, value in entry.items() if name != "train_runtime"} if place in ends else entry
+            for place, entry in enumerate(log)
+        ]
+        try:
+            super().create_model_card(*args, **kwargs)
+        finally:
+            self.state.log_history = log
         if not self.is_world_process_zero():
             return
-        if os.path.isdir(origin(self._trained_model)):
-            correct_origin(self._output_dir, model_name(self._trained_model))
+        correct_origin(self._output_dir, origin(self._trained_model), model_name(self._trained_model))
         if self.ticket is not None:
             extend_model_card(self._output_dir, self.hub_model_id or self.args.hub_model_id, self.report())
 

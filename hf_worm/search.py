@@ -55,6 +55,14 @@ class TicketSearch:
         self.config = config
         self.layers: list[RepresentativeLayer] = representative_layers(model, config.layers)
         require_trainable(self.layers)
+        narrow = {layer.parameter.dtype for layer in self.layers if layer.parameter.element_size() < 4}
+        if narrow:
+            warnings.warn(
+                f"Watched weights are of {' and '.join(sorted(map(str, narrow)))}: a step smaller than their rounding "
+                "changes nothing, and masks that stand still for that look converged. Train weights of 32 bits "
+                "(`from_pretrained(..., dtype=torch.float32)`); autocast (`bf16=True`) computes as fast on them.",
+                stacklevel=2,
+            )
         self.history: list[Observation] = []
         self._window = MaskWindow(config.window)
         self._start: dict[str, torch.Tensor] = {}  # masks of the first step's weights, until there is an observation

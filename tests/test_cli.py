@@ -1,6 +1,7 @@
 """The `hf-worm` command, through `main()` and through the installed entry point."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,23 @@ def test_layers_by_pattern_and_of_a_model_without_a_classifier_of_sequences(
     CifarResNetConfig().save_pretrained(tmp_path / "resnet18")
     assert cli.main(["layers", str(tmp_path / "resnet18"), "--layers", "batchnorm"]) == 0
     assert "20 layers, 9,600 weights: 0.1% of the 11,173,962 of `CifarResNet" in capsys.readouterr().out
+
+
+def test_layers_of_a_model_of_the_papers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["layers", "resnet18", "--layers", "batchnorm"]) == 0
+    assert "20 layers, " in capsys.readouterr().out
+
+
+def test_a_terminal_without_greek_letters_ends_no_run() -> None:
+    settings = {**os.environ, "PYTHONIOENCODING": "cp1252", "HF_HUB_OFFLINE": "1"}
+    run = subprocess.run([HF_WORM, "image", "--help"], env=settings, capture_output=True, check=False)
+    assert run.returncode == 0 and b"s 0.1, ? 0.05" in run.stdout
+
+
+def test_a_reader_that_leaves_ends_the_list_of_layers() -> None:
+    command = f"'{HF_WORM}' layers resnet18 --layers batchnorm | head -c 1"
+    run = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (len(run.stdout), run.stderr) == (1, "")
 
 
 def test_layers_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,6 +76,17 @@ def test_a_model_from_a_folder_was_not_trained_from_scratch(
     assert card.data.base_model is None, "there may be another of that name on the Hub"
 
 
+def test_the_cards_table_of_training_has_both_phases(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    often = {"eval_strategy": "epoch", "logging_strategy": "epoch", "eval_dataset": examples(16)}
+    trainer = worm_trainer(bert, tmp_path, **often)
+    trainer.train()
+    trainer.create_model_card()
+    text = (tmp_path / "README.md").read_text()
+    table = text.partition("### Training results")[2].partition("###")[0]
+    assert [line.split("|")[3].strip() for line in table.strip().splitlines()[2:]] == ["8", "16", "24", "32"]
+    assert sum("train_runtime" in entry for entry in trainer.state.log_history) == 2, "the log is as it was"
+
+
 def test_a_card_without_retraining_has_the_results_of_the_drawn_model(
     bert: BertForSequenceClassification, tmp_path: Path
 ) -> None:

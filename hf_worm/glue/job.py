@@ -12,7 +12,7 @@ from transformers import (
 from hf_worm.glue.arguments import GlueArguments
 from hf_worm.glue.data import labelled, text_columns, tokenized
 from hf_worm.glue.loading import load_splits
-from hf_worm.glue.model import load_config, load_model, load_tokenizer, refuse_tokens
+from hf_worm.glue.model import load_config, load_model, load_tokenizer, refuse_length, refuse_tokens
 from hf_worm.glue.tasks import find_task
 from hf_worm.job.labels import task_of
 from hf_worm.job.loading import TRAIN, train_split, validation_splits
@@ -43,6 +43,7 @@ def build_trainer(arguments: GlueArguments, checkpoint: str | None = None) -> tu
     with training.main_process_first(desc="tokenizing"):
         splits = {name: tokenized(split, task, tokenizer, order, arguments.data) for name, split in splits.items()}
     refuse_tokens(model, tokenizer, splits.values())
+    refuse_length(model, tokenizer, splits.values())
     train = splits.pop(TRAIN)
     trainer = make_trainer(
         arguments,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import cast
 
+import torch
 from datasets import Dataset
 from torch import nn
 from transformers import (
@@ -64,6 +65,32 @@ def refuse_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sp
             f"The tokenizer makes the token {largest}, the model knows {known} tokens, from 0: they do not belong "
             "together. Pass the model's own tokenizer as `--tokenizer_name`."
         )
+
+
+def refuse_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, splits: Iterable[Dataset]) -> None:
+    """Try the longest row before training begins, if it may be longer than the model takes.
+
+    Args:
+        model (`PreTrainedModel`): The model; it is not changed.
+        tokenizer (`PreTrainedTokenizerBase`): The tokenizer, which may know no limit.
+        splits (`Iterable[Dataset]`): What it made.
+
+    Raises:
+        ValueError: The model can't take it.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max((row for split in splits for row in split["input_ids"]), key=len)
+    # RoBERTa and its kin count positions from that of the padding token.
+    if positions is None or len(longest) + (tokenizer.pad_token_id or 0) + 1 <= positions:
+        return
+    try:
+        with torch.no_grad():
+            model.eval()(input_ids=torch.tensor([longest]))  # type: ignore[no-untyped-call]
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise ValueError(
+            f"The model has {positions} positions, too few for {len(longest)} tokens ({error}). Pass a smaller "
+            "`--max_seq_length`."
+        ) from error
 
 
 def load_model(arguments: ModelArguments, config: PreTrainedConfig) -> PreTrainedModel:

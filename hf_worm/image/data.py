@@ -4,6 +4,7 @@ import logging
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 from datasets import ClassLabel, Dataset, Image
@@ -93,13 +94,32 @@ def decode(images: Dataset, split: str, channels: int, size: int) -> torch.Tenso
     pixels = torch.empty(len(images), size, size, channels, dtype=torch.uint8)
     for row in range(len(images)):
         try:
-            image = images[row][IMAGE].convert(MODES[channels])
+            image = images[row][IMAGE]
+            image.load()
         except UNREADABLE as error:
             raise ValueError(f"The image of row {row + 1} of the {split} split is damaged: {error}") from error
+        try:
+            image = eight_bit(image).convert(MODES[channels])
+        except ValueError as error:
+            raise ValueError(f"The image of row {row + 1} of the {split} split won't do: {error}") from error
         if image.size != (size, size):
             image = ImageOps.fit(image, (size, size), Pillow.Resampling.BILINEAR)
         pixels[row] = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(size, size, channels)
     return pixels.permute(0, 3, 1, 2).contiguous()
+
+
+def eight_bit(image: Pillow.Image) -> Pillow.Image:
+    """An image of values up to 255, from one of values up to 65,535, which Pillow would cut off at 255.
+
+    Raises:
+        ValueError: It has values of which nobody knows the largest: fractions, or integers of 32 bits.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65_535:
+        raise ValueError(f"its pixels are of mode {image.mode}, of unknown range: save it with 8 or 16 bits.")
+    return Pillow.fromarray((values // 257).astype(np.uint8))
 
 
 def refuse_size(what: str, needed: int, size: int) -> None:

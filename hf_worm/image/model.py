@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from PIL import Image as Pillow
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -18,7 +19,8 @@ from transformers import (
 )
 
 from hf_worm.image.arguments import ModelArguments
-from hf_worm.job.model import hub_options, load_weights, model_errors_named
+from hf_worm.image.data import MODES
+from hf_worm.job.model import dtype_of, hub_options, load_weights, model_errors_named
 from hf_worm.models import CifarResNetConfig, VggBnConfig
 from hf_worm.models.vgg import SMALLEST_IMAGE
 
@@ -72,9 +74,12 @@ def load_model(arguments: ModelArguments, config: PreTrainedConfig) -> PreTraine
         OSError: The weights aren't there.
     """
     if is_new(arguments):
+        dtype = dtype_of(arguments)
         with model_errors_named(arguments.model):
             model: PreTrainedModel = AutoModelForImageClassification.from_config(  # type: ignore[no-untyped-call]
-                config, trust_remote_code=arguments.trust_remote_code
+                config,
+                trust_remote_code=arguments.trust_remote_code,
+                **({} if dtype == "auto" else {"dtype": dtype}),
             )
         return model
     return load_weights(AutoModelForImageClassification, arguments.model, config, arguments)
@@ -101,7 +106,7 @@ def refuse_images(model: PreTrainedModel, pixel_values: torch.Tensor) -> None:
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             f"The model can't take images of {' × '.join(map(str, pixel_values.shape[1:]))}: {error} Pass another "
-            "`--image_size`."
+            "`--image_size`, or another model."
         ) from error
 
 
@@ -171,13 +176,18 @@ def size_of_images(
 def new_processor(size: int, mean: list[float], std: list[float]) -> BaseImageProcessor:
     """A processor that prepares an image as the data was prepared: what a pipeline loads beside the model.
 
+    A pipeline makes all images RGB: to a model of one channel, images have to be given by hand.
+
     Args:
         size (`int`): Edge of the images in pixels.
         mean, std (`list[float]`): Of each channel, of values in [0, 1].
     """
     settings = {
-        "image_processor_type": "ViTImageProcessor",
-        "size": {"height": size, "width": size},
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": size},
+        "crop_size": {"height": size, "width": size},
+        "do_convert_rgb": len(mean) == len(MODES[3]),
+        "resample": Pillow.Resampling.BILINEAR,
         "image_mean": mean,
         "image_std": std,
     }
@@ -190,6 +200,8 @@ def new_processor(size: int, mean: list[float], std: list[float]) -> BaseImagePr
 def normalization(processor: BaseImageProcessor, channels: int) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel, of values in [0, 1], that a pretrained model expects.
 
+    Where it expects values of another range, they are such that it gets them.
+
     Raises:
         ValueError: It expects something else beside.
     """
@@ -197,6 +209,8 @@ def normalization(processor: BaseImageProcessor, channels: int) -> tuple[list[fl
     for name in ("do_flip_channel_order", "rescale_offset"):
         if settings.get(name):
             raise ValueError(f"The model's image processor has `{name}` on, which this command does not offer.")
-    if not settings.get("do_normalize", True):
-        return [0.0] * channels, [1.0] * channels
-    return list(settings["image_mean"]), list(settings["image_std"])
+    factor = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0
+    mean, std = [0.0] * channels, [1.0] * channels
+    if settings.get("do_normalize", True):
+        mean, std = settings["image_mean"], settings["image_std"]
+    return [value / (255 * factor) for value in mean], [value / (255 * factor) for value in std]

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar
 
 from transformers import TrainingArguments
 
@@ -29,6 +29,13 @@ class PretrainedArguments:
     )
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run model code that comes with the model. Only for repositories you trust."}
+    )
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = field(
+        default="float32",
+        metadata={
+            "help": "Data type of the weights, whatever the checkpoint's (auto: as it is). Below 32 bits, small steps "
+            "are lost in rounding; --bf16 computes in bfloat16 and keeps float32 weights."
+        },
     )
     ignore_mismatched_sizes: bool = field(
         default=False, metadata={"help": "Begin with a new head where the model's has another number of labels."}

@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, cast
 
+import torch
 from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
@@ -87,10 +88,15 @@ def set_classes(config: PreTrainedConfig, task: Task) -> tuple[int, ...]:
     return tuple(range(task.num_labels))
 
 
-def _head_alone(auto_class: AutoClass, name: str, config: PreTrainedConfig, arguments: PretrainedArguments) -> bool:
+def dtype_of(arguments: PretrainedArguments) -> torch.dtype | Literal["auto"]:
+    """The data type of the weights that the arguments ask for."""
+    return "auto" if arguments.dtype == "auto" else cast(torch.dtype, getattr(torch, arguments.dtype))
+
+
+def _head_alone(load: Any, name: str, config: PreTrainedConfig, arguments: PretrainedArguments) -> bool:
     """Whether the weights that don't fit are all beside the base model."""
     options = {**hub_options(arguments), "ignore_mismatched_sizes": True, "output_loading_info": True}
-    model, loading = auto_class.from_pretrained(name, config=config, **options)
+    model, loading = load(name, config=config, **options)
     return not any(key[0].startswith(f"{model.base_model_prefix}.") for key in loading["mismatched_keys"])
 
 
@@ -116,11 +122,12 @@ def load_weights(
             model: PreTrainedModel = load(
                 name,
                 config=config,
+                dtype=dtype_of(arguments),
                 ignore_mismatched_sizes=arguments.ignore_mismatched_sizes,
                 **hub_options(arguments),
             )
         except RuntimeError as error:
-            if load is not load_compact and _head_alone(auto_class, name, config, arguments):
+            if _head_alone(load, name, config, arguments):
                 message = f"The weights don't fit a head for {config.num_labels} labels ({error}) Pass "
                 raise ValueError(message + "`--ignore_mismatched_sizes` to begin with a new head.") from error
             raise ValueError(

@@ -12,8 +12,9 @@ from hf_worm import report
 from hf_worm.checkpoint import CHECKPOINT
 from hf_worm.run import STATE_NAME
 
+EVALUATED = ("all_results.json", "eval_results.json")  # what evaluating alone writes
 # What would be taken for a result of the new run where it does not write the file itself.
-RESULTS = (*report.RESULTS, "all_results.json", "trainer_state.json")
+RESULTS = (*report.RESULTS, *EVALUATED, "train_results.json", "trainer_state.json")
 # By one of these a checkpoint is known for a Trainer's, though the run was killed while it wrote it; the last is
 # what a pruning run writes first.
 TRAINERS = ("trainer_state.json", "training_args.bin", STATE_NAME)
@@ -30,8 +31,8 @@ def find_checkpoint(training: TrainingArguments, overwrite: bool, inputs: Iterab
 
     Raises:
         ValueError:
-            The folder is not empty, is a file, holds no checkpoint to resume from, or something to overwrite that no
-            run has written or that this run reads.
+            The folder is not empty, is a file, holds no checkpoint to resume from, something to overwrite that no run
+            has written or that this run reads, or, without training, the results of another run.
         FileNotFoundError: There is no such checkpoint.
         PermissionError: The folder can't be written to.
     """
@@ -40,6 +41,8 @@ def find_checkpoint(training: TrainingArguments, overwrite: bool, inputs: Iterab
         raise ValueError(f"`output_dir` {folder} is a file, not a folder.")
     if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"`output_dir` {folder} can't be written to.")
+    if not training.do_train and folder.is_dir():
+        _refuse_other_run(folder, inputs)
     resume = training.resume_from_checkpoint if training.do_train else None
     if resume is None or resume.lower() == "false":
         if training.do_train and folder.is_dir():
@@ -64,6 +67,19 @@ def find_checkpoint(training: TrainingArguments, overwrite: bool, inputs: Iterab
             "`--save_strategy`."
         )
     return last
+
+
+def _refuse_other_run(folder: Path, inputs: Iterable[str | None]) -> None:
+    """Refuse to write an evaluation among the results of a run that trained another model."""
+    own = [Path(os.path.expanduser(name)).resolve() for name in filter(None, inputs)]
+    if any(path.exists() and path.is_relative_to(folder.resolve()) for path in own):
+        return
+    trained = [entry.name for entry in folder.iterdir() if _goes(entry.name) and entry.name not in EVALUATED]
+    if trained:
+        raise ValueError(
+            f"`output_dir` {folder} holds a run that trained (`{sorted(trained)[0]}`), among whose results those of "
+            "this evaluation don't belong. Pass another `--output_dir`."
+        )
 
 
 def _refuse_inputs(folder: Path, inputs: Iterable[str | None]) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from argparse import ArgumentDefaultsHelpFormatter, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -22,6 +23,7 @@ from hf_worm.job.arguments import Arguments, D, M, RunArguments, check_counts, c
 # `TrainingArguments` has the first two off; a command whose job is to train and evaluate has them on. The last it has
 # on, and PyTorch warns at each phase where there is no accelerator to pin memory for.
 DEFAULTS = {"do_train": True, "do_eval": True, "dataloader_pin_memory": torch.accelerator.is_available()}
+NULLS = ("", "~", "null", "Null", "NULL")  # as YAML writes what is not given
 PREFIXES = ("", "no_")  # of flags; the second turns off what is on by default
 COMMON = """\
 The arguments can stand in a JSON or YAML file; what follows it on the command line overrides it. The command trains,
@@ -122,6 +124,8 @@ def parse(command: CommandLine[M, D], argv: Sequence[str]) -> Arguments[M, D]:
     parser.set_defaults(output_dir=command.output_dir(known))
     parsed: tuple[Any, ...] = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     model, data, run, worm, training = parsed
+    for group in (model, data, training):
+        _expand_home(group)
     if training.do_predict:
         raise ValueError(f"`do_predict` is not offered: {command.no_predict}")
     if not (training.do_train or training.do_eval):
@@ -130,6 +134,13 @@ def parse(command: CommandLine[M, D], argv: Sequence[str]) -> Arguments[M, D]:
     arguments = Arguments(model, data, run, training, None if run.dense else worm)
     command.check(arguments)
     return arguments
+
+
+def _expand_home(arguments: object) -> None:
+    """Make paths of `~/model` and the like, which a shell leaves as they are in `--argument=~/model`, and in files."""
+    for name, value in vars(arguments).items():
+        if isinstance(value, str) and value.startswith("~"):
+            setattr(arguments, name, os.path.expanduser(value))
 
 
 def _is_file(word: str) -> bool:
@@ -180,7 +191,7 @@ def _flags_of_file(path: Path, groups: Sequence[Any]) -> tuple[list[str], dict[s
                 lists[name] = value
             else:
                 flags += [f"--{name}", *map(str, value)]
-        elif value is not None and value not in ("null", "~"):
+        elif value is not None and value not in NULLS:
             flags.append(f"--{name}={value if isinstance(value, str) else json.dumps(_typed(value))}")
     return flags, lists
 

@@ -105,6 +105,21 @@ def left_out(layers: Sequence[str], fused: Named, model: nn.Module, named: Named
     )
 
 
+def experts_left_out(experts: Named, model: nn.Module, named: Named) -> str:
+    """The warning for experts kept together in one weight, in a model where `"neurons"` finds feed-forward blocks too.
+
+    Args:
+        experts (`list[tuple[str, nn.Parameter]]`): Their weights.
+        model (`nn.Module`): The model.
+        named (`list[tuple[str, nn.Parameter]]`): All its parameters.
+    """
+    weights = sum(weight.numel() for _, weight in experts)
+    return (
+        f"Not all feed-forward blocks of `{type(model).__name__}` are watched: experts that are kept together in one "
+        f"weight are not ({listed(list(group(experts, named)), LISTED)}: {weights:,} weights)."
+    )
+
+
 def owned_twice(name: str, one: str, other: str) -> ValueError:
     """For a parameter parts of which two entries of `layers` would prune as units of two kinds."""
     return ValueError(

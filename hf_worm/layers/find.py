@@ -13,6 +13,7 @@ from .attention import ROLES, fused_projections, projections
 from .batchnorm import batchnorm_scales
 from .errors import (
     WORDS,
+    experts_left_out,
     frozen,
     left_out,
     no_entries,
@@ -26,7 +27,7 @@ from .errors import (
 from .heads import heads
 from .layer import Granularity, RepresentativeLayer, View
 from .names import Named, matches, named_parameters
-from .neurons import neurons
+from .neurons import experts, neurons
 
 
 def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "key")) -> list[RepresentativeLayer]:
@@ -47,7 +48,8 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
 
             and may end in a ratio of its own: `"neurons=0.75"`.
 
-    Warns where a word finds some of the attentions, and others that train have a fused projection.
+    Warns where a word finds some of the attentions, and others that train have a fused projection; and where
+    `"neurons"` leaves out experts that train.
 
     Returns:
         `list[RepresentativeLayer]`: In the order of `model.named_parameters()`, each parameter once however often it is
@@ -99,6 +101,11 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
     fused = [(name, weight) for name, weight in fused if weight.requires_grad]
     if fused and any(entry in ROLES for entry in ratios):
         warnings.warn(left_out(layers, fused, model, named), stacklevel=2)
+
+    if "neurons" in ratios:
+        trained = [(name, weight) for name, weight in experts(named) if weight not in owned and weight.requires_grad]
+        if trained:
+            warnings.warn(experts_left_out(trained, model, named), stacklevel=2)
 
     result = []
     for name, parameter in named:

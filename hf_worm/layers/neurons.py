@@ -35,6 +35,15 @@ def neurons(named: Named) -> list[tuple[View, ...]]:
     return [views for views in found if views]
 
 
+def experts(named: Named) -> Named:
+    """The weights of experts that are kept together in one parameter, whose neurons are no rows of a matrix.
+
+    Args:
+        named (`list[tuple[str, nn.Parameter]]`): All parameters of the model.
+    """
+    return [(name, weight) for name, weight in named if weight.dim() == 3 and "experts" in name.split(".")]
+
+
 def _of_block(
     parameters: dict[str, nn.Parameter], block: str, inputs: tuple[str, ...], output: str
 ) -> tuple[View, ...]:

@@ -31,7 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         on stderr says why, and the others are shown.
     """
     parser = ArgumentParser(PROGRAM, description=DESCRIPTION, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, a checkpoint, or a model on the Hub")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        type=os.path.expanduser,
+        help="a run's folder, a checkpoint, or a model on the Hub",
+    )
     parser.add_argument(
         "--figures",
         metavar="FOLDER",
@@ -54,14 +60,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not records:
         return status
     try:
-        print(run_text(records[0]) if len(records) == 1 else comparison_text(records), flush=True)
+        print_to_its_end(run_text(records[0]) if len(records) == 1 else comparison_text(records))
         if options.figures is not None:
-            print("\nFigures", *write_figures(records, options.figures), sep="\n  ", flush=True)
-    except BrokenPipeError:  # the reader, `head` for one, has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print_to_its_end("\n  ".join(["\nFigures", *map(str, write_figures(records, options.figures))]))
     except OSError as error:
         return _refuse(str(error))
     return status
+
+
+def print_to_its_end(text: str) -> None:
+    """Print, or stop quietly where the reader, `head` for one, has left."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(reason: str) -> int:

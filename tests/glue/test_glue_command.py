@@ -2,13 +2,15 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_data import glue_folder, judgements, write_csv
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_worm import Ticket, WormConfig
 from hf_worm.glue.command import GLUE, main
@@ -60,7 +62,9 @@ def test_what_was_trained_can_be_evaluated_alone(flags: Flags, out: Path, tmp_pa
     assert not (tmp_path / "again" / "model.safetensors").exists()
 
 
-def test_a_smaller_model_is_evaluated_and_trained_further(flags: Flags, out: Path, tmp_path: Path):
+def test_a_smaller_model_is_evaluated_and_trained_further(
+    flags: Flags, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     """Plain `from_pretrained` can't load it, and `--ignore_mismatched_sizes` would begin its attentions anew."""
     smaller = {"layers": "heads", "compact": "true", "scope": "global"}
     assert main(flags(**smaller)) == 0
@@ -74,6 +78,42 @@ def test_a_smaller_model_is_evaluated_and_trained_further(flags: Flags, out: Pat
     assert main(flags(**again, layers="neurons", compact="true")) == 0
     further = json.loads((tmp_path / "further" / "worm_report.json").read_text())["account"]
     assert further["model_weights"] == trained["account"]["compact_weights"] > further["compact_weights"]
+    rows = [{**row, "label": place % 3} for place, row in enumerate(judgements(24))]
+    file = write_csv(tmp_path / "three.csv", rows)
+    again |= {"output_dir": tmp_path / "three", "train_file": file, "validation_file": file, "num_train_epochs": 1}
+    assert main(flags(**again)) == 2
+    assert "Pass `--ignore_mismatched_sizes` to begin with a new head" in capsys.readouterr().err
+    assert main(flags(**again, ignore_mismatched_sizes=True)) == 0
+
+
+def test_weights_below_32_bits_are_trained_in_32(flags: Flags, out: Path, tiny_model: Path, tmp_path: Path):
+    half = tmp_path / "half"
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(half)
+    AutoModelForSequenceClassification.from_pretrained(tiny_model, dtype=torch.bfloat16).save_pretrained(half)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Watched weights")
+        assert main(flags(model_name_or_path=half, learning_rate=1e-5, num_train_epochs=2)) == 0
+    moved = Ticket.from_pretrained(out).history[-1]
+    assert load_file(out / "model.safetensors")["classifier.weight"].dtype == torch.float32
+    with pytest.warns(UserWarning, match=r"Watched weights are of torch\.bfloat16"):
+        main(flags(model_name_or_path=half, dtype="auto", num_train_epochs=2, output_dir=tmp_path / "as it is"))
+    saved = load_file(tmp_path / "as it is" / "model.safetensors")
+    assert saved["classifier.weight"].dtype == torch.bfloat16 and moved.max_distance is not None
+
+
+@pytest.mark.parametrize(("positions", "status"), [(6, 2), (7, 0)])
+def test_rows_longer_than_the_model_are_refused_before_training(
+    positions: int, status: int, flags: Flags, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    short = tmp_path / "short"
+    AutoTokenizer.from_pretrained(tiny_model, model_max_length=10**30).save_pretrained(short)
+    config = AutoConfig.from_pretrained(tiny_model, max_position_embeddings=positions)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(short)
+    rows = [{**row, "sentence": f"{row['sentence']} the"} for row in judgements(16)]  # of 7 tokens
+    file = write_csv(tmp_path / "longer.csv", rows)
+    files = {"train_file": file, "validation_file": file, "num_train_epochs": 1, "retrain_epochs": 0}
+    assert main(flags(model_name_or_path=short, **files)) == status
+    assert ("The model has 6 positions, too few for 7 tokens" in capsys.readouterr().err) == bool(status)
 
 
 def test_training_alone_needs_no_validation_data(flags: Flags, out: Path, capsys: pytest.CaptureFixture[str]):

@@ -112,8 +112,9 @@ def test_a_local_folder_and_vgg(flags: Flags, out: Path, tmp_path: Path) -> None
     model = AutoModelForImageClassification.from_pretrained(out)
     assert model.config.id2label == {0: "dark", 1: "bright"}
     assert len(Ticket.from_pretrained(out).masks) == 8
-    assert json.loads((out / "preprocessor_config.json").read_text())["size"] == {"height": 32, "width": 32}
-    assert str(folder) not in (out / "README.md").read_text()
+    assert json.loads((out / "preprocessor_config.json").read_text())["crop_size"] == {"height": 32, "width": 32}
+    card = (out / "README.md").read_text()
+    assert str(folder) not in card and "This model was trained from scratch on the patches dataset" in card
 
 
 def test_a_pretrained_resnet_of_the_hub_is_fine_tuned_with_its_own_normalization(
@@ -126,7 +127,7 @@ def test_a_pretrained_resnet_of_the_hub_is_fine_tuned_with_its_own_normalization
     assert command.main(flags(**changes)) == 2, "its head is of five classes"
     assert command.main(flags(**changes, ignore_mismatched_sizes=True)) == 0
     saved = json.loads((out / "preprocessor_config.json").read_text())
-    assert saved["image_mean"] == [0.1, 0.2, 0.3] and saved["size"] == {"height": 16, "width": 16}
+    assert saved["image_mean"] == [0.1, 0.2, 0.3] and saved["crop_size"] == {"height": 16, "width": 16}
     assert all("normalization" in name or "shortcut" in name for name in Ticket.from_pretrained(out).masks)
 
 

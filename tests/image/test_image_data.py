@@ -182,6 +182,18 @@ def test_images_of_every_mode_become_colours_or_grey(mode: str, channels: int) -
     assert pixels[0, :, 0, 0].tolist() == np.atleast_1d(values).tolist()
 
 
+def test_sixteen_bits_become_eight() -> None:
+    values = np.random.default_rng(0).integers(0, 65_536, (6, 6))
+    grey = Pillow.fromarray(values.astype(np.uint16))
+    assert grey.mode == "I;16"
+    for image in (grey, Pillow.fromarray(values.astype(np.int32))):
+        pixels = decode(stored([encoded(image, "TIFF")]), "train", 1, 6)
+        assert np.array_equal(pixels[0, 0].numpy(), values // 257)
+    for image in (Pillow.fromarray(np.full((6, 6), 0.5, np.float32)), Pillow.fromarray(np.full((6, 6), -1, np.int32))):
+        with pytest.raises(ValueError, match=r"row 1 of the train split won't do: its pixels are of mode [FI], of unk"):
+            decode(stored([encoded(image, "TIFF")]), "train", 1, 6)
+
+
 def test_other_sizes_are_cropped_to_the_middle_and_resized() -> None:
     wide = Pillow.new("RGB", (30, 10), (255, 0, 0))
     wide.paste((0, 255, 0), (10, 0, 20, 10))  # the middle third

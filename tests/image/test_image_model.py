@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset, Features, Image
 from PIL import Image as Pillow
 from transformers import AutoImageProcessor, PreTrainedConfig, ResNetConfig, ResNetForImageClassification, ViTConfig
 
 from hf_worm.image.arguments import ModelArguments
+from hf_worm.image.data import decode
 from hf_worm.image.dataset import ImageDataset
 from hf_worm.image.model import (
     load_config,
@@ -110,6 +113,31 @@ def test_a_saved_processor_prepares_an_image_as_training_did(tmp_path: Path) -> 
     image = Pillow.fromarray(pixels[0].permute(1, 2, 0).numpy())
     prepared = AutoImageProcessor.from_pretrained(tmp_path)(image, return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(prepared, trained_on, atol=1e-5, rtol=1e-5)
+
+
+def test_a_saved_processor_takes_the_middle_as_training_did(tmp_path: Path) -> None:
+    mean, std = [0.5] * 3, [0.25] * 3
+    new_processor(8, mean, std).save_pretrained(tmp_path)
+    smooth = np.add.outer(np.arange(8), 5 * np.arange(32))[..., None] * np.array([1, 0.5, 0.8])
+    smooth[:, :8], smooth[:, -8:] = 255, 0  # beside the middle
+    image = Pillow.fromarray(smooth.astype(np.uint8)).resize((64, 16), Pillow.Resampling.BILINEAR)
+    rows = Dataset.from_dict({"image": [image]}, Features({"image": Image()}))
+    trained_on = ImageDataset(decode(rows, "train", 3, 8), torch.zeros(1).long(), mean, std)[0]["pixel_values"]
+    prepared = AutoImageProcessor.from_pretrained(tmp_path)(image, return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(prepared, trained_on, atol=0.05, rtol=0)
+
+
+def test_values_are_scaled_as_the_processor_scales_them(tmp_path: Path) -> None:
+    mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
+    pixels = torch.randint(0, 256, (1, 3, 6, 6), dtype=torch.uint8)
+    image = Pillow.fromarray(pixels[0].permute(1, 2, 0).numpy())
+    for changes in ({"do_rescale": False}, {"rescale_factor": 1 / 127.5}):
+        processor = new_processor(6, mean, std)
+        for name, value in changes.items():
+            setattr(processor, name, value)
+        trained_on = ImageDataset(pixels, torch.zeros(1).long(), *normalization(processor, 3))[0]["pixel_values"]
+        prepared = processor(image, return_tensors="pt")["pixel_values"][0]
+        torch.testing.assert_close(trained_on, prepared, atol=1e-3, rtol=1e-4)
 
 
 def test_normalization_is_the_processors() -> None:

@@ -36,10 +36,18 @@ def test_a_used_folder_is_refused_or_given_up(used: Path):
         find_checkpoint(training(used, "false"), overwrite=False)
 
 
-def test_evaluation_alone_may_use_a_used_folder(used: Path):
+def test_evaluation_alone_leaves_the_results_of_another_run(used: Path, tmp_path: Path):
     arguments = training(used, "last")
     arguments.do_train = False
-    assert find_checkpoint(arguments, overwrite=False) is None
+    with pytest.raises(ValueError, match=r"holds a run that trained \(`checkpoint-10`\)"):
+        find_checkpoint(arguments, overwrite=True, inputs=["bert-base-uncased", str(tmp_path / "elsewhere")])
+    for own in (used, used / "checkpoint-10"):
+        assert find_checkpoint(arguments, overwrite=False, inputs=[str(own)]) is None, "what it trained"
+    evaluated = training(tmp_path / "evaluated", "last")
+    evaluated.do_train = False
+    (tmp_path / "evaluated").mkdir()
+    (tmp_path / "evaluated" / "eval_results.json").write_text("{}")
+    assert find_checkpoint(evaluated, overwrite=False) is None, "an earlier evaluation"
 
 
 @pytest.mark.parametrize("word", ["last", "true", "True"])

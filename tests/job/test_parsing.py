@@ -128,6 +128,21 @@ def test_a_file_can_hold_lists_that_no_flag_can(tmp_path: Path):
             parsed(file)
 
 
+def test_a_path_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    arguments = parsed(*NEEDED, "--cache_dir=~/cache", "--output_dir=~/out", "--model_revision=a~b")
+    assert arguments.model.cache_dir == str(tmp_path / "cache")
+    assert (arguments.training.output_dir, arguments.model.model_revision) == (str(tmp_path / "out"), "a~b")
+
+
+@pytest.mark.parametrize("empty", ["", "~", "null", "Null", "NULL"])
+def test_what_a_file_leaves_empty_is_not_given(tmp_path: Path, empty: str):
+    (tmp_path / "a.yaml").write_text(f"cache_dir: {empty}\nmax_steps: {empty}\nlearning_rate: 1e-3\n")
+    arguments = parsed(tmp_path / "a.yaml", *NEEDED)
+    assert (arguments.model.cache_dir, arguments.training.max_steps) == (None, -1)
+    assert arguments.training.learning_rate == 1e-3
+
+
 def test_a_file_of_another_editor(tmp_path: Path):
     file = tmp_path / "arguments.JSON"
     file.write_text(JSON, encoding="utf-8-sig")

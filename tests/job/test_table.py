@@ -1,6 +1,8 @@
 import copy
 
-from hf_worm.job.table import aligned, plain_table, result_table
+import pytest
+
+from hf_worm.job.table import aligned, counted, plain_table, result_table
 
 REPORT = {
     "metrics": {
@@ -82,3 +84,11 @@ def test_a_run_without_pruning_has_one_row():
 
 def test_columns_are_aligned():
     assert aligned([["", "a"], ["long", "1.0"]]) == ["        a", "long  1.0"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1, "1 step"), (0, "0 steps"), (2.5, "2.5 steps"), (1 / 3, "0.33 steps"), (1_234_567, "1,234,567 steps")],
+)
+def test_counts_are_written_out(value: float, text: str):
+    assert counted(value, "step") == text

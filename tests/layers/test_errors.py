@@ -1,6 +1,7 @@
 """Each error says what was got, what is needed, and a setting that works."""
 
 import re
+import warnings
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from transformers import (
     GPTNeoXConfig,
     MambaConfig,
     PretrainedConfig,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
     ResNetConfig,
 )
 
@@ -243,3 +246,32 @@ def test_frozen_under_lora_says_that_only_the_adapter_trains() -> None:
     layers = representative_layers(model)
     with pytest.raises(ValueError, match=r"`query\.base_layer\.weight`.*adapter.*merge"):
         require_trainable(layers)
+
+
+def test_experts_that_are_left_out_are_named() -> None:
+    config = Qwen2MoeConfig(
+        vocab_size=16,
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=16,
+        moe_intermediate_size=4,
+        shared_expert_intermediate_size=12,
+        num_experts=3,
+        num_experts_per_tok=1,
+    )
+    model = Qwen2MoeForCausalLM(config)
+    together = [name for name, weight in model.named_parameters() if weight.dim() == 3]
+    if not together:
+        pytest.skip("this version of transformers keeps each expert's projections apart, where they are found")
+    with pytest.warns(UserWarning, match=r"Not all feed-forward blocks of `Qwen2MoeForCausalLM`.*experts") as caught:
+        found = representative_layers(model, ["neurons"])
+    assert [layer.shape for layer in found] == [(12,)] * 2
+    weights = sum(model.get_parameter(name).numel() for name in together)
+    assert f"{weights:,} weights" in str(caught[0].message)
+    for name in together:
+        model.get_parameter(name).requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        representative_layers(model, ["neurons"])
