@@ -22,6 +22,7 @@ from hf_worm.run import Progress, load_state
 from hf_worm.search import FADE_BOUND, TicketSearch
 from hf_worm.supported import refuse_compact, refuse_optimizer, refuse_unsupported
 from hf_worm.ticket import Ticket
+from hf_worm.trackers import one_run
 
 
 class WormTrainerMixin(CuttingTrainerMixin):
@@ -97,16 +98,17 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 f"`{type(self.train_dataset).__name__}`. Set `retrain_epochs=0` and retrain with `ticket.hold`."
             )
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
-        if checkpoint is not None and load_state(checkpoint)[0].phase == "retrain":
-            return self.retrain(checkpoint, **options)
-        output = self.search_ticket(checkpoint, **options)
-        self.draw_ticket()
-        if (self.worm_config.retrain_epochs if restarts else self._steps_left()) > 0:
-            output = self.retrain(**options)
-        else:
-            if not restarts and self._drawn.converged:  # of masks that had not converged, the draw has warned
-                warnings.warn(f"{_none_left(self.progress)} The drawn model is the result.", stacklevel=2)
-            self._log_result("drawn")
+        with one_run(self):
+            if checkpoint is not None and load_state(checkpoint)[0].phase == "retrain":
+                return self.retrain(checkpoint, **options)
+            output = self.search_ticket(checkpoint, **options)
+            self.draw_ticket()
+            if (self.worm_config.retrain_epochs if restarts else self._steps_left()) > 0:
+                output = self.retrain(**options)
+            else:
+                if not restarts and self._drawn.converged:  # of masks that had not converged, the draw has warned
+                    warnings.warn(f"{_none_left(self.progress)} The drawn model is the result.", stacklevel=2)
+                self._log_result("drawn")
         if trial is not None:
             # What a hyperparameter search was told last may be of the unpruned model; now it evaluates the result.
             self.objective: float | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "hf_worm"
-TRAINER_ROOM = {"trainer", "cutting", "reporting", "callback", "phases", "checkpoint", "run", "renamed"}
+TRAINER_ROOM = {"trainer", "cutting", "reporting", "callback", "phases", "checkpoint", "run", "renamed", "trackers"}
 TRAINER_ROOM |= {"report", "hub", "loading", "supported"}
 
 # Which rooms of the package each room may import.

@@ -22,6 +22,7 @@ from training import (
     worm_trainer,
 )
 from transformers import BertForSequenceClassification, EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers.integrations.integration_utils import MLflowCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_worm import Ticket, TicketSearch, WormConfig, WormTrainer, WormTrainerMixin
@@ -98,6 +99,43 @@ def test_what_a_callback_logs_need_not_be_json_where_training_goes_on(
     trainer.train()
     logged = [entry["step"] for entry in trainer.state.log_history if "loss" in entry]
     assert logged == list(range(4, 44, 4)), "of both phases"
+
+
+class Tracker(MLflowCallback):
+    """Knows when a tracker's run is told to begin and to end, and what is logged after."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.events.append("begin")
+
+    def on_log(self, *args: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        self.events.append("log")
+
+    def on_save(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        assert kwargs["model"] is not None
+        self.events.append(f"end at {state.global_step}")
+
+    def __del__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("retrain_epochs", "end"), [(1.0, "end at 32"), (0.0, "end at 24")])
+def test_a_trackers_run_has_all_phases_in_it(
+    retrain_epochs: float, end: str, bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    config = WormConfig(stopping_point=0.5, retrain_epochs=retrain_epochs)
+    trainer = worm_trainer(bert, tmp_path, config, callbacks=[tracker := Tracker()], eval_dataset=examples(16))
+    trainer.train()
+    assert [event for event in tracker.events if event.startswith("end")] == [end]
+    assert tracker.events[-1] == end and tracker.events[0] == "begin", "what is evaluated after a phase is in it"
+    tracker.events.clear()
+    trainer.search_ticket()
+    assert tracker.events[-1] == "end at 24", "a phase by itself is a training"
 
 
 def test_an_evaluation_that_returns_nothing(bert: BertForSequenceClassification, tmp_path: Path) -> None:
