@@ -5,33 +5,26 @@ import math
 import os
 import tempfile
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint, has_length, set_seed
 
 from hf_worm.checkpoint import require_whole
 from hf_worm.core.truncation import unwrapped
+from hf_worm.counting import CountingTrainerMixin
 from hf_worm.renamed import load_renamed
 from hf_worm.run import Progress, load_state, save_state
 
 STATE_FILES = {"optimizer": OPTIMIZER_NAME, "lr_scheduler": SCHEDULER_NAME}
 
 Checkpoint = str | os.PathLike[str] | bool | None  # what may be resumed from; `True`: the last in `output_dir`
-
-if TYPE_CHECKING:
-    _Trainer = Trainer
-else:
-    _Trainer = object
 
 
 class Handover(NamedTuple):
@@ -50,13 +43,10 @@ class Handover(NamedTuple):
     rows: torch.Tensor | None
 
 
-class PhasedTrainerMixin(_Trainer):
+class PhasedTrainerMixin(CountingTrainerMixin):
     """Runs the parent's `train` once for each phase of a run.
 
-    The parent counts every training from step 0. Here all that leaves it (logs, checkpoints and their names, and what
-    callbacks see as it logs, evaluates and saves) counts from the start of the run, so that the phases' checkpoints
-    don't overwrite each other and the last is the newest; at all other events, callbacks see the phase's own count. A
-    phase that goes on with the training of the one before is, to the parent, that training resumed.
+    A phase that goes on with the training of the one before is, to the parent, that training resumed.
 
     Attributes:
         progress (`Progress`): Steps, epochs, seconds and metrics of the phases so far.
@@ -65,8 +55,6 @@ class PhasedTrainerMixin(_Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.progress = Progress()
         self._phase: str | None = None  # while the parent's `train` runs
-        self._steps_before = 0  # of the finished phases, which the parent does not count
-        self._epochs_before = 0.0
         self._log_before: list[dict[str, float]] = []
         self._checkpoint_state: tuple[Progress, dict[str, Any]] | None = None  # what a resumed phase begins from
         self._saving_checkpoint = False
@@ -75,8 +63,6 @@ class PhasedTrainerMixin(_Trainer):
         self._handover: Handover | None = None  # while a phase goes on with the training of the one before
         self._rows: torch.Tensor | None = None  # torch's random state at the beginning of the newest epoch
         super().__init__(*args, **kwargs)
-        for event in ("on_save", "on_evaluate"):
-            setattr(self.callback_handler, event, partial(self._tell_callbacks, getattr(self.callback_handler, event)))
         self._given_states: dict[str, Any] | None = None  # from the first phase on, of what the user made
 
     def _train_phase(
@@ -283,26 +269,12 @@ class PhasedTrainerMixin(_Trainer):
         require_whole(last)
         return last
 
-    # Counting.
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The parent's, with steps and epochs counted from the start of the run."""
-        with self._counting_the_run():
-            super().log(logs, start_time)
-
-    def _tell_callbacks(self, event: Callable[..., TrainerControl], *args: Any, **kwargs: Any) -> TrainerControl:
-        """Have callbacks find the checkpoint that was just saved by the step in its name."""
-        with self._counting_the_run():
-            return event(*args, **kwargs)
-
-    def _report_to_hp_search(self, trial: Any, step: int, metrics: dict[str, float]) -> None:
-        super()._report_to_hp_search(trial, step + self._steps_before, metrics)
+    # Checkpoints.
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._saving_checkpoint = self._phase is not None
         try:
-            with self._counting_the_run():
-                super()._save_checkpoint(model, trial)
+            super()._save_checkpoint(model, trial)
         finally:
             self._saving_checkpoint = False
 
@@ -328,22 +300,3 @@ class PhasedTrainerMixin(_Trainer):
     def _load_best_model(self) -> None:
         if self._phase is None or not load_renamed(self._trained_model, str(self.state.best_model_checkpoint)):
             super()._load_best_model()
-
-    @contextmanager
-    def _counting_the_run(self) -> Iterator[None]:
-        state = self.state
-        of_the_phase = state.global_step, state.epoch, state.max_steps, state.best_global_step
-        self._count(+1)
-        try:
-            yield
-        finally:
-            state.global_step, state.epoch, state.max_steps, state.best_global_step = of_the_phase
-
-    def _count(self, sign: int) -> None:
-        """Make the state count from the start of the run (+1), or from that of the phase again (-1)."""
-        self.state.global_step += sign * self._steps_before
-        self.state.max_steps += sign * self._steps_before
-        if self.state.epoch is not None:
-            self.state.epoch += sign * self._epochs_before
-        if self.state.best_global_step:
-            self.state.best_global_step += sign * self._steps_before

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "hf_worm"
-TRAINER_ROOM = {"trainer", "cutting", "reporting", "callback", "phases", "checkpoint", "run", "renamed", "trackers"}
-TRAINER_ROOM |= {"report", "hub", "loading", "supported"}
+TRAINER_ROOM = {"trainer", "cutting", "reporting", "callback", "phases", "counting", "checkpoint", "run", "renamed"}
+TRAINER_ROOM |= {"report", "hub", "loading", "supported", "trackers"}
 
 # Which rooms of the package each room may import.
 MAY_IMPORT: dict[str, set[str]] = {"config": set(), "core": {"core"}, "layers": {"layers", "core", "config"}}

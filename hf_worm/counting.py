@@ -1,0 +1,66 @@
+"""One count of steps and epochs for a run of several trainings."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from transformers import Trainer, TrainerControl
+
+if TYPE_CHECKING:
+    _Trainer = Trainer
+else:
+    _Trainer = object
+
+
+class CountingTrainerMixin(_Trainer):
+    """Counts from the start of the run what leaves the parent, which counts every training from step 0.
+
+    That is what it logs, its checkpoints and their names, and what callbacks see as it logs, evaluates and saves: the
+    checkpoints don't overwrite each other, and the last is the newest. At all other events, callbacks see the
+    training's own count.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._steps_before = 0  # of the finished trainings, which the parent does not count
+        self._epochs_before = 0.0
+        super().__init__(*args, **kwargs)
+        for event in ("on_save", "on_evaluate"):
+            setattr(self.callback_handler, event, partial(self._tell_callbacks, getattr(self.callback_handler, event)))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The parent's, with steps and epochs counted from the start of the run."""
+        with self._counting_the_run():
+            super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with self._counting_the_run():
+            super()._save_checkpoint(model, trial)
+
+    def _tell_callbacks(self, event: Callable[..., TrainerControl], *args: Any, **kwargs: Any) -> TrainerControl:
+        """Have callbacks find the checkpoint that was just saved by the step in its name."""
+        with self._counting_the_run():
+            return event(*args, **kwargs)
+
+    def _report_to_hp_search(self, trial: Any, step: int, metrics: dict[str, float]) -> None:
+        super()._report_to_hp_search(trial, step + self._steps_before, metrics)
+
+    @contextmanager
+    def _counting_the_run(self) -> Iterator[None]:
+        state = self.state
+        of_the_phase = state.global_step, state.epoch, state.max_steps, state.best_global_step
+        self._count(+1)
+        try:
+            yield
+        finally:
+            state.global_step, state.epoch, state.max_steps, state.best_global_step = of_the_phase
+
+    def _count(self, sign: int) -> None:
+        """Make the state count from the start of the run (+1), or from that of the phase again (-1)."""
+        self.state.global_step += sign * self._steps_before
+        self.state.max_steps += sign * self._steps_before
+        if self.state.epoch is not None:
+            self.state.epoch += sign * self._epochs_before
+        if self.state.best_global_step:
+            self.state.best_global_step += sign * self._steps_before
