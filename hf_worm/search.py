@@ -15,7 +15,7 @@ from hf_worm.core.truncation import Scaled, StepTruncation, fade_factor, fading,
 from hf_worm.core.window import MaskWindow, Observation, read_observations
 from hf_worm.layers import RepresentativeLayer, representative_layers, require_optimized, require_trainable
 from hf_worm.layers.layer import reshard
-from hf_worm.layers.names import listed
+from hf_worm.layers.names import firsts
 from hf_worm.ticket import Ticket, mismatch
 
 FADE_BOUND = 0.03  # share of the layers' L1 norm that fading weights may hold when they are drawn
@@ -202,7 +202,7 @@ class TicketSearch:
         emptied = [name for name, mask in masks.items() if not mask.any()]
         if emptied:
             warnings.warn(
-                f"The ticket prunes all of {listed(emptied)}: nothing passes through such a layer. Prune less "
+                f"The ticket prunes all of {firsts(emptied)}: nothing passes through such a layer. Prune less "
                 "(`prune_ratio`), or the same share of each layer (`scope='layer'`).",
                 stacklevel=2,
             )
@@ -312,7 +312,7 @@ class TicketSearch:
         ]
         if gone:
             raise RuntimeError(
-                f"{listed(gone)}: no longer a parameter of the model. `fully_shard`, for one, puts new parameters in "
+                f"{firsts(gone)}: no longer a parameter of the model. `fully_shard`, for one, puts new parameters in "
                 "the place of the old. Make the search after it, as the optimizer is."
             )
 

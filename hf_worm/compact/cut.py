@@ -10,7 +10,7 @@ from hf_worm.compact.channels import HasChannels, cut_channels_
 from hf_worm.compact.record import describe
 from hf_worm.compact.shrink import holders, require_projections_alone, shrink_
 from hf_worm.layers import RepresentativeLayer, representative_layers
-from hf_worm.layers.names import listed
+from hf_worm.layers.names import firsts
 
 
 def require_larger_units(model: nn.Module, layers: Sequence[RepresentativeLayer]) -> None:
@@ -18,7 +18,7 @@ def require_larger_units(model: nn.Module, layers: Sequence[RepresentativeLayer]
     scattered = [layer.name for layer in layers if layer.granularity == "weight"]
     if scattered:
         raise ValueError(
-            f"Units of {listed(scattered)} are single weights: a matrix with scattered zeros is no smaller one. Search "
+            f"Units of {firsts(scattered)} are single weights: a matrix with scattered zeros is no smaller one. Search "
             "for units that can be cut out: `WormConfig(layers=['neurons', 'heads'])`."
         )
     if any(layer.granularity == "channel" for layer in layers) and not isinstance(model, HasChannels):

@@ -11,7 +11,7 @@ from datasets.exceptions import DatasetsError
 from datasets.fingerprint import Hasher
 
 from hf_worm.job.labels import LABEL
-from hf_worm.job.task import VALIDATION, Task
+from hf_worm.job.task import VALIDATION_SPLITS, Task
 
 TRAIN = "train"
 
@@ -70,8 +70,8 @@ def validation_splits(splits: dict[str, Dataset], task: Task | None) -> dict[str
     Raises:
         ValueError: There is none.
     """
-    wanted = VALIDATION if task is None else task.validation
-    for names in (wanted, VALIDATION):
+    wanted = VALIDATION_SPLITS if task is None else task.validation
+    for names in (wanted, VALIDATION_SPLITS):
         if all(split in splits for _, split in names):
             return {name: splits[split] for name, split in names}
     needed = " and ".join(f"`{split}`" for _, split in wanted)

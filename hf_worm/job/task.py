@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-VALIDATION = (("", "validation"),)
+VALIDATION_SPLITS = (("", "validation"),)
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Task:
     columns: tuple[str, ...]
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
-    validation: tuple[tuple[str, str], ...] = VALIDATION
+    validation: tuple[tuple[str, str], ...] = VALIDATION_SPLITS
 
     @property
     def is_regression(self) -> bool:

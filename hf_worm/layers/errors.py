@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from torch import nn
 
 from .attention import FAMILIES, ROLES, fused_projections, in_attention
-from .names import Named, group, listed, pattern
+from .names import Named, firsts, group, pattern
 
 LARGER = ("neurons", "heads")  # units of many weights
 WORDS = (*ROLES, "batchnorm", *LARGER)
@@ -100,7 +100,7 @@ def left_out(layers: Sequence[str], fused: Named, model: nn.Module, named: Named
     setting = ", ".join(f'"{entry}"' for entry in [*layers, *entries[:LISTED]])
     return (
         f"Not all attentions of `{type(model).__name__}` are watched: some have query, key and value fused in one "
-        f"weight: {listed(entries, LISTED)}. Watch those weights as a whole too, `WormConfig(layers=[{setting}])`, or, "
+        f"weight: {firsts(entries, LISTED)}. Watch those weights as a whole too, `WormConfig(layers=[{setting}])`, or, "
         "if they are to be left out, name the others by patterns instead of words."
     )
 
@@ -116,7 +116,7 @@ def experts_left_out(experts: Named, model: nn.Module, named: Named) -> str:
     weights = sum(weight.numel() for _, weight in experts)
     return (
         f"Not all feed-forward blocks of `{type(model).__name__}` are watched: experts that are kept together in one "
-        f"weight are not ({listed(list(group(experts, named)), LISTED)}: {weights:,} weights)."
+        f"weight are not ({firsts(list(group(experts, named)), LISTED)}: {weights:,} weights)."
     )
 
 
@@ -150,7 +150,7 @@ def not_optimized(names: Sequence[str], total: int, optimizer: str) -> ValueErro
     """
     return ValueError(
         f"{len(names)} of {total} representative layers are not among the parameters of this `{optimizer}`: "
-        f"{listed(names)}. Its steps don't train them. Make one optimizer for all that is watched, of the model's "
+        f"{firsts(names)}. Its steps don't train them. Make one optimizer for all that is watched, of the model's "
         "parameters as they are now: `fully_shard` and `ticket.compact`, for two, put new ones in their place."
     )
 
@@ -171,7 +171,7 @@ def frozen(names: Sequence[str], total: int) -> ValueError:
         names (`Sequence[str]`): Names of the frozen layers.
         total (`int`): How many layers are watched in all.
     """
-    message = f"{len(names)} of {total} representative layers are frozen (`requires_grad=False`): {listed(names)}. "
+    message = f"{len(names)} of {total} representative layers are frozen (`requires_grad=False`): {firsts(names)}. "
     if any(".base_layer." in name for name in names):
         message += (
             "The adapter around them trains and the base weight does not, so its mask never moves and there is nothing "

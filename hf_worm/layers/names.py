@@ -46,7 +46,7 @@ def matches(name: str, entry: str) -> bool:
     return name == entry or fnmatchcase(name, entry)
 
 
-def listed(names: Sequence[str], most: int = 3) -> str:
+def firsts(names: Sequence[str], most: int = 3) -> str:
     """The first names, each in backticks, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(f"`{name}`" for name in names[:most]) + more
