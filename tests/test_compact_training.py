@@ -194,10 +194,18 @@ def test_callbacks_see_the_smaller_model(bert: BertForSequenceClassification, tm
 class Gated(BertForSequenceClassification):
     """Depends on the number of neurons, as no rows and columns of weights say."""
 
+    by = 1.0
+
     def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
         outputs = super().forward(input_ids, labels=labels)
-        outputs.logits = outputs.logits * self.bert.encoder.layer[0].intermediate.dense.out_features
+        outputs.logits = outputs.logits * (1 + self.by * self.bert.encoder.layer[0].intermediate.dense.out_features)
         return outputs
+
+
+class HardlyGated(Gated):
+    """By 1.6 % at half of the neurons."""
+
+    by = 0.001
 
 
 class Rigid(BertForSequenceClassification):
@@ -208,7 +216,10 @@ class Rigid(BertForSequenceClassification):
         return super().forward(input_ids, labels=labels)
 
 
-@pytest.mark.parametrize(("kind", "what"), [(Gated, "computes something else"), (Rigid, "does not run")])
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [(Gated, "computes something else"), (HardlyGated, "computes something else"), (Rigid, "does not run")],
+)
 def test_a_model_whose_parts_do_not_follow_is_refused_before_the_search(
     kind: type, what: str, bert: BertForSequenceClassification, tmp_path: Path
 ) -> None:

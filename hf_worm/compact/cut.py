@@ -86,7 +86,10 @@ def try_cut(model: nn.Module, words: Sequence[str], run: Callable[[nn.Module], t
     try:
         found = run(tried)
         size = expected[expected.isfinite()].abs().max()
-        alike = torch.allclose(found.float(), expected.float(), rtol=0, atol=0.05 * float(size), equal_nan=True)
+        # In float32 products in TF32 may differ by some thousandths, and what is wrong by little more.
+        narrow = expected.dtype != torch.float32 or torch.is_autocast_enabled(expected.device.type)
+        tolerance = float(size) * (0.05 if narrow else 0.01)
+        alike = torch.allclose(found.float(), expected.float(), rtol=0, atol=tolerance, equal_nan=True)
     except Exception as error:  # whatever a model may raise whose parts don't fit together
         alike, cause = False, error
     if not alike:
