@@ -44,6 +44,8 @@ class TicketSearch:
         model (`nn.Module`): The model that is being trained.
         config (`WormConfig`): The settings.
 
+    Warns where watched weights have less than 32 bits: the steps of fine-tuning are lost in their rounding.
+
     Raises:
         ValueError:
             The model lacks a layer that `config.layers` names, one of them is frozen, or the model is under FSDP1.
