@@ -26,6 +26,7 @@ TESTED = {
     "trainers/test_run_glue_script": "in a script of run_glue.py's kind",
     "trainers/test_peft": "PEFT (LoRA) models",
     "test_distributed": "two processes, by torchrun and accelerate",
+    "test_seams": "callbacks, subclasses, optimizers and copies made elsewhere",
     "test_fsdp": "FSDP2, `TicketSearch`",
     "test_precision": "precision, compilers, checkpointing",
     "test_hub_server": "the real Hub client on a local Hub",
