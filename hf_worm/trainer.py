@@ -71,6 +71,9 @@ class WormTrainerMixin(CuttingTrainerMixin):
     ) -> TrainOutput:
         """Search (`num_train_epochs` at the most) → draw → retrain (`retrain_epochs`, or what the search leaves).
 
+        A callback that sets `control.should_training_stop` ends the phase, as convergence does: the search is drawn,
+        the retraining is the result. To stop a run and go on with it later, interrupt it.
+
         Args:
             resume_from_checkpoint (`str`, `os.PathLike` or `bool`, *optional*):
                 A checkpoint of either phase, or `True` for the last one in `output_dir`.
@@ -82,9 +85,6 @@ class WormTrainerMixin(CuttingTrainerMixin):
         Raises:
             ValueError: The checkpoint is damaged, or of a run with other layers or settings.
             RuntimeError: A subclass has a `training_step` that truncates nothing.
-
-        A callback that sets `control.should_training_stop` ends the phase, as convergence does: the search is drawn,
-        the retraining is the result. To stop a run and go on with it later, interrupt it.
         """
         options = {"trial": trial, "ignore_keys_for_eval": ignore_keys_for_eval, **kwargs}
         if self.worm_config is None:

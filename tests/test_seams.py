@@ -254,7 +254,9 @@ def test_a_warmup_longer_than_the_retraining_is_told(bert: BertForSequenceClassi
 
 
 def test_the_largest_seed(bert: BertForSequenceClassification, tmp_path: Path) -> None:
-    worm_trainer(bert, tmp_path, GOES_ON, seed=2**32 - 1).train()
+    trainer = worm_trainer(bert, tmp_path, GOES_ON, seed=2**32 - 1)
+    trainer.train()
+    assert trainer.progress.steps == {"search": 24, "retrain": 16}
 
 
 # Copies, interruptions, tickets from elsewhere.
