@@ -98,8 +98,8 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
             super().create_model_card(*args, **kwargs)
         finally:
             self.state.log_history = log
-        if not self.is_world_process_zero():
-            return
+        if not self.is_world_process_zero() or not (Path(self._output_dir) / "README.md").is_file():
+            return  # the latter is of parents that write none
         correct_origin(self._output_dir, origin(self._trained_model), model_name(self._trained_model))
         if self.ticket is not None:
             extend_model_card(self._output_dir, self.hub_model_id or self.args.hub_model_id, self.report())

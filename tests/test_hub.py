@@ -9,9 +9,9 @@ import pytest
 from huggingface_hub import ModelCard
 from torch import nn
 from training import QUERY_AND_KEY, SmallCNN, accuracy, checkpoints, examples, loaded_by, same_weights, worm_trainer
-from transformers import BertForSequenceClassification, PreTrainedModel
+from transformers import BertForSequenceClassification, PreTrainedModel, Trainer, TrainingArguments
 
-from hf_worm import TicketSearch, WormConfig, WormTrainer
+from hf_worm import TicketSearch, WormConfig, WormTrainer, WormTrainerMixin
 from hf_worm.hub import card_section, extend_model_card
 from hf_worm.models import CifarResNetConfig, CifarResNetForImageClassification
 from hf_worm.report import build_report, loading
@@ -44,7 +44,7 @@ def test_the_card_says_what_was_pruned_and_how(card: ModelCard) -> None:
     assert "Base model: `bert-of-this-test`" in text
     assert "Pruned: 512 weights, 50.0% of query, key and " in text
     assert "the masks had converged after 3 epochs" in text
-    assert [stage for stage in ("| before the draw |", "| drawn |", "| retrained |") if stage in text] != []
+    assert all(stage in text for stage in ("| before the draw |", "| drawn |", "| retrained |"))
     assert text.count("| yes |") + text.count("| no |") >= 3, "a row for each observation"
     assert all(f"| `{name}` | 50.00% |" in text for name in QUERY_AND_KEY)
     assert 'BertForSequenceClassification.from_pretrained("judge")' in text
@@ -100,6 +100,19 @@ def test_a_card_without_retraining_has_the_results_of_the_drawn_model(
     assert f"- Loss: {drawn:.4f}" in head
     assert [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry][-2:] == [before, drawn]
     assert before != drawn
+
+
+def test_a_parent_that_writes_no_card_is_left_alone(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    class Cardless(Trainer):
+        def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+    class Worm(WormTrainerMixin, Cardless):
+        pass
+
+    trainer = Worm(model=bert, args=TrainingArguments(str(tmp_path), report_to=[]), worm_config=None)
+    trainer.create_model_card()
+    assert not (tmp_path / "README.md").exists()
 
 
 def test_a_card_made_twice_has_the_section_once(bert: BertForSequenceClassification, tmp_path: Path) -> None:
