@@ -1,4 +1,4 @@
-"""The numbers of a search, and their validation."""
+"""The numbers of a search, their validation, and how files are read and written: it imports nothing of the package."""
 
 import json
 import os
@@ -69,7 +69,8 @@ class WormConfig:
         retrain_schedule (`str`, *optional*, defaults to `"restart"`):
             `"restart"`: the retraining has an optimizer and a learning rate schedule of its own (the paper's rule);
             `"continue"`: the search's go on, at the row where it stopped (a stream begins anew), to the end of
-            `num_train_epochs`, which is then the whole run, and `retrain_epochs` is not used. Not with `compact=True`.
+            `num_train_epochs`, which is then the whole run; of `retrain_epochs` only 0 matters. Not with
+            `compact=True`.
 
     Raises:
         ValueError: A setting is outside its range, or contradicts another.
@@ -83,7 +84,7 @@ class WormConfig:
     )
     stopping_point: float = field(
         default=0.01,
-        metadata={"help": "The ticket is drawn when the largest mask distance in the window is below this."},
+        metadata={"help": "The ticket is drawn when the largest mask distance in a full window is below this."},
     )
     margin: float = field(
         default=0.005, metadata={"help": "Truncate once the mean mask distance is below stopping_point + margin."}
@@ -120,7 +121,7 @@ class WormConfig:
         metadata={"help": "Epochs in which a weight about to be pruned falls to a hundredth (truncation_target=fade)."},
     )
     compact: bool = field(
-        default=False, metadata={"help": "Cut pruned neurons and heads out, and retrain the smaller model."}
+        default=False, metadata={"help": "Cut pruned neurons, heads or channels out, and retrain the smaller model."}
     )
     retrain_schedule: Literal["restart", "continue"] = field(
         default="restart",
@@ -146,6 +147,11 @@ class WormConfig:
         for name in ("margin", "retrain_epochs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
+        if self.retrain_schedule == "continue" and self.compact:
+            raise ValueError(
+                "`compact=True` and `retrain_schedule='continue'` contradict each other: the dense model's optimizer "
+                "can't go on with the smaller model's parameters. Set `retrain_schedule='restart'`."
+            )
         if self.fade_epochs <= 0:
             raise ValueError(f"`fade_epochs` must be above 0, got {self.fade_epochs}.")
         if not is_count(self.window, 2):
@@ -216,6 +222,8 @@ class WormConfig:
     @classmethod
     def fade(cls, **changes: Any) -> "WormConfig":
         """WORM with fading: the weights about to be pruned shrink to nothing before they are drawn.
+
+        An addition of this library's to the paper's method.
 
         Since nothing jumps at the draw, the search's optimizer and schedule go on after it, which ended higher than a
         fresh schedule on MRPC, and level on SST-2 (benchmarks/results/reproduce-small.md). A smaller model takes a

@@ -140,7 +140,7 @@ def model_name(model: nn.Module) -> str:
     """What the model was loaded from, or its class where it was made from a configuration."""
     name = origin(model)
     if os.path.isdir(name):
-        name = Path(name).resolve().name  # a card is for others to read: the path is of no use to them
+        name = Path(os.path.abspath(name)).name  # a card is for others to read: the path is of no use to them
     return name or type(model).__name__
 
 

@@ -75,6 +75,9 @@ class Ticket:
         Its `save_pretrained` leaves a checkpoint that plain `from_pretrained` loads, where the model's configuration
         can say the new shapes; [`~hf_worm.load_compact`] loads any.
 
+        To train the copy with what could not be cut out held at 0, make an optimizer of its parameters:
+        `ticket.rest(smaller).hold(smaller, optimizer)`.
+
         Args:
             model (`nn.Module`): The model, as for [`~Ticket.apply_`]; it stays as it is.
 

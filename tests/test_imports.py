@@ -1,4 +1,4 @@
-"""Imports run one way: cli → glue, image, show → job → trainer's room → search → ticket → layers, core, config."""
+"""Imports run one way: cli → glue, image, show → job → trainer → hub → report → search → ticket → layers, config."""
 
 import ast
 import subprocess
@@ -10,9 +10,6 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "hf_worm"
-TRAINER_ROOM = {"trainer", "cutting", "reporting", "callback", "phases", "counting", "checkpoint", "run", "renamed"}
-TRAINER_ROOM |= {"report", "hub", "loading", "supported", "trackers"}
-
 # Which rooms of the package each room may import.
 MAY_IMPORT: dict[str, set[str]] = {"config": set(), "core": {"core"}, "layers": {"layers", "core", "config"}}
 MAY_IMPORT["models"] = {"models"}  # checkpoints carry their code
@@ -20,8 +17,12 @@ MAY_IMPORT["speed"] = {"speed"}
 MAY_IMPORT["compact"] = MAY_IMPORT["layers"] | {"compact"}
 MAY_IMPORT["ticket"] = MAY_IMPORT["compact"]
 MAY_IMPORT["search"] = MAY_IMPORT["ticket"] | {"ticket"}
-for _room in TRAINER_ROOM:
-    MAY_IMPORT[_room] = MAY_IMPORT["search"] | {"search", "speed"} | TRAINER_ROOM
+MAY_IMPORT["loading"] = MAY_IMPORT["compact"]
+MAY_IMPORT["run"] = MAY_IMPORT["search"] | {"search", "speed"}
+MAY_IMPORT["checkpoint"] = MAY_IMPORT["run"] | {"run"}
+MAY_IMPORT["report"] = MAY_IMPORT["run"] | {"run"}
+MAY_IMPORT["hub"] = MAY_IMPORT["report"] | {"report"}
+MAY_IMPORT["trainer"] = MAY_IMPORT["hub"] | {"hub", "checkpoint", "loading", "trainer"}
 MAY_IMPORT["job"] = MAY_IMPORT["trainer"] | {"job"}
 MAY_IMPORT["glue"] = MAY_IMPORT["job"] | {"glue"}
 MAY_IMPORT["image"] = MAY_IMPORT["job"] | {"image", "models"}
@@ -83,6 +84,7 @@ def test_imports_run_one_way(file: Path) -> None:
         ("import hf_worm", "search", "hf_worm"),
         ("from hf_worm import __version__", "hub", "hf_worm"),
         ("from hf_worm.job.task import Task", "hub", "hf_worm"),
+        ("from hf_worm.trainer.phases import PhasedTrainerMixin", "report", "hf_worm"),
         ("from hf_worm.glue.tasks import TASKS", "job", "hf_worm.job"),
         ("from hf_worm.glue.tasks import TASKS", "image", "hf_worm.image"),
         ("from hf_worm.cli import main", "glue", "hf_worm.glue"),
@@ -102,7 +104,7 @@ def test_an_import_the_other_way_is_seen(source: str, room: str, package: str) -
         ("from . import masks", "core", "hf_worm.core"),
         ("from hf_worm.core.masks import pack", "core", "hf_worm.core"),
         ("from hf_worm.config import WormConfig\nfrom .ticket import Ticket", "search", "hf_worm"),
-        ("from transformers import Trainer\nfrom hf_worm.run import Progress", "phases", "hf_worm"),
+        ("from transformers import Trainer\nfrom hf_worm.run import Progress", "trainer", "hf_worm.trainer"),
         ("from ..trainer import WormTrainer", "glue", "hf_worm.glue"),
         ("from hf_worm import __version__", "cli", "hf_worm"),
         ("from transformers import PreTrainedModel\nfrom .vgg import VggBnConfig", "models", "hf_worm.models"),

@@ -182,7 +182,7 @@ def test_without_a_config_the_parent_class_loads(
     def ours(*_: object) -> bool:
         raise AssertionError("a run without a config loads as the Trainer does")
 
-    monkeypatch.setattr("hf_worm.phases.load_renamed", ours)
+    monkeypatch.setattr("hf_worm.trainer.phases.load_renamed", ours)
     kept = arguments(tmp_path, save_strategy="epoch", eval_strategy="epoch", load_best_model_at_end=True)
     rows = {"train_dataset": examples(), "eval_dataset": examples()}
     WormTrainer(model=copy.deepcopy(bert), args=kept, worm_config=None, **rows).train()

@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -314,6 +315,40 @@ def test_a_schedule_that_goes_on_holds_what_was_drawn(bert: BertForSequenceClass
         assert trainer.train().global_step == 24
     assert trainer.ticket.converged
     assert "for which the search may have left no steps" in " ".join(title_lines(read_run(str(tmp_path))))
+
+
+def test_without_retraining_none_goes_on(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    config = WormConfig(**CONVERGES, retrain_schedule="continue", retrain_epochs=0)
+    trainer = worm_trainer(bert, tmp_path, config, num_train_epochs=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert trainer.train().global_step == 24
+    assert "retrain" not in report(tmp_path) and trainer.ticket.converged
+    assert read_run(str(tmp_path)).status == "finished"
+
+
+@pytest.mark.parametrize("schedule", ["restart", "continue"])
+@pytest.mark.parametrize("bars", [True, False])
+def test_a_runs_output_is_of_both_phases(
+    schedule: str, bars: bool, bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    """The log has each phase's own: the run's times are their sum, its rates and loss their means over it."""
+    config = WormConfig(**CONVERGES, retrain_schedule=schedule, retrain_epochs=2)
+    trainer = worm_trainer(bert, tmp_path, config, num_train_epochs=4, disable_tqdm=not bars)
+    output = trainer.train()
+    search, retraining = (entry for entry in trainer.state.log_history if "train_runtime" in entry)
+    steps = trainer.progress.steps["search"], trainer.progress.steps["retrain"]
+    assert output.global_step == sum(steps)
+    assert output.metrics["train_runtime"] == search["train_runtime"] + retraining["train_runtime"]
+    expected = (search["train_loss"] * steps[0] + retraining["train_loss"] * steps[1]) / sum(steps)
+    assert output.training_loss == output.metrics["train_loss"] == pytest.approx(expected)
+    for rate in ("train_samples_per_second", "train_steps_per_second"):
+        counts = [phase[rate] * phase["train_runtime"] for phase in (search, retraining)]
+        assert output.metrics[rate] == pytest.approx(sum(counts) / output.metrics["train_runtime"], abs=1e-3)
+    if bars:
+        flos = [entry["total_flos"] for entry in (search, retraining)]
+        assert output.metrics["total_flos"] == (sum(flos) if schedule == "restart" else flos[1])
+        assert output.metrics["total_flos"] / sum(steps) == pytest.approx(flos[0] / steps[0])
 
 
 def test_a_schedule_that_goes_on_waits_for_the_evaluations_and_keeps_the_best_of_its_own(

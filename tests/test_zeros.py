@@ -363,7 +363,7 @@ def test_nothing_of_the_pruned_weights_enters_shared_statistics(
     """Adafactor scales a weight by means over its row and column: those of pruned weights' gradients are left out."""
     trainer, _ = watched(bert, tmp_path, optim="adafactor", max_grad_norm=0)
     seen: list[float] = []
-    begin = trainer.begin_phase
+    begin = trainer._begin_phase
 
     def begin_and_look() -> None:
         begin()
@@ -378,7 +378,7 @@ def test_nothing_of_the_pruned_weights_enters_shared_statistics(
 
             optimizer.register_step_pre_hook(look)
 
-    trainer.begin_phase = begin_and_look  # type: ignore[method-assign]
+    trainer._begin_phase = begin_and_look  # type: ignore[method-assign]
     trainer.train()
     assert len(seen) == 16 and not any(seen)
 

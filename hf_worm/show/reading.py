@@ -178,8 +178,7 @@ def _checkpoint(folder: Path, notes: list[str]) -> Path | None:
 
 def _status(best: _Part, state: _Part | None) -> Status:
     reported = best.account is not None
-    restarts = best.config.retrain_schedule == "restart"
-    if reported and ("retrain" in best.phases or (restarts and best.config.retrain_epochs == 0)):
+    if reported and ("retrain" in best.phases or best.config.retrain_epochs == 0):
         return "finished"
     if state is not None and state.retraining:
         return "retraining"

@@ -9,7 +9,7 @@ from hf_worm.core.window import Observation
 from hf_worm.search import FADE_BOUND
 
 if TYPE_CHECKING:
-    from hf_worm.trainer import WormTrainerMixin
+    from hf_worm.trainer.worm import WormTrainerMixin
 
 
 def observation_line(seen: Observation, config: WormConfig, epoch: float) -> str:
@@ -39,22 +39,22 @@ class PhaseCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.trainer.begin_phase()
+        self.trainer._begin_phase()
         for callback in self.trainer.callback_handler.callbacks:
             if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
                 callback.training_bar.set_description(self.trainer.progress.phase)
-        if self.trainer.observation_due():
+        if self.trainer._observation_due():
             self.trainer.observe()
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.trainer.begin_epoch()
+        self.trainer._begin_epoch()
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.trainer.require_truncation()
+        self.trainer._require_truncation()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         steps = self.config.sample_steps

@@ -87,15 +87,12 @@ def refuse_optimizer(trainer: Trainer, optimizer: str | torch.optim.Optimizer, c
         )
 
 
-def refuse_compact(
-    model: nn.Module, layers: Sequence[RepresentativeLayer], config: WormConfig, given_optimizer: bool
-) -> None:
+def refuse_compact(model: nn.Module, layers: Sequence[RepresentativeLayer], given_optimizer: bool) -> None:
     """Refuse to make a model smaller where there is nothing to cut out, or nothing to train or save it with.
 
     Args:
         model (`nn.Module`): The model.
         layers (`Sequence[RepresentativeLayer]`): What is watched of it.
-        config (`WormConfig`): The settings.
         given_optimizer (`bool`): Whether the optimizer is one that the user made, of the model as it is now.
 
     Raises:
@@ -107,11 +104,6 @@ def refuse_compact(
             f"`compact=True` makes another model of a model of Transformers, which a `{type(model).__name__}` is not: "
             "what refers to it, such as its loss, would go on with the old one. Prune it with `compact=False`, and "
             "cut the neurons, heads or channels out afterwards: `trainer.ticket.compact(model)`."
-        )
-    if config.retrain_schedule == "continue":
-        raise ValueError(
-            "`compact=True` and `retrain_schedule='continue'` contradict each other: the dense model's optimizer can't "
-            "go on with the smaller model's parameters. Set `retrain_schedule='restart'`."
         )
     if given_optimizer:
         raise ValueError(

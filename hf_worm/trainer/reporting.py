@@ -6,14 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError
+from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from hf_worm.config import replace_file
 from hf_worm.hub import correct_origin, extend_model_card
-from hf_worm.phases import PhasedTrainerMixin
-from hf_worm.report import NOT_METRICS, REPORT_NAME, build_report, is_number, model_name, origin, report_json, set_aside
+from hf_worm.report import (
+    NOT_METRICS,
+    REPORT_NAME,
+    STAGES,
+    build_report,
+    is_number,
+    model_name,
+    origin,
+    report_json,
+    set_aside,
+)
 from hf_worm.ticket import Ticket
+from hf_worm.trainer.phases import PhasedTrainerMixin
 
 
 class StageNames(TrainerCallback):
@@ -48,12 +59,11 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
 
     Attributes:
         ticket (`Ticket`, *optional*): The ticket, once it is drawn.
-        dense_account (`dict`, *optional*): Once it is cut out of the model, the account of the model before.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.ticket: Ticket | None = None
-        self.dense_account: dict[str, Any] | None = None
+        self._dense_account: dict[str, Any] | None = None  # of the model before the ticket was cut out of it
         super().__init__(*args, **kwargs)
 
     def _evaluate_stage(self, stage: str) -> None:
@@ -74,6 +84,9 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
             for name, value in metrics.items()
             if name.startswith("eval_") and not name.endswith(NOT_METRICS) and is_number(value)
         }
+        if self.is_world_process_zero() and not self.args.disable_tqdm:  # with it, what is logged is printed
+            found = ", ".join(f"{name} {value:.4f}" for name, value in self.progress.metrics[stage].items())
+            tqdm.write(f"{STAGES[stage]}: {found}")
 
     def _log_result(self, stage: str) -> None:
         """Log a stage's metrics by their plain names too: a model card would have the last that the log has of them."""
@@ -151,8 +164,12 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
             set_aside(folder)
 
     def report(self) -> dict[str, Any]:
-        """What the run did, as `worm_report.json` has it: metrics, phases, observations and the account of weights."""
-        return build_report(self._drawn, self.progress, self._trained_model, self.dense_account)
+        """What the run did, as `worm_report.json` has it: metrics, phases, observations and the account of weights.
+
+        Raises:
+            RuntimeError: There is no ticket yet.
+        """
+        return build_report(self._drawn, self.progress, self._trained_model, self._dense_account)
 
     def _write_report(self) -> None:
         if self.is_world_process_zero():

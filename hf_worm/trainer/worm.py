@@ -13,16 +13,16 @@ from tqdm.auto import tqdm
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, set_seed
 
-from hf_worm.callback import PhaseCallback, observation_line
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
-from hf_worm.cutting import CuttingTrainerMixin
-from hf_worm.phases import Checkpoint
 from hf_worm.run import Progress, load_state
 from hf_worm.search import FADE_BOUND, TicketSearch
-from hf_worm.supported import refuse_compact, refuse_optimizer, refuse_unsupported
 from hf_worm.ticket import Ticket
-from hf_worm.trackers import one_run
+from hf_worm.trainer.callback import PhaseCallback, observation_line
+from hf_worm.trainer.cutting import CuttingTrainerMixin
+from hf_worm.trainer.phases import Checkpoint
+from hf_worm.trainer.refusals import refuse_compact, refuse_optimizer, refuse_unsupported
+from hf_worm.trainer.trackers import one_run
 
 
 class WormTrainerMixin(CuttingTrainerMixin):
@@ -57,7 +57,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
             refuse_unsupported(self, worm_config)
             self.search = TicketSearch(self._trained_model, worm_config)
             if worm_config.compact:
-                refuse_compact(self._trained_model, self.search.layers, worm_config, "optimizer" in self._given)
+                refuse_compact(self._trained_model, self.search.layers, "optimizer" in self._given)
             self.add_callback(PhaseCallback(self, worm_config))
 
     # The three phases.
@@ -74,13 +74,17 @@ class WormTrainerMixin(CuttingTrainerMixin):
         A callback that sets `control.should_training_stop` ends the phase, as convergence does: the search is drawn,
         the retraining is the result. To stop a run and go on with it later, interrupt it.
 
+        Where there is an `eval_dataset`, it is evaluated before and after the draw and after the retraining, whatever
+        `eval_strategy` says: the report compares these three.
+
         Args:
             resume_from_checkpoint (`str`, `os.PathLike` or `bool`, *optional*):
                 A checkpoint of either phase, or `True` for the last one in `output_dir`.
             trial, ignore_keys_for_eval, kwargs: As for the parent's `train`.
 
         Returns:
-            `TrainOutput`: Of the last phase that trained; its `global_step` counts both.
+            `TrainOutput`: Of both phases together: the steps, `train_runtime` and rates of both, and the mean loss over
+            the steps of both. Of a run that is resumed in the retraining, as of any training resumed: of the rest.
 
         Raises:
             ValueError: The checkpoint is damaged, or of a run with other layers or settings.
@@ -103,10 +107,11 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 return self.retrain(checkpoint, **options)
             output = self.search_ticket(checkpoint, **options)
             self.draw_ticket()
-            if (self.worm_config.retrain_epochs if restarts else self._steps_left()) > 0:
-                output = self.retrain(**options)
+            wanted, left = self.worm_config.retrain_epochs > 0, restarts or self._steps_left() > 0
+            if wanted and left:
+                output = _together(output, self.retrain(**options), goes_on=not restarts)
             else:
-                if not restarts and self._drawn.converged:  # of masks that had not converged, the draw has warned
+                if wanted and self._drawn.converged:  # of masks that had not converged, the draw has warned
                     warnings.warn(f"{_none_left(self.progress)} The drawn model is the result.", stacklevel=2)
                 self._log_result("drawn")
         if trial is not None:
@@ -139,9 +144,9 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 raise ValueError(f"{checkpoint} is of the retraining: resume it with `train` or `retrain`.")
             self._require_dense(checkpoint)
         if self._config.compact:
-            refuse_compact(self._trained_model, self._search.layers, self._config, "optimizer" in self._given)
+            refuse_compact(self._trained_model, self._search.layers, "optimizer" in self._given)
             self._try_cut(self._search)
-        self.ticket, self._rest, self.dense_account = None, None, None
+        self.ticket, self._rest, self._dense_account = None, None, None
         self.progress = Progress()
         output = self._train_phase("search", checkpoint, options)
         if not self._search.history:
@@ -166,7 +171,10 @@ class WormTrainerMixin(CuttingTrainerMixin):
             self.progress.finish(self.state.global_step, self.state.epoch or 0.0)
         self.progress.enter("draw")
         self._evaluate_stage("before_draw")
-        dense = copy.deepcopy(self._trained_model) if self._config.compact else None
+        dense = None
+        if self._config.compact:
+            self._renew_optimizer()  # that of the search takes room, and is not needed any more
+            dense = copy.deepcopy(self._trained_model)
         self.ticket = search.draw()
         if not self.ticket.converged:
             warnings.warn(_not_converged(search, self.progress.epochs.get("search", 0.0)), stacklevel=2)
@@ -269,8 +277,8 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 stacklevel=3,
             )
 
-    def begin_phase(self) -> None:
-        super().begin_phase()
+    def _begin_phase(self) -> None:
+        super()._begin_phase()
         if not self.compacted:  # the search is of the model that it was made for
             if self.searching or self._checkpoint_state is not None:
                 self.search = TicketSearch(self._trained_model, self._config)
@@ -312,7 +320,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
             self._search.truncate_gradients()
         return loss
 
-    def require_truncation(self) -> None:
+    def _require_truncation(self) -> None:
         """Raise a `RuntimeError` where an optimizer step comes whose gradients `training_step` has not been asked for.
 
         A subclass that overrides it without calling this one would leave them as they are.
@@ -331,7 +339,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
         self._tell(seen)
         return seen
 
-    def observation_due(self, over: bool = False) -> bool:
+    def _observation_due(self, over: bool = False) -> bool:
         """Whether the run stands at the end of an epoch that has not been observed yet.
 
         A checkpoint of an epoch's last step is written before the epoch ends, and on resume that epoch counts as done.
@@ -343,9 +351,9 @@ class WormTrainerMixin(CuttingTrainerMixin):
         behind = self.progress.observed_step < self.state.global_step
         return self.searching and self._config.sample_strategy == "epoch" and behind and ended
 
-    def _over(self, stopped: bool) -> bool:
+    def _end_if_over(self, stopped: bool) -> bool:
         over = stopped or (self.searching and self._search.converged)
-        if self.observation_due(over):
+        if self._observation_due(over):
             seen = self._search.observe()
             over = over or seen.converged
             if over:  # or the parent's `train` begins the phase once more, and observes then
@@ -441,6 +449,29 @@ def _not_converged(search: TicketSearch, epochs: float) -> str:
         f"The masks had not converged when the search ended after {epochs:.4g} epochs: that takes {config.window} "
         f"observations and {takes}; it had {count} and {had}. The newest mask is drawn. {', or '.join(advice)}."
     )
+
+
+def _together(search: TrainOutput, retraining: TrainOutput, goes_on: bool) -> TrainOutput:
+    """What the two phases of a run took.
+
+    Args:
+        search, retraining (`TrainOutput`): Of the phases; one that was over in its checkpoint has no metrics.
+        goes_on (`bool`): The retraining counts the floating-point operations of the search as well.
+    """
+    if not search.metrics or not retraining.metrics:
+        return retraining if retraining.metrics else retraining._replace(metrics=search.metrics)
+    both = search.metrics, retraining.metrics
+    metrics = dict(retraining.metrics)
+    metrics["train_runtime"] = runtime = sum(phase["train_runtime"] for phase in both)
+    for name in ("train_samples_per_second", "train_steps_per_second"):
+        if all(name in phase for phase in both):
+            metrics[name] = round(sum(phase[name] * phase["train_runtime"] for phase in both) / runtime, 3)
+    if not goes_on and all("total_flos" in phase for phase in both):  # some callbacks take it out of what is logged
+        metrics["total_flos"] = sum(phase["total_flos"] for phase in both)
+    steps = search.global_step, retraining.global_step - search.global_step
+    losses = search.training_loss, retraining.training_loss
+    loss = sum(loss * count for loss, count in zip(losses, steps, strict=True)) / max(sum(steps), 1)
+    return TrainOutput(retraining.global_step, loss, {**metrics, "train_loss": loss})
 
 
 def _none_left(progress: Progress) -> str:

@@ -12,11 +12,11 @@ from transformers import PreTrainedModel
 
 from hf_worm.compact import try_cut
 from hf_worm.report import account
-from hf_worm.reporting import ReportingTrainerMixin
 from hf_worm.run import load_state
 from hf_worm.search import TicketSearch
 from hf_worm.speed import LARGE_BATCH, Batch, costs, forward
 from hf_worm.ticket import Ticket
+from hf_worm.trainer.reporting import ReportingTrainerMixin
 
 
 class CuttingTrainerMixin(ReportingTrainerMixin):
@@ -56,7 +56,7 @@ class CuttingTrainerMixin(ReportingTrainerMixin):
 
     def _cut_out(self) -> None:
         """Go on with a smaller copy of the model."""
-        self.dense_account = account(self._drawn, self._trained_model)
+        self._dense_account = account(self._drawn, self._trained_model)
         self.model = self.model_wrapped = self.callback_handler.model = self._drawn.compact(self._trained_model)
         self._rest = self._drawn.rest(self._trained_model)
 
@@ -65,7 +65,6 @@ class CuttingTrainerMixin(ReportingTrainerMixin):
 
         The first process measures, while others have nothing to do: they would share its cores.
         """
-        self._renew_optimizer()  # the search's takes room, and is not needed any more
         batch = self._batch()  # of which all processes take theirs
         if not self.is_world_process_zero():
             return

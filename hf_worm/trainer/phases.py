@@ -17,10 +17,11 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint, has_length, set_seed
 
 from hf_worm.checkpoint import require_whole
-from hf_worm.core.truncation import unwrapped
-from hf_worm.counting import CountingTrainerMixin
-from hf_worm.renamed import load_renamed
+from hf_worm.core.truncation import StepTruncation, unwrapped
 from hf_worm.run import Progress, load_state, save_state
+from hf_worm.ticket import Held
+from hf_worm.trainer.counting import CountingTrainerMixin
+from hf_worm.trainer.renamed import load_renamed
 
 STATE_FILES = {"optimizer": OPTIMIZER_NAME, "lr_scheduler": SCHEDULER_NAME}
 
@@ -34,13 +35,14 @@ class Handover(NamedTuple):
         folder (`tempfile.TemporaryDirectory`): Holds the `TrainerState`, for the parent to resume from.
         states (`dict[str, Any]`): Of the optimizer and the schedule.
         over_in (`str`, *optional*): The checkpoint that has them instead, if the phase was already over in it.
-        rows (`torch.Tensor`, *optional*): Torch's random state when the epoch began, by which some samplers order rows.
+        epoch_rng (`torch.Tensor`, *optional*):
+            Torch's random state when the epoch began, by which some samplers order rows.
     """
 
     folder: tempfile.TemporaryDirectory[str]
     states: dict[str, Any]
     over_in: str | None
-    rows: torch.Tensor | None
+    epoch_rng: torch.Tensor | None
 
 
 class PhasedTrainerMixin(CountingTrainerMixin):
@@ -58,10 +60,10 @@ class PhasedTrainerMixin(CountingTrainerMixin):
         self._log_before: list[dict[str, float]] = []
         self._checkpoint_state: tuple[Progress, dict[str, Any]] | None = None  # what a resumed phase begins from
         self._saving_checkpoint = False
-        self._handle: Any = None  # of the hooks on the optimizer's step
+        self._handle: StepTruncation | Held | None = None  # of the hooks on the optimizer's step
         self._over_in: str | None = None  # the checkpoint in which the last phase was over, if it had no step left
         self._handover: Handover | None = None  # while a phase goes on with the training of the one before
-        self._rows: torch.Tensor | None = None  # torch's random state at the beginning of the newest epoch
+        self._epoch_rng: torch.Tensor | None = None  # torch's random state at the beginning of the newest epoch
         super().__init__(*args, **kwargs)
         self._given_states: dict[str, Any] | None = None  # from the first phase on, of what the user made
 
@@ -109,14 +111,14 @@ class PhasedTrainerMixin(CountingTrainerMixin):
         self._steps_before, self._epochs_before = 0, 0.0
         return TrainOutput(self.state.global_step, output.training_loss, output.metrics)
 
-    def begin_epoch(self) -> None:
+    def _begin_epoch(self) -> None:
         """Have an epoch that a phase goes on with be of the same rows in the same order."""
-        if self._handover is not None and self._handover.rows is not None:
-            torch.set_rng_state(self._handover.rows)
-            self._handover = self._handover._replace(rows=None)
-        self._rows = torch.get_rng_state()
+        if self._handover is not None and self._handover.epoch_rng is not None:
+            torch.set_rng_state(self._handover.epoch_rng)
+            self._handover = self._handover._replace(epoch_rng=None)
+        self._epoch_rng = torch.get_rng_state()
 
-    def begin_phase(self) -> None:
+    def _begin_phase(self) -> None:
         """Set the phase up on the model and the optimizer as they now are: also after `model_init` or a restart."""
         self._release_optimizer()
         if self._checkpoint_state is not None:
@@ -129,8 +131,15 @@ class PhasedTrainerMixin(CountingTrainerMixin):
     def _phase_state(self) -> dict[str, Any]:
         """What a checkpoint of the phase holds beside the parent's files, as [`TicketSearch.state_dict`] has it."""
 
-    def _over(self, stopped: bool) -> bool:
-        """Whether a phase that was just loaded has no step left, given whether its checkpoint says so."""
+    def _end_if_over(self, stopped: bool) -> bool:
+        """Do what ends a phase that was just loaded, if no step of it is left.
+
+        Args:
+            stopped (`bool`): Whether its checkpoint says so.
+
+        Returns:
+            `bool`: Whether it has ended.
+        """
         return stopped
 
     def _load_if_over(self, checkpoint: str) -> bool:
@@ -144,8 +153,8 @@ class PhasedTrainerMixin(CountingTrainerMixin):
         control = cast(dict[str, Any], state.stateful_callbacks or {}).get("TrainerControl", {}).get("args", {})
         stopped = state.global_step >= planned or (control.get("should_training_stop", False) and not prolonged)
         self._load_from_checkpoint(checkpoint)
-        self.begin_phase()
-        return self._over(stopped)
+        self._begin_phase()
+        return self._end_if_over(stopped)
 
     def _planned_steps(self) -> int:
         # As the parent counts them; its own method changed its parameters within transformers 5.
@@ -177,7 +186,7 @@ class PhasedTrainerMixin(CountingTrainerMixin):
         state.best_metric = state.best_model_checkpoint = state.best_global_step = None  # of another model
         folder = tempfile.TemporaryDirectory()
         state.save_to_json(os.path.join(folder.name, TRAINER_STATE_NAME))
-        return Handover(folder, states, self._over_in, self._rows if self._over_in is None else None)
+        return Handover(folder, states, self._over_in, self._epoch_rng if self._over_in is None else None)
 
     def _handed_over(self, checkpoint: str | None) -> "Handover | None":
         """What is handed over, if it is that which the parent takes for a checkpoint."""
@@ -200,7 +209,7 @@ class PhasedTrainerMixin(CountingTrainerMixin):
         if self._handed_over(checkpoint) is None:
             super()._load_rng_state(checkpoint)
             if self.args.ignore_data_skip or self.state.epoch == int(self.state.epoch or 0.0):
-                self._rows = torch.get_rng_state()  # the epoch has begun, and its rows are not drawn yet
+                self._epoch_rng = torch.get_rng_state()  # the epoch has begun, and its rows are not drawn yet
         else:
             # The same when it is resumed, whatever was drawn since.
             set_seed((self.args.seed + self.state.global_step) % 2**32)
