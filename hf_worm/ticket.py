@@ -3,7 +3,7 @@
 import copy
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from hf_worm.compact import cut_, left_pruned, require_larger_units
 from hf_worm.config import WormConfig, find_file, parse_json, read_json, replace_file
 from hf_worm.core.masks import pack, unpack
 from hf_worm.core.sharding import local
-from hf_worm.core.truncation import unwrapped
+from hf_worm.core.truncation import hooked
 from hf_worm.core.window import Observation, read_observations
 from hf_worm.layers import RepresentativeLayer, View, representative_layers, require_optimized
 from hf_worm.layers.layer import reshard
@@ -82,14 +83,15 @@ class Ticket:
             model (`nn.Module`): The model, as for [`~Ticket.apply_`]; it stays as it is.
 
         Returns:
-            `nn.Module`: The smaller copy, of the model's class.
+            `nn.Module`: The smaller copy, of the model's class. It is out of wrappers (`DistributedDataParallel`,
+            `torch.compile`), which know the larger one: wrap it anew.
 
         Raises:
             ValueError:
                 The ticket prunes scattered weights, which can't be cut out; the model's representative layers are not
                 those of the ticket; or its heads can't be cut out, for a reason that the message names.
         """
-        model = getattr(model, "_orig_mod", model)  # of a compiled one
+        model = _bare(model)
         layers = self._layers(model)
         require_larger_units(model, layers)
         smaller = self.apply_(copy.deepcopy(model))
@@ -104,7 +106,15 @@ class Ticket:
 
         Returns:
             `Ticket`: With masks of the compact model's units: all stay, but for what could not be cut out.
+
+        Raises:
+            ValueError: The model's representative layers are not those of the ticket.
         """
+        layers = dict(_shapes(representative_layers(compact, self.config.layers)))
+        if layers.keys() != self.masks.keys():
+            raise ValueError(
+                mismatch(f"`{type(compact).__name__}`", layers, "the ticket", dict(_mask_shapes(self.masks)))
+            )
         return replace(self, masks=left_pruned(compact, self.config.layers, self.masks))
 
     def hold(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> "Held":
@@ -191,18 +201,23 @@ class Held:
     def __init__(self, pruned: list[tuple[View, torch.Tensor]], optimizer: torch.optim.Optimizer) -> None:
         self._pruned = pruned
         self._zero_weights()
-        self._zero_states(optimizer)
-        optimizer = unwrapped(optimizer)
+        for within in _nested(optimizer):
+            self._zero_states(within)
+        optimizer = hooked(optimizer)
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(lambda *_: self._zero_weights()),
+            optimizer.register_step_post_hook(self._zero_weights),
         ]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has no optimizer: copies of an optimizer are without its hooks."""
+        return {**self.__dict__, "_hooks": []}
 
     def zero_gradients(self) -> None:
         """Set the gradients of pruned weights to 0, as happens before each step: call it before they are clipped."""
         for view, mask in self._pruned:
             gradient = view.local_gradient
-            if gradient is not None:
+            if gradient is not None and not gradient.is_sparse:
                 gradient.masked_fill_(mask, 0)
 
     def remove(self) -> None:
@@ -224,17 +239,37 @@ class Held:
 
         return (*args[:1], held), {name: value for name, value in kwargs.items() if name != "closure"}
 
-    def _zero_weights(self) -> None:
+    def _zero_weights(self, *of_the_hook: Any) -> None:
         for view, mask in self._pruned:
             view.local_weight.masked_fill_(mask, 0)
 
     def _zero_states(self, optimizer: torch.optim.Optimizer) -> None:
         """Zero what the optimizer keeps for each pruned weight: momentum, or a weight of its own."""
+        if isinstance(optimizer, torch.optim.LBFGS):  # it keeps directions of all weights in one
+            optimizer.state.clear()
         for view, mask in self._pruned:
             for state in optimizer.state.get(view.parameter, {}).values():
                 # Of others, such as quantized ones, 0 may mean something else.
                 if isinstance(state, torch.Tensor) and state.shape == view.parameter.shape and _is_plain(state):
                     view.local_part(state).masked_fill_(mask, 0)
+
+
+def _bare(model: Any) -> nn.Module:
+    """A model out of wrappers that know its parameters."""
+    while hasattr(model, "_orig_mod") or isinstance(model, DistributedDataParallel):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
+    found: nn.Module = model
+    return found
+
+
+def _nested(optimizer: Any) -> Iterator[torch.optim.Optimizer]:
+    """An optimizer, and those within it that take its steps: Accelerate's, those of Lookahead and the like."""
+    seen: list[torch.optim.Optimizer] = []
+    while isinstance(getattr(optimizer, "state", None), Mapping) and not any(optimizer is one for one in seen):
+        seen.append(optimizer)
+        yield optimizer
+        inside = (getattr(optimizer, name, None) for name in ("optimizer", "base_optimizer", "_base_optimizer", "base"))
+        optimizer = next((one for one in inside if one is not None), None)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
@@ -257,10 +292,12 @@ def read_history(path: Path) -> tuple[list[Observation], bool]:
         raise ValueError(f"{path} is not the history of a search: {error!r}.") from error
 
 
-def mismatch(first: str, shapes: dict[str, tuple[int, ...]], second: str, others: dict[str, tuple[int, ...]]) -> str:
+def mismatch(
+    first: str, shapes: Mapping[str, tuple[int, ...]], second: str, others: Mapping[str, tuple[int, ...]]
+) -> str:
     """Say in which layers two sets of masks or layers, each a shape by name, do not fit."""
 
-    def differing(one: dict[str, tuple[int, ...]], other: dict[str, tuple[int, ...]]) -> str:
+    def differing(one: Mapping[str, tuple[int, ...]], other: Mapping[str, tuple[int, ...]]) -> str:
         names = [f"`{name}` {shape}" for name, shape in one.items() if other.get(name) != shape]
         return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "nothing more"
 

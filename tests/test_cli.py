@@ -23,6 +23,13 @@ def test_the_installed_command() -> None:
     assert done.stdout.startswith("usage: hf-worm glue")
 
 
+def test_as_a_module_for_launchers() -> None:
+    done = subprocess.run([sys.executable, "-m", "hf_worm", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, __version__)
+    done = subprocess.run([sys.executable, "-m", "hf_worm", "prune"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("usage: hf-worm")
+
+
 @pytest.mark.parametrize("command", [[], ["glue"], ["image"], ["layers"], ["show"], ["demo"]])
 def test_help_of_each_command(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from training import arguments
 from transformers import (
     AutoModel,
@@ -301,6 +303,20 @@ def test_a_compiled_model_is_taken_out_of_its_wrapper(bert: BertForSequenceClass
     torch.testing.assert_close(outputs(compact, given), outputs(zeroed, given), rtol=1e-5, atol=1e-5)
 
 
+def test_a_parallel_model_is_taken_out_of_its_wrapper(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    """What averages the gradients over processes knows the parameters of the larger model."""
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        parallel = DistributedDataParallel(bert)
+        ticket, _ = drawn(bert, layers=["neurons"])
+        for wrapped in (parallel, torch.compile(parallel, backend="eager")):
+            compact = ticket.compact(wrapped)
+            assert type(compact) is BertForSequenceClassification
+            assert compact.config.intermediate_size == bert.config.intermediate_size // 2
+    finally:
+        distributed.destroy_process_group()
+
+
 def test_options_are_those_of_from_pretrained(bert: BertForSequenceClassification, tmp_path: Path) -> None:
     ticket, _ = drawn(bert, layers=["heads"])
     ticket.compact(bert).save_pretrained(tmp_path)
@@ -367,6 +383,17 @@ def test_a_ticket_of_another_model_is_refused() -> None:
     ticket, _ = drawn(zoo_model("bert"), layers=["neurons"])
     with pytest.raises(ValueError, match="are not those of the ticket"):
         ticket.compact(ticket.compact(zoo_model("bert")))
+    with pytest.raises(ValueError, match="are not those of the ticket"):
+        ticket.rest(zoo_model("llama"))
+
+
+@pytest.mark.parametrize("word", ["neurons", "heads"])
+def test_a_layer_of_which_nothing_is_left_is_refused(word: str, bert: BertForSequenceClassification) -> None:
+    ticket, _ = drawn(bert, layers=[word])
+    first = next(iter(ticket.masks))
+    ticket.masks[first][:] = False
+    with pytest.raises(ValueError, match=f"The ticket keeps no unit of `{re.escape(first)}`"):
+        ticket.compact(bert)
 
 
 def test_an_ordinary_checkpoint_loads_too(tmp_path: Path) -> None:

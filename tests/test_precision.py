@@ -186,7 +186,7 @@ def test_scaled_gradients_are_truncated_once(bert: BertForSequenceClassification
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("target", ["gradient", "update"])
+@pytest.mark.parametrize("target", ["gradient", "update", "fade"])
 @pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused"])
 def test_a_step_that_overflows_changes_nothing(
     bert: BertForSequenceClassification, tmp_path: Path, device: str, target: str, optim: str

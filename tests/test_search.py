@@ -1037,3 +1037,17 @@ def test_loss_scaling_and_truncation_do_not_get_in_each_others_way(model: nn.Seq
     scaler.unscale_(optimizer)
     for name, gradient in gradients_of(model).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-6, atol=0)
+
+
+def test_a_single_weight_is_a_layer() -> None:
+    """CLIP's `logit_scale` is of no dimension."""
+    model = nn.Linear(4, 4)
+    model.scale = nn.Parameter(torch.tensor(2.0))
+    search = TicketSearch(model, WormConfig(layers=["*"], prune_ratio=0.75, truncate_from="start"))
+    (model(torch.ones(4)).sum() * model.scale).backward()
+    before = model.scale.grad.clone()
+    search.truncate_gradients()
+    search.observe()
+    ticket = search.draw()
+    assert ticket.masks["scale"].shape == () and not ticket.masks["scale"] and model.scale.item() == 0
+    torch.testing.assert_close(model.scale.grad, before * 0.003)

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import math
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,83 @@ def test_holding_clears_what_the_optimizer_gathered_of_pruned_weights(model: nn.
         for kind in ("exp_avg", "exp_avg_sq"):
             assert torch.equal(stepper.state[parameter][kind], torch.where(mask, before[place][kind], 0))
         assert stepper.state[parameter]["step"] == 3
+
+
+def test_holding_clears_the_directions_of_an_lbfgs(model: nn.Module) -> None:
+    """It keeps those of all weights in one: with pruned ones in them, the steps on the kept ones grow without bound."""
+    ticket, inputs = random_ticket(model), torch.randn(6, 4, 8)
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = model(inputs).square().mean()
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        optimizer.step(closure)
+    twin = copy.deepcopy(model)
+    ticket.hold(model, optimizer)
+    kept = [optimizer.step(closure).item() for _ in range(4)]
+    model.load_state_dict(twin.state_dict())
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1)
+    ticket.hold(model, optimizer)
+    assert kept == [optimizer.step(closure).item() for _ in range(4)] and kept[-1] < kept[0]
+
+
+class Averaging(torch.optim.Optimizer):
+    """Wraps an optimizer, and has the model's weights be the mean of all that it has stepped to."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__(optimizer.param_groups, {})
+        self.optimizer = optimizer
+
+    def step(self, closure: Any = None) -> None:
+        with torch.no_grad():
+            for weight in (weight for group in self.param_groups for weight in group["params"]):
+                state = self.state[weight]
+                if state:
+                    weight.copy_(state["own"])
+        self.optimizer.step()
+        with torch.no_grad():
+            for weight in (weight for group in self.param_groups for weight in group["params"]):
+                state = self.state[weight]
+                state["own"] = weight.clone()
+                state["mean"] = state.get("mean", weight).lerp(weight, 0.5)
+
+    def averaged(self) -> dict[nn.Parameter, torch.Tensor]:
+        return {weight: state["mean"] for weight, state in self.state.items()}
+
+
+def test_holding_clears_what_an_optimizer_within_another_gathered(model: nn.Module) -> None:
+    ticket = random_ticket(model)
+    optimizer = Averaging(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    train(model, optimizer, 3)
+    ticket.hold(model, optimizer)
+    train(model, optimizer, 3)
+    means = optimizer.averaged()
+    assert all((means[model.get_parameter(name)][~mask] == 0).all() for name, mask in ticket.masks.items())
+
+
+def test_what_is_held_can_be_copied_and_pickled(model: nn.Module) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    handle = random_ticket(model).hold(model, optimizer)
+    for other in (copy.deepcopy(handle), pickle.loads(pickle.dumps(handle))):
+        other.remove()  # has no optimizer
+    train(model, optimizer)
+    assert all(int((weight == 0).sum()) > 0 for name, weight in model.named_parameters() if "query.weight" in name)
+
+
+def test_sparse_gradients_can_be_held() -> None:
+    model = nn.Sequential(nn.Embedding(5, 4, sparse=True))
+    ticket = Ticket({"0.weight": torch.rand(5, 4) < 0.5}, WormConfig(layers=["0.weight"]))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ticket.hold(model, optimizer)
+    for _ in range(2):
+        model(torch.tensor([0, 1, 2, 3, 4])).square().sum().backward()
+        optimizer.step()
+    weight = model.get_parameter("0.weight")
+    assert torch.equal(weight != 0, ticket.masks["0.weight"])
 
 
 @pytest.mark.parametrize("kind", [torch.optim.LBFGS, torch.optim.Adam])

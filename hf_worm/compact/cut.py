@@ -44,6 +44,9 @@ def cut_(model: nn.Module, layers: Sequence[RepresentativeLayer], masks: Mapping
         model (`nn.Module`): The model; what the masks prune is 0 in it.
         layers (`Sequence[RepresentativeLayer]`): Its layers.
         masks (`Mapping[str, torch.Tensor]`): For each layer by its name, `bool`, which units stay.
+
+    Raises:
+        ValueError: No neuron or no head of a layer stays, which is no mask of a search.
     """
     channels = {layer.name: masks[layer.name] for layer in layers if layer.granularity == "channel"}
     if channels:
@@ -52,6 +55,9 @@ def cut_(model: nn.Module, layers: Sequence[RepresentativeLayer], masks: Mapping
         own = [layer for layer in layers if word == f"{layer.granularity}s"]
         before = {layer.name: layer.shape.numel() for layer in own}
         kept = {layer.name: masks[layer.name].nonzero().flatten().tolist() for layer in own}
+        none_left = [name for name, units in kept.items() if not units]
+        if none_left:
+            raise ValueError(f"The ticket keeps no unit of {firsts(none_left)}: a layer needs at least one.")
         shrink_(model, word, kept)
         describe(model, word, kept, before)
 

@@ -152,7 +152,10 @@ def _select(bits: torch.Tensor, pruned: int, infinity: int) -> torch.Tensor:
         raise NotFiniteError("NaN or infinite weights have no magnitude to rank.")
     if pruned == 0:
         return torch.ones_like(scores, dtype=torch.bool)
-    threshold = scores.kthvalue(pruned).values
+    if torch.are_deterministic_algorithms_enabled():  # older versions of torch refuse `kthvalue` on a GPU then
+        threshold = scores.sort().values[pruned - 1]
+    else:
+        threshold = scores.kthvalue(pruned).values
     keep = scores > threshold
     kept_ties = len(scores) - pruned - int(keep.count_nonzero())
     if kept_ties:

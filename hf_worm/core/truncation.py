@@ -1,6 +1,8 @@
 """Truncation: scale the gradients, or the optimizer's step, of the weights about to be pruned."""
 
+import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -34,7 +36,7 @@ def scale_tensor(mask: torch.Tensor, truncation: float, like: torch.Tensor) -> t
         `torch.Tensor`: Of the dtype and on the device of `like`, of a shape that broadcasts to it.
     """
     scale = mask.to(like.device).to(like.dtype).clamp_min_(truncation)
-    return scale.view(*mask.shape, *[1] * (like.dim() - mask.dim()))
+    return scale.view((*mask.shape, *[1] * (like.dim() - mask.dim())))
 
 
 def scale_gradients(gradients: Sequence[torch.Tensor], scales: Sequence[torch.Tensor]) -> None:
@@ -67,6 +69,22 @@ def unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
+def hooked(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer out of its wrappers, with a step that calls its hooks.
+
+    Raises:
+        TypeError: It has no hooks, nor an optimizer within it that has.
+    """
+    optimizer = unwrapped(optimizer)
+    if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+        raise TypeError(
+            f"`{type(optimizer).__name__}` is no `torch.optim.Optimizer`, and its step has no hooks. Pass the one "
+            "that it wraps, if that takes the steps, or derive it from `torch.optim.Optimizer`."
+        )
+    optimizer._patch_step_function()  # of a wrapper that leaves `Optimizer.__init__` out, no step would call a hook
+    return optimizer
+
+
 class StepTruncation:
     """Makes the optimizer's step smaller on some weights: w ← w_old + scale · (w_new - w_old).
 
@@ -81,8 +99,9 @@ class StepTruncation:
     def __init__(self, optimizer: torch.optim.Optimizer, scaled: Callable[[], Scaled]) -> None:
         self._scaled = scaled
         self._before: list[torch.Tensor] = []  # kept from step to step: no allocation in the loop
+        self._step: FrameType | None = None  # that of the step which is being taken
         self.active = True
-        optimizer = unwrapped(optimizer)
+        optimizer = hooked(optimizer)
         self._hooks = [
             optimizer.register_step_pre_hook(self._remember),
             optimizer.register_step_post_hook(self._shrink),
@@ -90,16 +109,26 @@ class StepTruncation:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has no optimizer: copies of an optimizer are without its hooks."""
-        return {**self.__dict__, "_hooks": [], "_before": [], "active": False}
+        return {**self.__dict__, "_hooks": [], "_before": [], "_step": None, "active": False}
 
-    def _remember(self, *of_the_hook: Any) -> None:
+    def _remember(self, optimizer: torch.optim.Optimizer, *of_the_hook: Any) -> None:
+        step = sys._getframe(1)  # which calls the hooks around it
+        if self._step is not None and _called_from(self._step, step):
+            return  # a class's `step` that calls its base class's, which has the same hooks
+        self._step = step
         weights, _, carried = self._scaled()
         if len(self._before) != len(weights):
             self._before = [torch.empty_like(weight) for weight in weights]
+        # A fused optimizer is called, and does nothing, where the `GradScaler` found an overflow.
+        overflowed = getattr(optimizer, "found_inf", None)
+        factor = carried if overflowed is None else carried + (1 - carried) * overflowed
         for before, weight in zip(self._before, weights, strict=True):
-            torch.mul(weight, carried, out=before)
+            torch.mul(weight, factor, out=before)
 
     def _shrink(self, *of_the_hook: Any) -> None:
+        if sys._getframe(1) is not self._step:
+            return
+        self._step = None
         weights, scales, _ = self._scaled()
         for before, weight, scale in zip(self._before, weights, scales, strict=True):
             torch.lerp(before, weight, scale, out=weight)  # the foreach lerp can't write into its second argument
@@ -109,4 +138,11 @@ class StepTruncation:
         for hook in self._hooks:
             hook.remove()
         self.active = False
-        self._before = []
+        self._before, self._step = [], None
+
+
+def _called_from(caller: FrameType, frame: FrameType | None) -> bool:
+    """Whether `caller` is still running, and what runs in `frame` was called from there."""
+    while frame is not None and frame is not caller:
+        frame = frame.f_back
+    return frame is not None

@@ -8,8 +8,9 @@ from .layer import View
 
 def batchnorm_scales(model: nn.Module) -> list[tuple[View, ...]]:
     """Views of γ and β of every BatchNorm that has them (β may be off); one without affine parameters has no units."""
-    return [
-        tuple(View(parameter) for parameter in (module.weight, module.bias) if parameter is not None)
-        for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.affine
-    ]
+    found = []
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            own = dict(module.named_parameters(recurse=False))
+            found.append(tuple(View(own[name]) for name in ("weight", "bias") if name in own and "weight" in own))
+    return [views for views in found if views]

@@ -120,6 +120,24 @@ def experts_left_out(experts: Named, model: nn.Module, named: Named) -> str:
     )
 
 
+def derived(names: Sequence[str], model: nn.Module) -> str:
+    """The warning for weights that words mean, and that are no parameters."""
+    return (
+        f"Not all of `{type(model).__name__}` that is named is watched: {firsts(names, LISTED)} "
+        f"{'is' if len(names) == 1 else 'are'} made of other parameters, by a parametrization or "
+        "`torch.nn.utils.prune`. Put plain weights in their place first: "
+        "`torch.nn.utils.parametrize.remove_parametrizations`, `torch.nn.utils.prune.remove`."
+    )
+
+
+def empty(name: str, parameter: nn.Parameter) -> ValueError:
+    """For a parameter without a single weight."""
+    return ValueError(
+        f"`{name}` is of shape {tuple(parameter.shape)}: there is nothing in it to prune. Leave it out of `layers`, or "
+        "make the search once it has its weights."
+    )
+
+
 def owned_twice(name: str, one: str, other: str) -> ValueError:
     """For a parameter parts of which two entries of `layers` would prune as units of two kinds."""
     return ValueError(

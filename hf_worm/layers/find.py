@@ -6,13 +6,16 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_worm.config import split_ratio
 
-from .attention import ROLES, fused_projections, projections
+from .attention import FAMILIES, ROLES, fused_projections, projections
 from .batchnorm import batchnorm_scales
 from .errors import (
     WORDS,
+    derived,
+    empty,
     experts_left_out,
     frozen,
     left_out,
@@ -26,7 +29,8 @@ from .errors import (
 )
 from .heads import heads
 from .layer import Granularity, RepresentativeLayer, View
-from .names import Named, matches, named_parameters
+from .names import Named, derived_parameters, matches, named_parameters
+from .neurons import FAMILIES as BLOCKS
 from .neurons import experts, neurons
 
 
@@ -48,8 +52,9 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
 
             and may end in a ratio of its own: `"neurons=0.75"`.
 
-    Warns where a word finds some of the attentions, and others that train have a fused projection; and where
-    `"neurons"` leaves out experts that train.
+    Warns where a word finds some of the attentions, and others that train have a fused projection; where `"neurons"`
+    leaves out experts that train; and where a word means weights that are made of other parameters (parametrizations,
+    `torch.nn.utils.prune`).
 
     Returns:
         `list[RepresentativeLayer]`: In the order of `model.named_parameters()`, each parameter once however often it is
@@ -57,8 +62,9 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
 
     Raises:
         `ValueError`:
-            If an entry finds nothing, finds a parameter that is not floating point, finds units that own a part of
-            what another entry's own (`"heads"` beside `"query"`), or finds what another does, with another ratio.
+            If an entry finds nothing, finds a parameter that is empty or not floating point, finds units that own a
+            part of what another entry's own (`"heads"` beside `"query"`), or finds what another does, with another
+            ratio.
 
     Example:
 
@@ -107,9 +113,15 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
         if trained:
             warnings.warn(experts_left_out(trained, model, named), stacklevel=2)
 
+    unwatched = [name for name in derived_parameters(model) if any(_means(entry, name, model) for entry in ratios)]
+    if unwatched:
+        warnings.warn(derived(unwatched, model), stacklevel=2)
+
     result = []
     for name, parameter in named:
         if parameter in chosen:
+            if not parameter.numel():
+                raise empty(name, parameter)
             if not parameter.is_floating_point() or parameter.element_size() == 1:  # float8 is quantized too
                 raise not_floating_point(name, parameter)
             units, ratio = chosen.pop(parameter)  # a shared one: under its first name
@@ -163,3 +175,19 @@ def _find(entry: str, model: nn.Module, named: Named) -> list[Units]:
         if entry == role:
             return [Units((View(parameter),)) for parameter in projections(named, role)]
     return [Units((View(parameter),)) for name, parameter in named if matches(name, entry)]
+
+
+def _means(word: str, name: str, model: nn.Module) -> bool:
+    """Whether a word of `layers` would have found something by a weight, were it a parameter."""
+    path, _, kind = name.rpartition(".")
+    if word == "batchnorm":
+        return isinstance(model.get_submodule(path), _BatchNorm)
+    if word == "neurons":
+        return any(path.endswith(projection) for inputs, output in BLOCKS for projection in (*inputs, output))
+    child = path.rpartition(".")[2]
+    if word == "heads":
+        return any(child in family for family in FAMILIES)
+    if kind != "weight" or word not in ROLES:
+        return False
+    sought = {0, 1, ROLES.index(word)}  # an attention is known by its query and key
+    return any(child == family[place] for family in FAMILIES for place in sought)

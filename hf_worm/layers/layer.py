@@ -97,7 +97,7 @@ class View:
             `torch.Tensor`: On the parameter's device, of a shape that broadcasts to that of `local_weight`.
         """
         weight = self.weight
-        mask = mask.view(*mask.shape, *[1] * (weight.dim() - mask.dim()))
+        mask = mask.view((*mask.shape, *[1] * (weight.dim() - mask.dim())))
         return shard_like(mask, weight).to(weight.device)
 
 

@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils.parametrize import is_parametrized
 
 Named = list[tuple[str, nn.Parameter]]
 
@@ -34,6 +35,17 @@ def named_parameters(model: nn.Module) -> Named:
         return ".".join(part for part, extra in zip(parts, added, strict=True) if not extra)
 
     return [(plain(name), parameter) for name, parameter in model.named_parameters(remove_duplicate=False)]
+
+
+def derived_parameters(model: nn.Module) -> list[str]:
+    """Names of weights and biases that are made of other parameters: parametrized, or under `torch.nn.utils.prune`."""
+    found = []
+    for path, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        for name in ("weight", "bias"):
+            if is_parametrized(module, name) or f"{name}_orig" in own or f"{name}_g" in own:
+                found.append(f"{path}.{name}" if path else name)
+    return found
 
 
 def pattern(name: str) -> str:

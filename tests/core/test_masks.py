@@ -1,6 +1,7 @@
 """Masks against `torch.nn.utils.prune` and against the naive formula; bit packing."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -225,6 +226,15 @@ def test_masks_are_bool_on_the_device_of_the_weights(dtype: torch.dtype, scope: 
     assert torch.equal(torch.cat([mask.flatten() for mask in masks]), expected)
 
 
+@pytest.fixture(params=[False, True], ids=["", "deterministic"])
+def deterministic(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(request.param)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_the_selection_for_accelerators_equals_that_for_the_cpu(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch

@@ -1,7 +1,9 @@
 """Truncation of gradients and of optimizer steps, against the formulas and against an optimizer left alone."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -310,3 +312,94 @@ def test_remove_ends_it() -> None:
     for weight, old in zip(weights, before, strict=True):
         assert torch.equal(weight.detach(), old - weight.grad)
     truncation.remove()  # once more does no harm
+
+
+class Derived(torch.optim.SGD):
+    """Calls its base class's `step`, around which the same hooks are called; and does something itself."""
+
+    def step(self, closure: Any = None) -> Any:
+        with torch.no_grad():
+            for weight in self.param_groups[0]["params"]:
+                weight.add_(1.0)
+        return super().step(closure)
+
+
+class Further(Derived):
+    def step(self, closure: Any = None) -> Any:
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("kind", [Derived, Further])
+def test_a_step_that_calls_its_base_class_s_is_truncated_once(kind: type[torch.optim.Optimizer]) -> None:
+    torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)  # from the first of its class on, its `step` calls hooks
+    weights, masks = some_weights(), some_masks()
+    optimizer = kind(weights, lr=0.5)
+    scales = [scale_tensor(mask, 0.1, weight) for mask, weight in zip(masks, weights, strict=True)]
+    StepTruncation(optimizer, lambda: Scaled([weight.data for weight in weights], scales))
+    for _ in range(2):
+        before = [weight.detach().clone() for weight in weights]
+        for weight in weights:
+            weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        for weight, old, mask in zip(weights, before, masks, strict=True):
+            torch.testing.assert_close(weight.detach() - old, torch.where(mask, 0.5, 0.05).double())
+
+
+def test_a_step_that_failed_is_forgotten() -> None:
+    weights, masks = some_weights(), some_masks()
+    optimizer = Further(weights, lr=0.5)
+    scales = [scale_tensor(mask, 0.1, weight) for mask, weight in zip(masks, weights, strict=True)]
+    StepTruncation(optimizer, lambda: Scaled([weight.data for weight in weights], scales))
+
+    def fails() -> float:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        optimizer.step(fails)
+    before = [weight.detach().clone() for weight in weights]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    for weight, old, mask in zip(weights, before, masks, strict=True):
+        torch.testing.assert_close(weight.detach() - old, torch.where(mask, 0.5, 0.05).double())
+
+
+class Lookahead(torch.optim.Optimizer):
+    """As timm's: it has what the base optimizer has, and leaves `Optimizer.__init__` out."""
+
+    def __init__(self, base: torch.optim.Optimizer) -> None:
+        self._optimizer_step_pre_hooks: Any = OrderedDict()
+        self._optimizer_step_post_hooks: Any = OrderedDict()
+        self.base, self.param_groups, self.state, self.defaults = base, base.param_groups, base.state, base.defaults
+
+    def step(self, closure: Any = None) -> Any:
+        return self.base.step(closure)
+
+
+def test_hooks_are_called_where_torch_has_not_seen_to_it() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = Lookahead(torch.optim.SGD([weight], lr=0.5))
+    scale = torch.tensor([1.0, 0.0])
+    StepTruncation(optimizer, lambda: Scaled([weight.data], [scale]))
+    weight.grad = torch.ones(2)
+    optimizer.step()
+    assert weight.tolist() == [0.5, 1.0]
+
+
+def test_what_has_no_hooks_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"`SimpleNamespace` is no `torch.optim.Optimizer`, and its step has no hooks"):
+        StepTruncation(SimpleNamespace(step=lambda: None), Scaled)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("overflowed", [False, True])
+def test_a_fused_step_that_overflowed_fades_nothing(overflowed: bool) -> None:
+    """The `GradScaler` calls a fused optimizer, which looks at `found_inf` and does nothing."""
+    weight = nn.Parameter(torch.tensor([2.0, 4.0]))
+    optimizer = torch.optim.AdamW([weight], lr=0.5, fused=True)
+    scale, carried = fading(0.0, 0.5)
+    StepTruncation(optimizer, lambda: Scaled([weight.data], [torch.tensor([1.0, scale])], carried))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    scaler.scale(weight.sum() * (torch.inf if overflowed else 1.0)).backward()
+    scaler.step(optimizer)
+    assert (weight.tolist() == [2.0, 4.0]) == overflowed
+    assert weight[1].item() == (4.0 if overflowed else 2.0)

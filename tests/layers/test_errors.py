@@ -2,10 +2,12 @@
 
 import re
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 from transformers import (
     AutoModel,
     BertConfig,
@@ -275,3 +277,53 @@ def test_experts_that_are_left_out_are_named() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         representative_layers(model, ["neurons"])
+
+
+def is_orthogonal(layer: nn.Module) -> None:
+    parametrizations.orthogonal(layer)
+
+
+def is_pruned(layer: nn.Module) -> None:
+    prune.l1_unstructured(layer, "weight", 0.25)
+
+
+@pytest.mark.parametrize("make", [is_orthogonal, is_pruned])
+@pytest.mark.parametrize(
+    ("entry", "changed"),
+    [("query", "query"), ("key", "query"), ("heads", "value"), ("neurons", "intermediate.dense")],
+)
+def test_weights_made_of_others_are_told_and_not_watched(
+    entry: str, changed: str, make: Callable[[nn.Module], None], bert: nn.Module
+) -> None:
+    block = bert.get_submodule("bert.encoder.layer.0")
+    path = next(name for name, _ in block.named_modules() if name.endswith(changed))
+    make(block.get_submodule(path))
+    named = re.escape(f"`bert.encoder.layer.0.{path}.weight`")
+    with pytest.warns(UserWarning, match=f"{named} is made of other parameters.*remove_parametrizations"):
+        assert len(representative_layers(bert, [entry])) == 1
+
+
+def test_a_word_that_means_other_weights_says_nothing_of_those_made_of_others(bert: nn.Module) -> None:
+    prune.l1_unstructured(bert.get_submodule("classifier"), "weight", 0.25)
+    prune.l1_unstructured(bert.get_submodule("bert.encoder.layer.0.attention.self.value"), "bias", 0.25)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(representative_layers(bert, ["query", "key", "value", "neurons"])) == 8
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_batchnorms_made_of_others_are_told(name: str) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(8), nn.BatchNorm1d(8))
+    prune.l1_unstructured(model[0], name, 0.25)
+    with pytest.warns(UserWarning, match=f"`0.{name}` is made of other parameters"):
+        found = representative_layers(model, ["batchnorm"])
+    assert [layer.name for layer in found] == (["1.weight"] if name == "weight" else ["0.weight", "1.weight"])
+    prune.l1_unstructured(model[1], "weight", 0.25)
+    if name == "weight":
+        assert "Found no BatchNorm with affine parameters" in error(model, ["batchnorm"])
+
+
+def test_parameters_without_weights_are_refused() -> None:
+    model = nn.Linear(4, 4)
+    model.empty = nn.Parameter(torch.zeros(0, 4))
+    assert error(model, ["*"]).startswith("`empty` is of shape (0, 4): there is nothing in it to prune.")
