@@ -107,18 +107,18 @@ def verdicts(scale: Scale, records: Records) -> list[str]:
     for task, layers, ratio in COMPARISONS:
         fading = group(found, task=task, method="worm_fade", **pruned_to(ratio, "worm_fade", layers))
         usual = group(found, task=task, method="eb_train", **pruned_to(ratio, "eb_train", layers))
-        lower, level, higher = [], [], []
+        lower, undecided, higher = [], [], []
         for method in COMPARED:
             differences = list(less(found, task, layers, ratio, method).values()) if method != "worm_fade" else []
             if len(differences) > 1:
-                kind = level if not decided(differences) else lower if statistics.mean(differences) > 0 else higher
+                kind = undecided if not decided(differences) else lower if statistics.mean(differences) > 0 else higher
                 kind.append(SHORT.get(method, TITLES[method]))
         if fading and usual:
             drops = [cell(usual, drop), cell(fading, drop), cell(fading, RETRAINED)]
             what = f"{task}: {', '.join(layers)}" if task in TEXT else task
-            others = (", ".join(names) or "–" for names in (lower, level, higher))
+            others = (", ".join(names) or "–" for names in (lower, undecided, higher))
             rows.append([what, f"{ratio:g}", str(len(fading)), *drops, *others])
-    head = ["", "p", "seeds", "drop of EB Train, points", "of fading", "fading in the end, %", "above", "level with"]
+    head = ["", "p", "seeds", "drop of EB Train, points", "of fading", "fading in the end, %", "above", "undecided"]
     return [
         *section("In short", "--comparison"),
         "*Above*, *below*: the 95 % confidence interval of the differences in the end, paired by seed, excludes 0.",

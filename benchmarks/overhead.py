@@ -1,4 +1,4 @@
-"""What pruning while training costs, against loops as one would write them and against the limits of the design.
+"""What pruning while training costs, against loops as one would write them and against limits.
 
     python benchmarks/overhead.py [--out benchmarks/results]
 

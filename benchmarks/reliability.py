@@ -91,7 +91,8 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "# Reliability",
         "",
-        "`python benchmarks/reliability.py`",
+        "By `python benchmarks/reliability.py .venv/bin/python=runs/newest.xml ...` from the suites' reports; its "
+        "docstring says how they are made.",
         "",
         "| what | result | command |",
         "| --- | --- | --- |",
@@ -99,7 +100,9 @@ def table(results: dict[str, Any]) -> str:
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     lines += [
         "",
-        "## The suite by versions: `make test` and `make test-oldest`",
+        "## The suite by versions",
+        "",
+        "The pinned ones: `make test`; the oldest: `make test-oldest`; others: installed in the place of the pinned.",
         "",
         "| Python | " + " | ".join(DISTRIBUTIONS) + " | tests |",
     ]

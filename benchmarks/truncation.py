@@ -142,7 +142,9 @@ def page(results: dict[str, Any]) -> str:
         "",
         f"`{results['command']}`, torch {results['machine']['torch']}. all-MiniLM-L6 on MRPC, batches of 8, learning "
         f"rate 5e-5, no weight decay, r = {R}, begun after {PLAIN_STEPS} plain steps; one seed. The step that doomed "
-        "weights make, as a share of the step that AdamW would have made with the untruncated gradients.",
+        "weights make, as a share of the step that AdamW would have made with the untruncated gradients. The "
+        "prediction is for gradients of one size; those of fine-tuning are not, and the measured share leaves it with "
+        "time.",
         "",
         "| steps since truncation began | " + " | ".join(f"{step:,}" for step in shown) + " |",
         "| --- |" + " --- |" * len(shown),

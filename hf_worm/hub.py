@@ -13,6 +13,7 @@ from hf_worm.speed import cost_rows, gains
 TAGS = ("worm", "early-bird", "pruning")
 FROM_SCRATCH = "This model was trained from scratch on "
 OF_NOTHING = "This model is a fine-tuned version of [](https://huggingface.co/) on "
+FADING = " Fading, by which weights shrink before they are pruned, is an addition of `hf_worm` to the paper's method."
 WORM = (
     "2406.11872",
     """\
@@ -88,7 +89,7 @@ def card_section(repository: str, report: dict[str, Any]) -> str:
             "## Pruning",
             f"Base model: `{report['model']}`. Pruned while fine-tuning by {config.method} "
             f"([arXiv:{paper}](https://arxiv.org/abs/{paper})) with `hf_worm`; {how}. "
-            f"{pruned_line(account, config.layers)}",
+            f"{pruned_line(account, config.layers)}{FADING if config.truncation_target == 'fade' else ''}",
             account["note"],
             *_costs_section(report.get("costs")),
             "### Metrics",

@@ -27,6 +27,7 @@ class TicketSearch:
     It knows nothing of any Trainer:
 
         search = TicketSearch(model, config)
+        search.attach(optimizer, steps_per_epoch=len(loader))  # for the targets "update" and "fade"
         for epoch in range(epochs):
             for batch in loader:
                 loss(batch).backward()
@@ -36,6 +37,7 @@ class TicketSearch:
             if search.observe().converged:
                 break
         ticket = search.draw()
+        ticket.hold(model, fresh_optimizer)  # and train on: what is pruned is 0 after each of its steps
 
     Under FSDP2 (`fully_shard(model)`, and the search made after it) every process runs this same loop: each finds the
     same masks, those of the model in one piece, and works on its own shards.

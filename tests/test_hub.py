@@ -58,6 +58,7 @@ def test_the_card_of_eb_train_is_of_eb_train(bert: BertForSequenceClassification
     text = ModelCard.load(tmp_path / "README.md").text
     assert "by EB Train ([arXiv:1909.11957]" in text and "you2020earlybird" in text
     assert "2406.11872" not in text and "truncating" not in text, "nothing was truncated"
+    assert "Fading" not in text
 
 
 @pytest.mark.parametrize("pruned", [False, True])
@@ -154,6 +155,7 @@ def test_the_card_of_a_faded_ticket_says_how_far_it_had_faded(cnn: SmallCNN) -> 
         seen["doomed_share"] = share
     text = card_section("someone/cnn", report)
     assert "Pruned while fine-tuning by WORM with fading" in text
+    assert "is an addition of `hf_worm` to the paper's method" in text
     assert "| doomed weights' share of the L1 norm |" in text
     assert "| no | 20.00% |" in text and "| yes | 1.23% |" in text
 

@@ -1,8 +1,10 @@
 """What a run shares with others: callbacks, subclasses, optimizers made elsewhere, copies, interruptions."""
 
 import copy
+import inspect
 import pickle
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import nn
 from training import (
     QUERY_AND_KEY,
@@ -308,3 +311,34 @@ def test_a_ticket_from_elsewhere_is_retrained_as_this_trainer_says(
     trainer.retrain()
     assert trainer.progress.steps == {"retrain": 16}
     assert trainer.report()["config"]["retrain_epochs"] == 2.0
+
+
+def overriding() -> Iterator[tuple[type, str]]:
+    """The classes between `WormTrainer` and `Trainer`, and the methods of each that call their parent's."""
+    for kind in WormTrainer.__mro__[: WormTrainer.__mro__.index(Trainer)]:
+        for name, method in vars(kind).items():
+            if inspect.isfunction(method) and f"super().{name}(" in inspect.getsource(method):
+                yield kind, name
+
+
+@pytest.mark.parametrize(("kind", "name"), list(overriding()))
+def test_what_is_overridden_is_there(kind: type, name: str) -> None:
+    """Most of it is private to the Trainer: another version may name it otherwise, or give it other parameters."""
+    above = WormTrainer.__mro__[WormTrainer.__mro__.index(kind) + 1 :]
+    parent = next(parent for parent in above if name in vars(parent))
+    mine, parents = (inspect.signature(getattr(of, name)).parameters for of in (kind, parent))
+    named = [parameter for parameter in mine if mine[parameter].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    assert list(parents)[: len(named)] == named
+
+
+def test_the_private_methods_are_among_them() -> None:
+    assert {"_load_callback_state", "_save", "_load_rng_state"} <= {name for _, name in overriding()}
+
+
+@pytest.mark.parametrize("kind", [DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM])
+def test_weights_spread_over_processes_are_refused(
+    kind: DistributedType, bert: BertForSequenceClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Accelerator, "distributed_type", property(lambda self: kind))
+    with pytest.raises(ValueError, match=f"`WormTrainer` does not support {kind.value} training"):
+        worm_trainer(bert, tmp_path)

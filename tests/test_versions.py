@@ -23,8 +23,8 @@ def bounds() -> dict[str, Version]:
     found = {}
     for requirement in map(Requirement, lines):
         if requirement.name != project["name"]:
-            (bound,) = requirement.specifier
-            assert bound.operator == ">=", requirement
+            (bound,) = (part for part in requirement.specifier if part.operator == ">=")
+            assert all(part.operator == "<" for part in requirement.specifier if part is not bound), requirement
             found[canonicalize_name(requirement.name)] = Version(bound.version)
     return found
 

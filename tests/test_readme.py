@@ -1,0 +1,54 @@
+"""The README: its links lead somewhere, its Python compiles and runs what there is, its commands have their flags."""
+
+import ast
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import hf_worm
+from hf_worm import WormConfig, cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = re.findall(r"^(?:torchrun .* -m hf_worm|hf-worm) (.*?)(?:  #.*)?$", README, re.MULTILINE)
+
+
+def test_links_lead_to_files() -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert len(links) > 5
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_targets_of_make_are_there() -> None:
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z0-9-]+)`|^make ([a-z0-9-]+)", README, re.MULTILINE))
+    assert {"demo", "test"} <= {first or second for first, second in named} <= targets
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_python_compiles_and_imports_what_there_is(code: str) -> None:
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.module == "hf_worm":
+            assert all(hasattr(hf_worm, alias.name) for alias in node.names)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "WormConfig":
+            WormConfig(**{keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_have_their_flags(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name, *words = shlex.split(command)
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert [word for word in words if word.startswith("--") and not re.search(rf"{word}\b", text)] == []
+
+
+def test_the_settings_are_those_of_the_configuration() -> None:
+    table = README.partition("## Settings")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([a-z_]+)`", " ".join(row.split("|")[1] for row in table.splitlines() if "|" in row)))
+    assert named == {field.name for field in dataclasses.fields(WormConfig)}
