@@ -185,15 +185,18 @@ def test_without_a_config_the_parent_class_loads(
     monkeypatch.setattr("hf_worm.trainer.phases.load_renamed", ours)
     kept = arguments(tmp_path, save_strategy="epoch", eval_strategy="epoch", load_best_model_at_end=True)
     rows = {"train_dataset": examples(), "eval_dataset": examples()}
-    WormTrainer(model=copy.deepcopy(bert), args=kept, worm_config=None, **rows).train()
+    whole = WormTrainer(model=copy.deepcopy(bert), args=kept, worm_config=None, **rows)
+    whole.train()
     first = str(checkpoints(tmp_path)[0])
-    WormTrainer(model=copy.deepcopy(bert), args=kept, worm_config=None, **rows).train(resume_from_checkpoint=first)
+    resumed = WormTrainer(model=copy.deepcopy(bert), args=kept, worm_config=None, **rows)
+    resumed.train(resume_from_checkpoint=first)
+    assert same_weights(weights(resumed.model), weights(whole.model))
 
 
 def test_a_search_that_forgets_its_window_ends_elsewhere(
     bert: BertForSequenceClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The negative control of the test above."""
+    """The negative control of `test_resuming_from_any_checkpoint_of_either_phase_ends_the_same`."""
     whole = worm_trainer(copy.deepcopy(bert), tmp_path, save_strategy="epoch")
     whole.train()
     monkeypatch.setattr(TicketSearch, "load_state_dict", lambda self, state: None)
