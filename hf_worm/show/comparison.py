@@ -17,6 +17,7 @@ from hf_worm.show.terminal import (
     note_lines,
     number,
     paragraph,
+    phase_title,
     pruned_lines,
     section,
     short_layers,
@@ -87,24 +88,30 @@ def _result(records: Sequence[Record]) -> list[str]:
     rows = [["", "metric", "before", "drawn", "retrained", "search epochs", "seconds", "pruned", "of model"]]
     for head, record in zip(_heads(records), records, strict=True):
         metric = record.metric_names[0] if record.metric_names else ""
-        stages = [number(record.metrics.get(stage, {}).get(metric)) or "-" for stage in STAGES]
+        metrics = {"before_draw": record.last_evaluation()} if record.status == "dense" else record.metrics
+        stages = [number(metrics.get(stage, {}).get(metric)) or "-" for stage in STAGES]
         seconds = sum(phase.get("seconds", 0) for phase in record.phases.values())
         shares = ["-", "-"]
         if record.account is not None:
             shares = [f"{record.account[name]:.1%}" for name in ("share_of_representative", "share_of_model")]
-        epochs = number(record.phases.get("search", {}).get("epochs"), 2) or "-"
+        epochs = number(record.phases.get("search", {}).get("epochs"), 2) or "-"  # of a dense run, all
         rows.append([head, cut(metric, 20) or "-", *stages, epochs, number(seconds, 1) if seconds else "-", *shares])
     return aligned(rows)
 
 
 def _settings(records: Sequence[Record]) -> list[str]:
-    """Those that differ in a table, the others in a line."""
-    settings = [{name: cut(repr(value), 40) for name, value in asdict(record.config).items()} for record in records]
-    differing = [name for name in settings[0] if len({values[name] for values in settings}) > 1]
-    columns = [
-        [head, *(values[name] for name in differing)] for head, values in zip(_heads(records), settings, strict=True)
-    ]
-    same = ", ".join(f"{name}={value}" for name, value in settings[0].items() if name not in differing)
+    """Those that differ in a table, the others in a line; a dense run has none."""
+    settings = {
+        head: {name: cut(repr(value), 40) for name, value in asdict(record.config).items()}
+        for head, record in zip(_heads(records), records, strict=True)
+        if record.status != "dense"
+    }
+    if not settings:
+        return []
+    first = next(iter(settings.values()))
+    differing = [name for name in first if len({values[name] for values in settings.values()}) > 1]
+    columns = [[head, *(values[name] for name in differing)] for head, values in settings.items()]
+    same = ", ".join(f"{name}={value}" for name, value in first.items() if name not in differing)
     table = _side_by_side(["", *differing], columns) if differing else []
     return [*table, *paragraph(f"{'The same in all' if differing else 'All the same'}: {same}")]
 
@@ -113,6 +120,8 @@ def _distances(records: Sequence[Record], which: Literal["max", "mean"]) -> list
     most = max(len(record.observations) for record in records)
     columns = []
     for head, record in zip(_heads(records), records, strict=True):
+        if record.status == "dense":
+            continue
         column = [head]
         for seen in record.observations:
             value = seen.max_distance if which == "max" else seen.mean_distance
@@ -130,7 +139,8 @@ def _doomed(records: Sequence[Record]) -> list[str]:
     most = max(map(len, shares))
     columns = [
         [head, *("-" if share is None else f"{share:.2%}" for share in column), *[""] * (most - len(column))]
-        for head, column in zip(_heads(records), shares, strict=True)
+        for head, record, column in zip(_heads(records), records, shares, strict=True)
+        if record.status != "dense"
     ]
     return _side_by_side(["", *map(str, range(1, most + 1))], columns)
 
@@ -147,7 +157,8 @@ def _epochs(records: Sequence[Record], value: Callable[[Record, Epoch], float | 
         [head, *(number(values.get(epoch)) for epoch in epochs)]
         for head, values in zip(_heads(records), found, strict=True)
     ]
-    return _side_by_side(["epoch", *(f"{PHASES[phase]} {place}" for phase, place in epochs)], columns) if epochs else []
+    rows = [f"{phase_title(phase, records)} {place}" for phase, place in epochs]
+    return _side_by_side(["epoch", *rows], columns) if epochs else []
 
 
 def _first_metric(record: Record, seen: Epoch) -> float | None:
@@ -159,5 +170,6 @@ def _layers(records: Sequence[Record]) -> list[str]:
     columns = [
         [head, *(f"{record.layers[name]:.1%}" if name in record.layers else "" for name in names)]
         for head, record in zip(_heads(records), records, strict=True)
+        if record.status != "dense"
     ]
     return [*left_out(names), *_side_by_side(["", *short_layers(names)], columns)] if names else []

@@ -9,17 +9,18 @@ import torch
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_worm.checkpoint import newest_whole
+from hf_worm.checkpoint import newest_finished, newest_whole
 from hf_worm.config import CONFIG_NAME, WormConfig, find_file, read_json
 from hf_worm.core.masks import unpack
 from hf_worm.core.window import Observation, read_observations
-from hf_worm.report import REPORT_NAME, STAGES, is_number
+from hf_worm.report import REPORT_NAME, RESULTS, STAGES, is_number
 from hf_worm.run import STATE_NAME, Progress, load_state
 from hf_worm.show.record import Record, Status, shares_pruned
 from hf_worm.speed import cost_rows, gains
 from hf_worm.ticket import HISTORY_NAME, TICKET_NAME, read_history, read_masks
 
 T = TypeVar("T")
+RESULTS_OF_ANY = "all_results.json"  # `Trainer.save_metrics` writes it
 KEPT = ("prune_ratio", "scope", "window", "layers")  # a run keeps these settings when it is resumed
 ACCOUNT = ("pruned_weights", "representative_weights", "model_weights", "share_of_representative", "share_of_model")
 
@@ -68,7 +69,7 @@ def read_run(path: str) -> Record:
         path (`str`): A folder, or the id of a repository on the Hub.
 
     Raises:
-        ValueError: There is nothing of hf_worm's in it that can be read.
+        ValueError: There is nothing of hf_worm's in it that can be read, nor the log of another `Trainer`.
         OSError: A file can't be read, or `path` is neither a folder nor a repository with a ticket.
     """
     folder = Path(path)
@@ -80,9 +81,13 @@ def read_run(path: str) -> Record:
     found = _find(path, notes)
     parts = [part for part in (found.report, found.state, found.ticket) if part is not None]
     if not parts:
+        dense = None if notes else _read_dense(folder)
+        if dense is not None:
+            return dense
         raise ValueError(
             f"{path} holds nothing of hf_worm's that can be shown: no `{REPORT_NAME}`, no ticket with its "
-            f"`{CONFIG_NAME}`, no whole checkpoint of a run that searched.{''.join(f' {note}' for note in notes)}"
+            f"`{CONFIG_NAME}`, no whole checkpoint of a run that searched; nor a `{TRAINER_STATE_NAME}` of another "
+            f"`Trainer`.{''.join(f' {note}' for note in notes)}"
         )
     best = found.report or max(parts, key=lambda part: len(part.observations))
     ticket, state, logs = found.ticket, found.state, found.logs
@@ -118,6 +123,47 @@ def read_run(path: str) -> Record:
     )
     notes.extend(_missing(record, newest))
     return record
+
+
+def _read_dense(folder: Path) -> Record | None:
+    """The run of a `Trainer` that prunes nothing, from its log; `None` where there is none."""
+    if any((folder / name).exists() for name in RESULTS):
+        return None
+    with_state = folder if (folder / TRAINER_STATE_NAME).is_file() else newest_finished(folder)
+    if with_state is None:
+        return None
+    state = _read_trainer_state(with_state / TRAINER_STATE_NAME)
+    if any("worm_truncating" in entry for entry in state.log):
+        return None
+    log = [*state.log, *_read_results(with_state / RESULTS_OF_ANY, state)]
+    took = [entry["train_runtime"] for entry in state.log if is_number(entry.get("train_runtime"))]
+    training = {"steps": state.steps, "epochs": state.epochs, **({"seconds": sum(took)} if took else {})}
+    return Record(
+        path=str(folder),
+        status="dense",
+        config=WormConfig(prune_ratio=0.0),
+        converged=None,
+        observations=[],
+        phases={"search": training},
+        metrics={},
+        masks={},
+        layers={},
+        account=None,
+        costs=None,
+        log=log,
+        notes=[],
+    )
+
+
+def _read_results(path: Path, state: _TrainerState) -> list[dict[str, Any]]:
+    """The evaluation that a script made after `trainer.save_state()`, as an entry of the log."""
+    if not path.is_file():
+        return []
+    results = read_json(path)
+    if not isinstance(results, dict):
+        raise ValueError(f"{path} must hold a JSON object of metrics, got a {type(results).__name__}.")
+    evaluated = {name: value for name, value in results.items() if name.startswith("eval_")}
+    return [{**evaluated, "step": state.steps, "epoch": state.epochs}] if evaluated else []
 
 
 class _Found(NamedTuple):

@@ -12,7 +12,7 @@ from hf_worm.core.window import Observation
 from hf_worm.job.table import metric_names
 from hf_worm.report import NOT_METRICS, STAGES, is_number
 
-Status = Literal["finished", "drawn", "searching", "retraining", "ticket"]
+Status = Literal["finished", "drawn", "searching", "retraining", "ticket", "dense"]
 
 
 class Evaluation(NamedTuple):
@@ -49,8 +49,9 @@ class Record:
     Args:
         path (`str`): The folder or Hub repository that it was read from.
         status (`str`): `finished`; `drawn`: with no retraining on record yet; `searching` or `retraining`: going on, or
-            broken off; `ticket`: nothing but the ticket is known.
-        config (`WormConfig`): The settings of the search.
+            broken off; `ticket`: nothing but the ticket is known; `dense`: of a Trainer that prunes nothing, in which
+            all the training counts as search.
+        config (`WormConfig`): The settings of the search; of a dense run, p = 0.
         converged (`bool`, *optional*): Whether the masks had stopped moving; `None` where nothing says so.
         observations (`list[Observation]`): What the search observed.
         phases (`dict[str, dict[str, float]]`): By `search`, `draw` and `retrain`: `epochs`, optimizer `steps` and
@@ -80,7 +81,7 @@ class Record:
     @property
     def drawn(self) -> bool:
         """Whether the ticket has been drawn."""
-        return self.status != "searching"
+        return self.status not in ("searching", "dense")
 
     @property
     def searched(self) -> float:
@@ -120,6 +121,14 @@ class Record:
                 step = min(place * self.config.sample_steps, steps or math.inf)
                 found.append((None if in_epoch is None else step / in_epoch, step))
         return found
+
+    def last_evaluation(self) -> dict[str, float]:
+        """The metrics of the newest evaluation in the log by their plain names; none where there was none."""
+        for entry in reversed(self.log):
+            found = {name: entry[f"eval_{name}"] for name in self.metric_names if is_number(entry.get(f"eval_{name}"))}
+            if found:
+                return found
+        return {}
 
     def losses(self) -> list[tuple[int, float]]:
         """Optimizer step and training loss (the mean since the one before), as they were logged."""

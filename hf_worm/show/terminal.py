@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from textwrap import wrap
 
-from hf_worm.job.table import aligned, cost_lines, counted, method_line, stage_table
+from hf_worm.job.table import aligned, cost_lines, counted, method_line, plain_table, stage_table
 from hf_worm.report import NOTE, REPORT_NAME, STAGES, pruned_line
 from hf_worm.search import FADE_BOUND
 from hf_worm.show.record import Record, cut, shared_ends, short_names
@@ -23,7 +23,7 @@ def run_text(record: Record) -> str:
         [
             *title_lines(record),
             *section("Result", _result(record)),
-            *section("Settings", paragraph(", ".join(f"{k}={v!r}" for k, v in asdict(record.config).items()))),
+            *section("Settings", _settings(record)),
             *section("Observations: mask distances, and what they decided", _observations(record)),
             *section("Training and evaluation", _training(record)),
             *section("Pruned of each layer", _layers(record)),
@@ -51,10 +51,10 @@ def number(value: float | None, digits: int = 4) -> str:
 
 def title_lines(record: Record) -> list[str]:
     """Where the run is, and how far it is."""
-    costs = {title: record.phases.get(phase, {}) for phase, title in PHASES.items()}
+    costs = {phase: record.phases.get(phase, {}) for phase in PHASES}
     done = [
-        f"{title}: {counted(cost['epochs'], 'epoch')}, {counted(cost['steps'], 'step')}"
-        for title, cost in costs.items()
+        f"{phase_title(phase, [record])}: {counted(cost['epochs'], 'epoch')}, {counted(cost['steps'], 'step')}"
+        for phase, cost in costs.items()
         if "steps" in cost
     ]
     perhaps = ", for which the search may have left no steps" if record.config.retrain_schedule == "continue" else ""
@@ -64,12 +64,15 @@ def title_lines(record: Record) -> list[str]:
         "searching": "unfinished (going on, or broken off): in the search",
         "retraining": "unfinished (going on, or broken off): in the retraining",
         "ticket": "a ticket, without its run",
+        "dense": "without pruning",
     }[record.status]
     return [record.path, *paragraph("; ".join([status, *done]))]
 
 
 def method_lines(record: Record) -> list[str]:
-    """The method with its numbers, and what has become of the search."""
+    """The method with its numbers, and what has become of the search; nothing of a dense run."""
+    if record.status == "dense":
+        return []
     seen = counted(len(record.observations), "observation")
     if record.converged is None:
         outcome = "whether it converged is not known"
@@ -80,7 +83,22 @@ def method_lines(record: Record) -> list[str]:
     return paragraph(f"{method_line(record.config)}: {outcome}")
 
 
+def phase_title(phase: str, records: Sequence[Record]) -> str:
+    """What a phase is called, of runs some of which may have searched for nothing."""
+    return "training" if all(record.status == "dense" for record in records) else PHASES[phase]
+
+
+def _settings(record: Record) -> list[str]:
+    if record.status == "dense":
+        return []
+    return paragraph(", ".join(f"{k}={v!r}" for k, v in asdict(record.config).items()))
+
+
 def _result(record: Record) -> list[str]:
+    if record.status == "dense":
+        training = record.phases["search"]
+        lasted = training["epochs"], training.get("seconds")
+        return plain_table("fine-tuned", record.last_evaluation(), *lasted).splitlines()
     names, more = _fitting_metrics(record)
     metrics = {
         stage: {name: values[name] for name in names if name in values} for stage, values in record.metrics.items()
@@ -150,7 +168,7 @@ def _training(record: Record) -> list[str]:
     epochs = record.epochs()
     body = [
         [
-            PHASES[seen.phase],
+            phase_title(seen.phase, [record]),
             number(seen.epoch, 2),
             f"{seen.step:,}",
             number(seen.loss) or "-",

@@ -38,7 +38,7 @@ class Runs:
         cnn: BatchNorm channels; saved without its log, with a checkpoint of the last step, the 24th.
         searching: Killed at step 20 of the search, with checkpoints of the epochs' ends.
         retraining: Killed at step 6 of the retraining, with checkpoints every 5 steps.
-        plain: A run of the same trainer without pruning.
+        plain: A run of `Trainer`, of 2 epochs of 8 steps, whose last evaluation came after its log was saved.
         fading: As `bert`, with weights that fade from the second epoch on, in three.
     """
 
@@ -90,6 +90,15 @@ def make_runs(model: BertForSequenceClassification, root: Path) -> Runs:
         with pytest.raises(KeyboardInterrupt):
             trainer.train()
 
-    args = arguments(made.plain, num_train_epochs=1, save_strategy="epoch")
-    Trainer(model=bert(), args=args, train_dataset=examples()).train()
+    changes = {name: value for name, value in EVALUATED.items() if name not in ("eval_dataset", "compute_metrics")}
+    trainer = Trainer(
+        model=bert(),
+        args=arguments(made.plain, num_train_epochs=2, save_strategy="epoch", **changes),
+        train_dataset=examples(),
+        eval_dataset=EVALUATED["eval_dataset"],
+        compute_metrics=accuracy,
+    )
+    trainer.train()
+    trainer.save_state()
+    trainer.save_metrics("eval", trainer.evaluate())
     return made

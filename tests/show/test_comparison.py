@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from short_runs import Runs
@@ -9,8 +10,10 @@ from test_terminal import sections
 from training import QUERY_AND_KEY, report
 
 from hf_worm.show.comparison import comparison_text
+from hf_worm.show.figures import write_figures
 from hf_worm.show.reading import read_run
 from hf_worm.show.record import Record
+from hf_worm.show.terminal import run_text
 
 
 @pytest.fixture
@@ -101,3 +104,34 @@ def test_the_note_comes_once_and_what_is_missing_for_each(records: list[Record])
     shown = sections(text)
     assert [line[:4] for line in shown["Account"][:4]] == ["[1] ", "[2] ", "[3] ", "[4] "]
     assert [line[:3] for line in shown["Not here"] if line[0] == "["] == ["[2]", "[4]"]
+
+
+def test_a_run_without_pruning_beside_one_with(records: list[Record], runs: Runs, tmp_path: Path) -> None:
+    plain = read_run(str(runs.plain))
+    text = comparison_text([plain, records[0]])
+    assert text.splitlines()[:2] == [f"[1] {runs.plain}", "    without pruning; training: 2 epochs, 16 steps"]
+    found = by_title(text)
+    value = f"{plain.last_evaluation()['accuracy']:.4f}"
+    assert found["Result"][1][:6] == ["[1]", "accuracy", value, "-", "-", "2.00"]
+    assert found["Settings"] == by_title(comparison_text([records[0]] * 2))["Settings"], "it has none"
+    assert found["Max"][0] == found["Mean"][0] == found["Pruned"][1] == ["[2]"]
+    losses = [f"{epoch.loss:.4f}" for epoch in plain.epochs()]
+    assert [row[1] for row in found["Training"][1:3]] == losses and found["Training"][1][0] == "search 1"
+    alone = comparison_text([plain, plain])
+    assert "training 1" in alone and "Settings" not in alone and "Pruned" not in alone
+    assert {line.split(".png")[0].split("/")[-1] for line in write_figures([plain, records[0]], tmp_path)} == {
+        "distances",
+        "loss",
+        "layers",
+        "masks",
+        "accuracy",
+    }
+
+
+def test_a_run_without_pruning_alone(runs: Runs) -> None:
+    plain = read_run(str(runs.plain))
+    parts = sections(run_text(plain))
+    assert "Nothing pruned" in parts["Result"][0]
+    assert f"{plain.last_evaluation()['loss']:.4f}" in parts["Result"][-1]
+    assert {"Settings", "Account", "Not here"} & parts.keys() == set()
+    assert [row.split()[0] for row in parts["Training"][1:]] == ["training", "training"]

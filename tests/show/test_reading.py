@@ -213,10 +213,47 @@ def test_checkpoints_and_logs_of_another_run_are_left_out(runs: Runs, copied: An
 
 
 def test_what_is_not_of_hf_worm(runs: Runs, tmp_path: Path) -> None:
-    for folder in (tmp_path, runs.plain, runs.plain / "checkpoint-8"):
-        with pytest.raises(ValueError, match="holds nothing of hf_worm's that can be shown"):
-            read_run(str(folder))
+    with pytest.raises(ValueError, match="holds nothing of hf_worm's that can be shown"):
+        read_run(str(tmp_path))
     with pytest.raises(ValueError, match=r"is a file\. Name the folder"):
         read_run(str(runs.bert / "worm_report.json"))
     with pytest.raises(OSError, match="neither a folder nor the id"):
         read_run(str(tmp_path / "no" / "where"))
+
+
+def test_a_run_without_pruning(runs: Runs, copied: Any) -> None:
+    record = read_run(str(runs.plain))
+    state = json.loads((runs.plain / "trainer_state.json").read_text())
+    results = json.loads((runs.plain / "all_results.json").read_text())
+    seconds = next(entry["train_runtime"] for entry in state["log_history"] if "train_runtime" in entry)
+    assert record.phases == {"search": {"steps": 16, "epochs": 2.0, "seconds": seconds}}
+    assert (record.status, record.drawn, record.observations, record.masks) == ("dense", False, [], {})
+    assert record.last_evaluation() == {name: results[f"eval_{name}"] for name in ("accuracy", "loss")}
+    assert [epoch.number for epoch in record.epochs()] == [1, 2]
+    logged = copied(runs.plain)
+    (logged / "all_results.json").unlink()
+    evaluated = [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]
+    assert read_run(str(logged)).last_evaluation()["loss"] == evaluated[-1]
+    killed = copied(runs.plain / "checkpoint-8")
+    assert read_run(str(killed)).phases["search"]["steps"] == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("all_results.json", "[1]", "must hold a JSON object of metrics, got a list"),
+        ("all_results.json", "{", "damaged"),
+        ("trainer_state.json", "{}", "damaged"),
+        ("worm_report.json", "{}", "holds nothing of hf_worm's"),
+    ],
+)
+def test_damaged_files_of_a_run_without_pruning(name: str, content: str, message: str, runs: Runs, copied: Any) -> None:
+    folder = copied(runs.plain)
+    (folder / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_run(str(folder))
+
+
+def test_the_log_alone_of_a_run_that_searched_is_none_without_pruning(runs: Runs, copied: Any) -> None:
+    with pytest.raises(ValueError, match="holds nothing of hf_worm's"):
+        read_run(str(copied(runs.bert, "trainer_state.json")))

@@ -41,11 +41,10 @@ def errors(capsys: Capture) -> str:
     return line
 
 
-@pytest.mark.parametrize("kind", ["empty", "plain", "nowhere", "a file", "hub id", "odd"])
+@pytest.mark.parametrize("kind", ["empty", "nowhere", "a file", "hub id", "odd"])
 def test_what_holds_nothing_ends_with_a_line(kind: str, runs: Runs, tmp_path: Path, capsys: Capture) -> None:
     paths = {
         "empty": tmp_path,
-        "plain": runs.plain,
         "nowhere": tmp_path / "no" / "where",
         "a file": runs.bert / "model.safetensors",
         "hub id": "nobody/nothing",
