@@ -28,7 +28,8 @@ MAY_IMPORT["glue"] = MAY_IMPORT["job"] | {"glue"}
 MAY_IMPORT["image"] = MAY_IMPORT["job"] | {"image", "models"}
 MAY_IMPORT["show"] = MAY_IMPORT["job"] | {"show"}
 MAY_IMPORT["cli"] = MAY_IMPORT["glue"] | MAY_IMPORT["image"] | MAY_IMPORT["show"] | {"cli"}
-ABOVE_TRAINER = {"job", "glue", "image", "show", "cli"}
+MAY_IMPORT["__main__"] = {"cli"}
+ABOVE_TRAINER = {"job", "glue", "image", "show", "cli", "__main__"}
 WITHOUT_TRANSFORMERS = {"config", "core", "layers", "compact", "speed", "ticket", "search"}
 
 FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if file != PACKAGE / "__init__.py"]
