@@ -25,6 +25,7 @@ from hf_worm.glue import demo
 from hf_worm.image import command as image
 from hf_worm.image.model import NEW_MODELS
 from hf_worm.job.model import model_errors_named
+from hf_worm.job.parsing import error_line
 from hf_worm.layers import representative_layers
 from hf_worm.loading import outline
 from hf_worm.show import command as show
@@ -80,8 +81,8 @@ def show_layers(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--layers",
         nargs="+",
-        default=WormConfig().layers,
-        help="query, key, value, batchnorm, neurons, heads, parameter names or patterns (default: query key)",
+        help="query, key, value, batchnorm, neurons, heads, parameter names or patterns (default: query key; batchnorm "
+        f"of {' and '.join(NEW_MODELS)})",
     )
     parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own code, if it has any")
     options = parser.parse_args(argv)
@@ -95,9 +96,11 @@ def show_layers(argv: Sequence[str]) -> int:
                 model: nn.Module = outline(config, options.model)
             else:
                 model = without_weights(config, options.trust_remote_code)
-        layers = representative_layers(model, WormConfig(layers=options.layers).layers)
+        usual = WormConfig.cnn() if options.model in NEW_MODELS else WormConfig()
+        named = usual if options.layers is None else WormConfig(layers=options.layers)
+        layers = representative_layers(model, named.layers)
     except (ValueError, OSError) as error:
-        print(f"hf-worm layers: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(error_line("hf-worm layers", error), file=sys.stderr)
         return 2
     watched = sum(view.weight.numel() for layer in layers for view in layer.views)
     whole = sum(parameter.numel() for parameter in model.parameters())

@@ -128,7 +128,10 @@ def test_layers_by_pattern_and_of_a_model_without_a_classifier_of_sequences(
 
 def test_layers_of_a_model_of_the_papers(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["layers", "resnet18", "--layers", "batchnorm"]) == 0
-    assert "20 layers, " in capsys.readouterr().out
+    named = capsys.readouterr().out
+    assert "20 layers, " in named
+    assert cli.main(["layers", "resnet18"]) == 0
+    assert capsys.readouterr().out == named, "as `hf-worm image` watches"
 
 
 def test_a_terminal_without_greek_letters_ends_no_run() -> None:

@@ -12,7 +12,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_worm.checkpoint import newest_finished
 from hf_worm.job.arguments import Arguments, D, M
 from hf_worm.job.output_dir import clear, find_checkpoint
-from hf_worm.job.parsing import CommandLine, parse
+from hf_worm.job.parsing import CommandLine, error_line, parse
 from hf_worm.job.table import plain_table, result_table
 from hf_worm.job.task import Task
 from hf_worm.trainer import WormTrainer
@@ -54,7 +54,7 @@ def main(command: Command[M, D], argv: Sequence[str] | None = None) -> int:
             if arguments.training.do_train:
                 _refuse_unknown_metric(trainer, task)
         except (ValueError, OSError, ImportError) as error:  # the last: a setting needs a library that is not there
-            print(f"{command.program}: error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(error_line(command.program, error), file=sys.stderr)
             return 2
         folder = str(arguments.training.output_dir)
         run(command, trainer, task, arguments, checkpoint)

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from small_command import SMALL, Data, Model, SmallArguments
 
 from hf_worm import WormConfig
 from hf_worm.job.arguments import RunArguments
-from hf_worm.job.parsing import parse
+from hf_worm.job.parsing import error_line, parse
 
 NEEDED = ["--width=8"]
 
@@ -216,3 +217,25 @@ def test_help_shows_every_argument_with_the_commands_defaults(capsys: pytest.Cap
         "Epochs of the search, at the most; retrain_epochs come after them, save where retrain_schedule is continue."
     )
     assert f"{epochs} (default: 3.0)" in words
+
+
+@pytest.mark.parametrize(
+    ("setting", "flag"),
+    [
+        ('WormConfig(layers=["batchnorm"])', "--layers batchnorm"),
+        ("WormConfig(layers=['neurons', 'heads'])", "--layers neurons heads"),
+        ('WormConfig(layers=["query", "*.c_attn.weight"])', "--layers query '*.c_attn.weight'"),
+        ("WormConfig(truncation_target='update')", "--truncation_target update"),
+    ],
+)
+def test_the_flag_stands_beside_a_setting(setting: str, flag: str):
+    line = error_line("hf-worm glue", ValueError(f"It won't do.\nFor example `{setting}`."))
+    assert line == f"hf-worm glue: error: It won't do. For example `{setting}` (here: `{flag}`)."
+    words = shlex.split(flag.removeprefix("--"))
+    config = eval(setting, {"WormConfig": WormConfig})
+    assert getattr(config, words[0]) in (words[1:], words[-1])
+
+
+@pytest.mark.parametrize("message", ["`WormConfig.eb_train()`", "`WormConfig(layers=[...])`", "`WormConfig(window=3)`"])
+def test_what_is_no_setting_of_words_stays(message: str):
+    assert error_line("hf-worm", ValueError(message)) == f"hf-worm: error: {message}"
