@@ -10,6 +10,7 @@ from hf_worm.compact.channels import HasChannels, cut_channels_
 from hf_worm.compact.record import describe
 from hf_worm.compact.shrink import holders, require_projections_alone, shrink_
 from hf_worm.layers import RepresentativeLayer, representative_layers
+from hf_worm.layers.layer import WORDS
 from hf_worm.layers.names import firsts
 
 
@@ -51,8 +52,10 @@ def cut_(model: nn.Module, layers: Sequence[RepresentativeLayer], masks: Mapping
     channels = {layer.name: masks[layer.name] for layer in layers if layer.granularity == "channel"}
     if channels:
         cut_channels_(model, channels)
-    for word in sorted({f"{layer.granularity}s" for layer in layers if layer.summed}):
-        own = [layer for layer in layers if word == f"{layer.granularity}s"]
+    for word, granularity in WORDS.items():
+        own = [layer for layer in layers if layer.granularity == granularity and layer.summed]
+        if not own:
+            continue
         before = {layer.name: layer.shape.numel() for layer in own}
         kept = {layer.name: masks[layer.name].nonzero().flatten().tolist() for layer in own}
         none_left = [name for name, units in kept.items() if not units]

@@ -6,10 +6,10 @@ from difflib import get_close_matches
 from torch import nn
 
 from .attention import FAMILIES, ROLES, fused_projections, in_attention
+from .layer import WORDS
 from .names import Named, firsts, group, pattern
 
 LARGER = ("neurons", "heads")  # units of many weights
-WORDS = (*ROLES, "batchnorm", *LARGER)
 LISTED = 5  # candidates, close matches or names in one message
 MERGE = (
     "Train the full model, or merge the adapter first and train that: `model = model.merge_and_unload()`, and "

@@ -1,7 +1,7 @@
 """From the words, names and patterns of `layers` to representative layers."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,6 @@ from hf_worm.config import split_ratio
 from .attention import FAMILIES, ROLES, fused_projections, projections
 from .batchnorm import batchnorm_scales
 from .errors import (
-    WORDS,
     derived,
     empty,
     experts_left_out,
@@ -28,7 +27,7 @@ from .errors import (
     unknown_entry,
 )
 from .heads import heads
-from .layer import Granularity, RepresentativeLayer, View
+from .layer import WORDS, Granularity, RepresentativeLayer, View
 from .names import Named, derived_parameters, matches, named_parameters
 from .neurons import FAMILIES as BLOCKS
 from .neurons import experts, neurons
@@ -160,21 +159,23 @@ class Units(NamedTuple):
     """What the units of one layer own, and what they are."""
 
     views: tuple[View, ...]
-    granularity: Granularity = "weight"
+    granularity: Granularity
 
 
 def _find(entry: str, model: nn.Module, named: Named) -> list[Units]:
     """The units of each layer that one entry of `layers` means."""
+    views: Iterable[tuple[View, ...]]
     if entry == "batchnorm":
-        return [Units(views, "channel") for views in batchnorm_scales(model)]
-    if entry == "neurons":
-        return [Units(views, "neuron") for views in neurons(named)]
-    if entry == "heads":
-        return [Units(views, "head") for views in heads(model)]
-    for role in ROLES:
-        if entry == role:
-            return [Units((View(parameter),)) for parameter in projections(named, role)]
-    return [Units((View(parameter),)) for name, parameter in named if matches(name, entry)]
+        views = batchnorm_scales(model)
+    elif entry == "neurons":
+        views = neurons(named)
+    elif entry == "heads":
+        views = heads(model)
+    elif entry in ROLES:
+        views = ((View(parameter),) for parameter in projections(named, entry))
+    else:
+        views = ((View(parameter),) for name, parameter in named if matches(name, entry))
+    return [Units(owned, WORDS.get(entry, "weight")) for owned in views]
 
 
 def _means(word: str, name: str, model: nn.Module) -> bool:

@@ -15,6 +15,15 @@ if _DISTRIBUTED or TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
 Granularity = Literal["weight", "channel", "neuron", "head"]
+# What a unit is, by the words that `layers` may hold; of names and patterns it is a weight.
+WORDS: dict[str, Granularity] = {
+    "query": "weight",
+    "key": "weight",
+    "value": "weight",
+    "batchnorm": "channel",
+    "neurons": "neuron",
+    "heads": "head",
+}
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

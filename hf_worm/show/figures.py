@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator
 from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_worm.config import split_ratio
+from hf_worm.layers.layer import WORDS
 from hf_worm.report import STAGES
 from hf_worm.search import FADE_BOUND
 from hf_worm.show.density import block, density
@@ -32,7 +33,6 @@ BLOCKS = 96  # in either direction of a mask, at the most
 SIZES = {"*": 12, "v": 10, ".": 6}  # of markers, where not 8 points
 COLUMNS = 6  # masks beside each other
 MAP = "cividis"  # of one hue after another as the lightness grows, for any eyes
-UNITS = {"batchnorm": "channel", "neurons": "neuron", "heads": "head"}
 MARKS = {"before_draw": "o", "drawn": "v", "retrained": "s"}
 
 
@@ -252,7 +252,7 @@ def masks(runs: Sequence[Shown]) -> Figure:
             axes.imshow(units, cmap=MAP, vmin=0, vmax=1, extent=extent, aspect="auto", interpolation="nearest")
         axes.set_yticks(range(len(flat)), short_names(flat, "."), fontsize=8)
         words = {split_ratio(entry)[0] for entry in run.record.config.layers}
-        kinds = [unit for word, unit in UNITS.items() if word in words]
+        kinds = [unit for word, unit in WORDS.items() if word in words and unit != "weight"]
         axes.set(title=run.label, xlabel=" or ".join(kinds) or "unit", ylim=(len(flat) - 0.5, -0.5))
         axes.set_xlim(0, max(run.record.masks[name].numel() for name in flat))
         entries = [Patch(color=colormaps[MAP](float(kept)), label="kept" if kept else "pruned") for kept in (1, 0)]
