@@ -100,6 +100,7 @@ class StepTruncation:
         self._scaled = scaled
         self._before: list[torch.Tensor] = []  # kept from step to step: no allocation in the loop
         self._step: FrameType | None = None  # that of the step which is being taken
+        self._within = 0  # how many steps it has called that have not returned
         self.active = True
         optimizer = hooked(optimizer)
         self._hooks = [
@@ -112,10 +113,11 @@ class StepTruncation:
         return {**self.__dict__, "_hooks": [], "_before": [], "_step": None, "active": False}
 
     def _remember(self, optimizer: torch.optim.Optimizer, *of_the_hook: Any) -> None:
-        step = sys._getframe(1)  # which calls the hooks around it
+        step = None if torch.compiler.is_compiling() else sys._getframe(1)  # which calls the hooks around it
         if self._step is not None and _called_from(self._step, step):
-            return  # a class's `step` that calls its base class's, which has the same hooks
-        self._step = step
+            self._within += 1  # a class's `step` that calls its base class's, around which are the same hooks
+            return
+        self._step, self._within = step, 0  # one that has failed is forgotten
         weights, _, carried = self._scaled()
         if len(self._before) != len(weights):
             self._before = [torch.empty_like(weight) for weight in weights]
@@ -126,7 +128,8 @@ class StepTruncation:
             torch.mul(weight, factor, out=before)
 
     def _shrink(self, *of_the_hook: Any) -> None:
-        if sys._getframe(1) is not self._step:
+        if self._within:
+            self._within -= 1
             return
         self._step = None
         weights, scales, _ = self._scaled()
