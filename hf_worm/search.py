@@ -174,6 +174,7 @@ class TicketSearch:
                 The optimizer lacks all watched weights, or some where their steps would be truncated. The target is
                 `"fade"`, and `steps_per_epoch` is missing, or the weights have so few digits that a step's fading is
                 lost in rounding.
+            TypeError: The optimizer's step has no hooks, nor has one that it wraps.
         """
         require_optimized(self.layers, optimizer, every=self.config.truncation_target != "gradient")
         if self.config.truncation_target == "fade":

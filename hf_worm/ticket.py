@@ -138,6 +138,7 @@ class Ticket:
         Raises:
             ValueError:
                 The model's representative layers are not those of the ticket, or the optimizer has none of them.
+            TypeError: The optimizer's step has no hooks, nor has one that it wraps.
         """
         layers = self._layers(model)
         require_optimized(layers, optimizer)
@@ -200,14 +201,14 @@ class Held:
 
     def __init__(self, pruned: list[tuple[View, torch.Tensor]], optimizer: torch.optim.Optimizer) -> None:
         self._pruned = pruned
+        stepping = hooked(optimizer)  # one that is refused leaves the weights as they are
+        self._hooks = [
+            stepping.register_step_pre_hook(self._before_step),
+            stepping.register_step_post_hook(self._zero_weights),
+        ]
         self._zero_weights()
         for within in _nested(optimizer):
             self._zero_states(within)
-        optimizer = hooked(optimizer)
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._zero_weights),
-        ]
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has no optimizer: copies of an optimizer are without its hooks."""

@@ -1,4 +1,4 @@
-"""The README: its links lead somewhere, its Python compiles and runs what there is, its commands have their flags."""
+"""The README: its links lead somewhere, its Python compiles and names what there is, its commands have their flags."""
 
 import ast
 import dataclasses

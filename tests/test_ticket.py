@@ -8,6 +8,7 @@ import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -195,6 +196,14 @@ def test_what_is_held_can_be_copied_and_pickled(model: nn.Module) -> None:
         other.remove()  # has no optimizer
     train(model, optimizer)
     assert all(int((weight == 0).sum()) > 0 for name, weight in model.named_parameters() if "query.weight" in name)
+
+
+def test_an_optimizer_without_hooks_is_refused_and_the_model_stays(model: nn.Module) -> None:
+    before, weights = weights_of(model), list(model.parameters())
+    without = SimpleNamespace(param_groups=[{"params": weights}], state={}, step=lambda: None)
+    with pytest.raises(TypeError, match="its step has no hooks"):
+        random_ticket(model).hold(model, without)  # type: ignore[arg-type]
+    assert all(torch.equal(before[name], now) for name, now in weights_of(model).items())
 
 
 def test_sparse_gradients_can_be_held() -> None:

@@ -329,6 +329,18 @@ class Further(Derived):
         return super().step(closure)
 
 
+def check_truncated_once(
+    optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], masks: list[torch.Tensor]
+) -> None:
+    """Of a [`Derived`] with a learning rate of ½, r = 0.1: its own step of 1, less ½ by a gradient of 1."""
+    before = [weight.detach().clone() for weight in weights]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    for weight, old, mask in zip(weights, before, masks, strict=True):
+        torch.testing.assert_close(weight.detach() - old, torch.where(mask, 0.5, 0.05).double())
+
+
 @pytest.mark.parametrize("kind", [Derived, Further])
 def test_a_step_that_calls_its_base_class_s_is_truncated_once(kind: type[torch.optim.Optimizer]) -> None:
     torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)  # from the first of its class on, its `step` calls hooks
@@ -337,12 +349,7 @@ def test_a_step_that_calls_its_base_class_s_is_truncated_once(kind: type[torch.o
     scales = [scale_tensor(mask, 0.1, weight) for mask, weight in zip(masks, weights, strict=True)]
     StepTruncation(optimizer, lambda: Scaled([weight.data for weight in weights], scales))
     for _ in range(2):
-        before = [weight.detach().clone() for weight in weights]
-        for weight in weights:
-            weight.grad = torch.ones_like(weight)
-        optimizer.step()
-        for weight, old, mask in zip(weights, before, masks, strict=True):
-            torch.testing.assert_close(weight.detach() - old, torch.where(mask, 0.5, 0.05).double())
+        check_truncated_once(optimizer, weights, masks)
 
 
 def test_a_step_that_failed_is_forgotten() -> None:
@@ -356,12 +363,7 @@ def test_a_step_that_failed_is_forgotten() -> None:
 
     with pytest.raises(RuntimeError, match="out of memory"):
         optimizer.step(fails)
-    before = [weight.detach().clone() for weight in weights]
-    for weight in weights:
-        weight.grad = torch.ones_like(weight)
-    optimizer.step()
-    for weight, old, mask in zip(weights, before, masks, strict=True):
-        torch.testing.assert_close(weight.detach() - old, torch.where(mask, 0.5, 0.05).double())
+    check_truncated_once(optimizer, weights, masks)
 
 
 class Lookahead(torch.optim.Optimizer):
