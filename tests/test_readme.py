@@ -1,4 +1,7 @@
-"""The README: its links lead somewhere, its Python compiles and names what there is, its commands have their flags."""
+"""The README: its links lead somewhere, its Python compiles and names what there is, its commands have their flags.
+
+Links are those of the README of `benchmarks/` too.
+"""
 
 import ast
 import dataclasses
@@ -17,10 +20,29 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = re.findall(r"^(?:torchrun .* -m hf_worm|hf-worm) (.*?)(?:  #.*)?$", README, re.MULTILINE)
 
 
-def test_links_lead_to_files() -> None:
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+@pytest.mark.parametrize("folder", [ROOT, ROOT / "benchmarks"], ids=["the project", "benchmarks"])
+def test_links_lead_to_files_and_headings(folder: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)#?([^)]*)\)", (folder / "README.md").read_text(encoding="utf-8"))
+    links = [(folder / path, heading) for path, heading in links if "://" not in path]
     assert len(links) > 5
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [path for path, _ in links if not path.exists()] == []
+    assert [heading for path, heading in links if heading and heading not in headings(path)] == []
+
+
+def headings(page: Path) -> list[str]:
+    """As links name them."""
+    found = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return [re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in found]
+
+
+def test_each_script_and_page_of_benchmarks_is_named() -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    scripts = [
+        path.name for path in (ROOT / "benchmarks").glob("*.py") if '__name__ == "__main__"' in path.read_text("utf-8")
+    ]
+    pages = [f"results/{path.name}" for path in (ROOT / "benchmarks" / "results").glob("*.md")]
+    assert len(scripts) > 5 and len(pages) > 5
+    assert [name for name in scripts + pages if f"({name})" not in text] == []
 
 
 def test_targets_of_make_are_there() -> None:
