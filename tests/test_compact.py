@@ -16,19 +16,28 @@ from training import arguments
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
+    BertConfig,
     BertForSequenceClassification,
     BertModel,
+    CLIPConfig,
+    CLIPModel,
+    CLIPVisionConfig,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
     LiltConfig,
     LlamaConfig,
     LlamaForSequenceClassification,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     Olmo2Config,
+    PreTrainedModel,
     StableLmConfig,
     T5Config,
     T5EncoderModel,
     ViTForImageClassification,
     YolosConfig,
 )
-from zoo import HEADS, NEURONS, NEW_VIT, SIZE, ZOO, zoo_model
+from zoo import HEADS, HIDDEN, NEURONS, NEW_VIT, SIZE, ZOO, zoo_model
 
 from hf_worm import Ticket, TicketSearch, WormConfig, WormTrainer, load_compact
 
@@ -366,6 +375,66 @@ class Around(nn.Module):
 
     def forward(self, **given: torch.Tensor) -> torch.Tensor:
         return self.head(self.encoder(**given)[0])
+
+
+def composite(name: str) -> PreTrainedModel:
+    """A model of two others, each of which has a configuration within that of the whole."""
+    text = {**ZOO["bert"][0].to_diff_dict(), "num_hidden_layers": 1}
+    vision = {"hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": HEADS, "intermediate_size": 12}
+    vision |= {"image_size": 8, "patch_size": 4}
+    if name == "clip":
+        return CLIPModel(CLIPConfig(text_config={**text, "bos_token_id": 1, "eos_token_id": 2}, vision_config=vision))
+    if name == "llava":
+        language = LlamaConfig(**{**ZOO["llama"][0].to_diff_dict(), "num_hidden_layers": 1})
+        return LlavaForConditionalGeneration(
+            LlavaConfig(vision_config=CLIPVisionConfig(**vision), text_config=language, image_token_index=39)
+        )
+    decoder = BertConfig(**{**text, "is_decoder": True, "add_cross_attention": True})
+    configs = (BertConfig(**{**text, "intermediate_size": 12, "num_hidden_layers": 2}), decoder)
+    return EncoderDecoderModel(EncoderDecoderConfig.from_encoder_decoder_configs(*configs))
+
+
+def parts(model: nn.Module) -> dict[str, PreTrainedModel]:
+    """By name, those that have a configuration of their own."""
+    found = {}
+    for name, part in model.named_modules():
+        if isinstance(part, PreTrainedModel) and part.config is not model.config:
+            found[name] = part
+    return found
+
+
+def weights(model: nn.Module) -> list[torch.Tensor]:
+    return list(model.state_dict().values())
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("layers", GRANULARITIES, ids="+".join)
+@pytest.mark.parametrize("name", ["clip", "llava", "encoder-decoder"])
+def test_a_composite_model_comes_back_and_so_do_its_parts(
+    name: str, layers: list[str], scope: str, tmp_path: Path
+) -> None:
+    model = composite(name)
+    for ratio in (0.25, 0.5):  # smaller, and smaller still
+        model = drawn(model, layers=layers, prune_ratio=ratio, scope=scope)[0].compact(model)
+    assert len(parts(model)) >= 2
+    for place, saved in {"whole": model, **parts(model)}.items():
+        saved.save_pretrained(tmp_path / place)
+        loaded = load_compact(tmp_path / place, type(saved))
+        assert all(map(torch.equal, weights(loaded), weights(saved)))
+        if layers == ["neurons"] and scope == "layer":
+            plain = type(saved).from_pretrained(tmp_path / place)
+            assert all(map(torch.equal, weights(plain), weights(saved)))
+            assert not hasattr(plain.config, "worm_compact")
+
+
+def test_what_a_part_says_the_whole_does_not_record() -> None:
+    """Llama's configuration says any number of heads, CLIP's that of a vision model doesn't."""
+    model = composite("llava")
+    config = drawn(model, layers=["heads"], prune_ratio=0.5)[0].compact(model).config
+    assert config.text_config.num_attention_heads == HEADS // 2
+    assert not hasattr(config.text_config, "worm_compact")
+    assert {name.partition(".")[0] for name in config.worm_compact["heads"]} == {"vision_tower"}
+    assert len(config.vision_config.worm_compact["heads"]) == 2
 
 
 @pytest.mark.parametrize("wrapper", [Around, nn.DataParallel])

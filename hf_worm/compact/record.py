@@ -33,13 +33,22 @@ def describe(model: nn.Module, word: str, kept: Kept, before: Mapping[str, int])
             _describe(inner, inner.config, word, left, {before[of_outer] for of_outer in own.values()})
 
 
-def _pretrained(model: nn.Module) -> Iterator[Any]:
-    """The outermost models of Transformers in a module, known without it: a search needs no Transformers."""
-    if hasattr(type(model), "base_model_prefix"):
+def _pretrained(model: nn.Module, whole: Any = None) -> Iterator[Any]:
+    """The models of Transformers in a module, known without it: a search needs no Transformers.
+
+    Each once, though it may hold a base model of the same configuration. The parts of a composite model (encoder and
+    decoder, text and vision), whose configurations are in that of the whole, come before it.
+
+    Args:
+        model (`nn.Module`): The module.
+        whole (*optional*): The configuration of the model that it is in.
+    """
+    config = model.config if hasattr(type(model), "base_model_prefix") else None
+    another = config is not None and (whole is None or any(config is part for part in vars(whole).values()))
+    for child in model.children():
+        yield from _pretrained(child, config if another else whole)
+    if another:
         yield model
-    else:
-        for child in model.children():
-            yield from _pretrained(child)
 
 
 def _describe(model: nn.Module, config: Any, word: str, kept: Kept, before: set[int]) -> None:
@@ -52,11 +61,16 @@ def _describe(model: nn.Module, config: Any, word: str, kept: Kept, before: set[
                 setattr(config, name, value)
             return
     kept = {_in_base(model, name): left for name, left in kept.items()}
+    told = _units(_made(model, config, {}), word)  # as they were, or by the configuration of a part
+    kept = {name: left for name, left in kept.items() if told.get(name) != len(left)}
+    if not kept:
+        return
+    first = record.get(word, {})
     if word == "heads":  # as they were numbered at first
-        first = record.get(word, {})
-        record[word] = {name: [first[name][i] for i in left] if name in first else left for name, left in kept.items()}
+        left = {name: [first[name][i] for i in left] if name in first else left for name, left in kept.items()}
+        record[word] = {**first, **left}
     else:
-        record[word] = {name: len(left) for name, left in kept.items()}
+        record[word] = {**first, **{name: len(left) for name, left in kept.items()}}
     setattr(config, RECORD, record)
 
 
@@ -108,17 +122,30 @@ def _fields(model: nn.Module, config: Any, word: str, before: int, after: int) -
 
 def _says_the_shapes(model: nn.Module, config: Any, fields: dict[str, int]) -> bool:
     """Whether a model made from the configuration with those fields has the shapes that this one has, all of them."""
+    made = _made(model, config, fields)
+    return made is not None and _shapes(made) == _shapes(model)
+
+
+def _made(model: nn.Module, config: Any, fields: dict[str, int]) -> nn.Module | None:
+    """A model made from the configuration with those fields, on the device `meta`; `None` if none can be."""
     try:
         changed = type(config).from_dict({**config.to_dict(), **fields})
         with torch.device("meta"):
-            made = type(model)(changed)
+            made: nn.Module = type(model)(changed)
             shrink_as_recorded_(made, getattr(config, RECORD, None) or {})
     except (ValueError, StrictDataclassError):  # the number of heads has to divide the width, for one
-        return False
+        return None
     except TypeError:  # the class takes more than a configuration: `load_compact` is not for it either
-        return False
-    return _shapes(made) == _shapes(model)
+        return None
+    return made
 
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: weight.shape for name, weight in model.state_dict().items()}
+
+
+def _units(model: nn.Module | None, word: str) -> dict[str, int]:
+    """How many units each layer has, by its name in the base model."""
+    if model is None:
+        return {}
+    return {_in_base(model, layer.name): layer.shape.numel() for layer in representative_layers(model, [word])}
