@@ -19,8 +19,6 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertModel,
-    CLIPConfig,
-    CLIPModel,
     CLIPVisionConfig,
     EncoderDecoderConfig,
     EncoderDecoderModel,
@@ -34,6 +32,8 @@ from transformers import (
     StableLmConfig,
     T5Config,
     T5EncoderModel,
+    VisionTextDualEncoderConfig,
+    VisionTextDualEncoderModel,
     ViTForImageClassification,
     YolosConfig,
 )
@@ -382,8 +382,9 @@ def composite(name: str) -> PreTrainedModel:
     text = {**ZOO["bert"][0].to_diff_dict(), "num_hidden_layers": 1}
     vision = {"hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": HEADS, "intermediate_size": 12}
     vision |= {"image_size": 8, "patch_size": 4}
-    if name == "clip":
-        return CLIPModel(CLIPConfig(text_config={**text, "bos_token_id": 1, "eos_token_id": 2}, vision_config=vision))
+    if name == "text and vision":
+        configs = (CLIPVisionConfig(**vision), BertConfig(**text))
+        return VisionTextDualEncoderModel(VisionTextDualEncoderConfig.from_vision_text_configs(*configs))
     if name == "llava":
         language = LlamaConfig(**{**ZOO["llama"][0].to_diff_dict(), "num_hidden_layers": 1})
         return LlavaForConditionalGeneration(
@@ -409,7 +410,7 @@ def weights(model: nn.Module) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
 @pytest.mark.parametrize("layers", GRANULARITIES, ids="+".join)
-@pytest.mark.parametrize("name", ["clip", "llava", "encoder-decoder"])
+@pytest.mark.parametrize("name", ["text and vision", "llava", "encoder-decoder"])
 def test_a_composite_model_comes_back_and_so_do_its_parts(
     name: str, layers: list[str], scope: str, tmp_path: Path
 ) -> None:
