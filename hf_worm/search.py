@@ -291,18 +291,18 @@ class TicketSearch:
     def _take_masks(self) -> dict[str, torch.Tensor]:
         """The masks of the weights as they are now, packed as soon as they are made: they are never all in memory."""
         self._require_layers()
-        scores = [layer.scores for layer in self.layers]
+        ranked = [layer.ranked for layer in self.layers]
         ratio = self.config.prune_ratio if self.config.scope == "global" else self._ratios(self.layers)
         try:
-            masks = keep_masks(scores, ratio, self.config.scope, pack)
+            masks = keep_masks(ranked, ratio, self.config.scope, pack)
         except NotFiniteError as error:
-            names = [layer.name for layer in self.layers if not full(layer.scores).isfinite().all()]
+            names = [layer.name for layer in self.layers if not full(layer.ranked).isfinite().all()]
             raise ValueError(
                 f"`{names[0]}` holds NaN or infinite weights ({len(names)} of {len(self.layers)} layers do): they have "
                 "no magnitude to rank, training has diverged. Lower the learning rate, clip the gradients, or train in "
                 "bf16 instead of fp16."
             ) from error
-        for place, (layer, values) in enumerate(zip(self.layers, scores, strict=True)):
+        for place, (layer, values) in enumerate(zip(self.layers, ranked, strict=True)):
             if layer.summed and not count_kept(masks[place]):
                 masks[place] = pack(last_of_largest(values))
         return {layer.name: mask for layer, mask in zip(self.layers, masks, strict=True)}
@@ -379,4 +379,4 @@ class TicketSearch:
 
     def _doomed_share(self) -> float:
         newest = self._window.masks[-1]
-        return pruned_share([layer.scores for layer in self.layers], [newest[layer.name] for layer in self.layers])
+        return pruned_share([layer.ranked for layer in self.layers], [newest[layer.name] for layer in self.layers])

@@ -167,7 +167,12 @@ class RepresentativeLayer:
 
     @property
     def scores(self) -> torch.Tensor:
-        """What ranks the units by its absolute value, of shape `self.shape`: the weight itself, or an L1 norm."""
+        """The units' scores, of shape `self.shape`: the absolute value of the weight or of γ, or an L1 norm."""
+        return self.ranked.abs()
+
+    @property
+    def ranked(self) -> torch.Tensor:
+        """What has the scores as its absolute value, of shape `self.shape`; of single weights a view, not a copy."""
         if not self.summed:
             return self.weight
         dtype = reduce(torch.promote_types, (view.weight.dtype for view in self.views), torch.float32)

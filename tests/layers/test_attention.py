@@ -239,3 +239,9 @@ def test_a_layer_aliases_its_parameter() -> None:
     linear.weight.grad = torch.zeros_like(linear.weight)
     layer.views[0].gradient.add_(1.0)
     assert linear.weight.grad.eq(1.0).all()
+
+
+def test_scores_are_magnitudes() -> None:
+    layer = representative_layers(build(ZOO["bert"][0]), ["query"])[0]
+    assert (layer.weight < 0).any()
+    assert torch.equal(layer.scores, layer.weight.abs())
