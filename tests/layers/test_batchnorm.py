@@ -1,7 +1,6 @@
 """BatchNorm scales of the model zoo and of plain networks."""
 
 import pytest
-import torch
 from torch import nn
 from transformers import AutoModel, EfficientNetConfig, MobileNetV2Config, RegNetConfig, ResNetConfig
 
