@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import Trainer, TrainerControl
+from transformers.trainer_utils import TrainOutput
 
 if TYPE_CHECKING:
     _Trainer = Trainer
@@ -64,3 +65,26 @@ class CountingTrainerMixin(_Trainer):
             self.state.epoch += sign * self._epochs_before
         if self.state.best_global_step:
             self.state.best_global_step += sign * self._steps_before
+
+
+def together(search: TrainOutput, retraining: TrainOutput, goes_on: bool) -> TrainOutput:
+    """What the two phases of a run took.
+
+    Args:
+        search, retraining (`TrainOutput`): Of the phases; one that was over in its checkpoint has no metrics.
+        goes_on (`bool`): The retraining counts the floating-point operations of the search as well.
+    """
+    if not search.metrics or not retraining.metrics:
+        return retraining if retraining.metrics else retraining._replace(metrics=search.metrics)
+    both = search.metrics, retraining.metrics
+    metrics = dict(retraining.metrics)
+    metrics["train_runtime"] = runtime = sum(phase["train_runtime"] for phase in both)
+    for name in ("train_samples_per_second", "train_steps_per_second"):
+        if all(name in phase for phase in both):
+            metrics[name] = round(sum(phase[name] * phase["train_runtime"] for phase in both) / runtime, 3)
+    if not goes_on and all("total_flos" in phase for phase in both):  # some callbacks take it out of what is logged
+        metrics["total_flos"] = sum(phase["total_flos"] for phase in both)
+    steps = search.global_step, retraining.global_step - search.global_step
+    losses = search.training_loss, retraining.training_loss
+    loss = sum(loss * count for loss, count in zip(losses, steps, strict=True)) / max(sum(steps), 1)
+    return TrainOutput(retraining.global_step, loss, {**metrics, "train_loss": loss})

@@ -16,10 +16,12 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput, set_seed
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
 from hf_worm.run import Progress, load_state
-from hf_worm.search import FADE_BOUND, TicketSearch
+from hf_worm.search import TicketSearch
 from hf_worm.ticket import Ticket
-from hf_worm.trainer.callback import PhaseCallback, observation_line
+from hf_worm.trainer.callback import PhaseCallback
+from hf_worm.trainer.counting import together
 from hf_worm.trainer.cutting import CuttingTrainerMixin
+from hf_worm.trainer.messages import none_left, not_converged, observation_line
 from hf_worm.trainer.phases import Checkpoint
 from hf_worm.trainer.refusals import refuse_compact, refuse_optimizer, refuse_unsupported
 from hf_worm.trainer.trackers import one_run
@@ -109,10 +111,10 @@ class WormTrainerMixin(CuttingTrainerMixin):
             self.draw_ticket()
             wanted, left = self.worm_config.retrain_epochs > 0, restarts or self._steps_left() > 0
             if wanted and left:
-                output = _together(output, self.retrain(**options), goes_on=not restarts)
+                output = together(output, self.retrain(**options), goes_on=not restarts)
             else:
                 if wanted and self._drawn.converged:  # of masks that had not converged, the draw has warned
-                    warnings.warn(f"{_none_left(self.progress)} The drawn model is the result.", stacklevel=2)
+                    warnings.warn(f"{none_left(self.progress)} The drawn model is the result.", stacklevel=2)
                 self._log_result("drawn")
         if trial is not None:
             # What a hyperparameter search was told last may be of the unpruned model; now it evaluates the result.
@@ -177,7 +179,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
             dense = copy.deepcopy(self._trained_model)
         self.ticket = search.draw()
         if not self.ticket.converged:
-            warnings.warn(_not_converged(search, self.progress.epochs.get("search", 0.0)), stacklevel=2)
+            warnings.warn(not_converged(search, self.progress.epochs.get("search", 0.0)), stacklevel=2)
         self._evaluate_stage("drawn")
         self.progress.tick()
         if dense is not None:
@@ -220,7 +222,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
                     "`retrain_schedule='continue'` goes on with a search's optimizer, and there was none."
                 )
             if self._steps_left() <= 0:
-                raise ValueError(_none_left(self.progress))
+                raise ValueError(none_left(self.progress))
         self.args = copy.copy(args)
         if not goes_on:
             self.args.num_train_epochs, self.args.max_steps = self._config.retrain_epochs, -1
@@ -431,55 +433,6 @@ class WormTrainerMixin(CuttingTrainerMixin):
         if self.search is None:
             raise RuntimeError("This trainer has no `worm_config`: it can `train()`, as its parent class does.")
         return self.search
-
-
-def _not_converged(search: TicketSearch, epochs: float) -> str:
-    config, seen, count = search.config, search.history[-1], len(search.history)
-    largest = "none" if seen.max_distance is None else format(seen.max_distance, ".4g")
-    takes, had = f"a largest distance below {config.stopping_point:g}", largest
-    advice = ["Train for more epochs"]
-    if seen.doomed_share is not None:
-        takes += f", with less than {FADE_BOUND:.0%} of the L1 norm in the weights to be pruned"
-        had += f", with {seen.doomed_share:.1%}"
-        if seen.doomed_share >= FADE_BOUND:
-            advice.append(f"let them fade faster (`fade_epochs`, now {config.fade_epochs:g})")
-    if count < config.window:
-        advice.append("sample more often (`sample_strategy='steps'`)")
-    return (
-        f"The masks had not converged when the search ended after {epochs:.4g} epochs: that takes {config.window} "
-        f"observations and {takes}; it had {count} and {had}. The newest mask is drawn. {', or '.join(advice)}."
-    )
-
-
-def _together(search: TrainOutput, retraining: TrainOutput, goes_on: bool) -> TrainOutput:
-    """What the two phases of a run took.
-
-    Args:
-        search, retraining (`TrainOutput`): Of the phases; one that was over in its checkpoint has no metrics.
-        goes_on (`bool`): The retraining counts the floating-point operations of the search as well.
-    """
-    if not search.metrics or not retraining.metrics:
-        return retraining if retraining.metrics else retraining._replace(metrics=search.metrics)
-    both = search.metrics, retraining.metrics
-    metrics = dict(retraining.metrics)
-    metrics["train_runtime"] = runtime = sum(phase["train_runtime"] for phase in both)
-    for name in ("train_samples_per_second", "train_steps_per_second"):
-        if all(name in phase for phase in both):
-            metrics[name] = round(sum(phase[name] * phase["train_runtime"] for phase in both) / runtime, 3)
-    if not goes_on and all("total_flos" in phase for phase in both):  # some callbacks take it out of what is logged
-        metrics["total_flos"] = sum(phase["total_flos"] for phase in both)
-    steps = search.global_step, retraining.global_step - search.global_step
-    losses = search.training_loss, retraining.training_loss
-    loss = sum(loss * count for loss, count in zip(losses, steps, strict=True)) / max(sum(steps), 1)
-    return TrainOutput(retraining.global_step, loss, {**metrics, "train_loss": loss})
-
-
-def _none_left(progress: Progress) -> str:
-    return (
-        f"The run has taken {sum(progress.steps.values())} optimizer steps, all that were planned, and "
-        "`retrain_schedule='continue'` leaves none to retrain. Plan more (`num_train_epochs`, `max_steps`), or sample "
-        "more often (`sample_strategy='steps'`)."
-    )
 
 
 class WormTrainer(WormTrainerMixin, Trainer):
