@@ -1,6 +1,7 @@
 """Trains in processes that are killed and resumed until they end; for tests/test_kills.py and benchmarks/kills.py."""
 
 import contextlib
+import gc
 import hashlib
 import multiprocessing
 import os
@@ -59,6 +60,7 @@ def train(folder: Path, scenario: Scenario) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "output.txt", "a") as output, contextlib.redirect_stdout(output):
         torch.set_num_threads(1)
+        gc.freeze()  # what was imported; else half of a training's time goes into collecting
         resume: str | bool = any(folder.glob("checkpoint-*"))
         try:
             trainer = make_trainer(folder, scenario)
