@@ -32,7 +32,7 @@ def _seed() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _frozen() -> None:
-    """Have the collector leave alone what the imports made: each training collects, and half its time would go there."""
+    """Have the collector leave alone what imports made: each training collects, and half of its time went there."""
     gc.collect()
     gc.freeze()
 
