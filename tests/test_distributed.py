@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from train_in_ddp import train
 
 SCRIPT = Path(__file__).with_name("train_in_ddp.py")
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
@@ -27,19 +28,22 @@ def free_port() -> int:
 
 
 def launch(folder: Path, launcher: tuple[str, ...], *flags: str) -> dict[str, Any]:
-    """Train in two processes that `launcher` starts, or in one without a launcher; batches of 8 over all processes."""
-    processes = 2 if launcher else 1
+    """Train in two processes that `launcher` starts, in batches of 8 over both."""
     port = (f"--main_process_port={free_port()}",) if launcher is ACCELERATE else ()
-    module = ("-m", *launcher, *port) if launcher else ()
     done = subprocess.run(
-        [sys.executable, *module, str(SCRIPT), str(folder), str(8 // processes), *flags],
+        [sys.executable, "-m", *launcher, *port, str(SCRIPT), str(folder), "4", *flags],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return {"out": done.stdout, **found(folder, 2)}
+
+
+def found(folder: Path, processes: int) -> dict[str, Any]:
+    """What so many processes have left."""
     ranks = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(processes)]
-    return {"ranks": ranks, "out": done.stdout, "weights": load_file(folder / "model.safetensors")}
+    return {"ranks": ranks, "weights": load_file(folder / "model.safetensors")}
 
 
 @pytest.mark.parametrize(
@@ -47,7 +51,8 @@ def launch(folder: Path, launcher: tuple[str, ...], *flags: str) -> dict[str, An
     [("gradient", TORCHRUN), ("update", ACCELERATE), ("fade", TORCHRUN), ("compact", ACCELERATE)],
 )
 def test_two_ranks_equal_one_process(tmp_path: Path, target: str, launcher: tuple[str, ...]) -> None:
-    one = launch(tmp_path / "one", (), target)
+    train(tmp_path / "one", 8, target)
+    one = found(tmp_path / "one", 1)
     two = launch(tmp_path / "two", launcher, target)
     first, second = two["ranks"]
     assert first == second, "the ranks found different masks, weights or histories"

@@ -20,35 +20,41 @@ def digest(tensors: dict[str, torch.Tensor]) -> str:
     return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors.values())).hexdigest()
 
 
-folder, batch_size, target, *checkpoint = sys.argv[1:]
-torch.manual_seed(0)
-torch.set_num_threads(1)
-config = BertConfig(
-    vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, num_labels=2
-)
-if target == "compact":
-    settings = WormConfig(stopping_point=0.9, margin=0.1, layers=["neurons", "heads"], compact=True)
-elif target == "fade":
-    settings = WormConfig.fade(stopping_point=0.05, margin=0.5)  # under one schedule
-else:
-    settings = WormConfig(stopping_point=0.05, margin=0.5, truncation_target=target)
-trainer = worm_trainer(
-    without_dropout(BertForSequenceClassification(config)),
-    folder,
-    settings,
-    SequentialTrainer,
-    per_device_train_batch_size=int(batch_size),
-    optim="sgd",
-    learning_rate=0.1,
-    save_strategy="epoch",
-    compute_loss_func=sum_over_items,
-)
-trainer.train(resume_from_checkpoint=checkpoint[0] if checkpoint else None)
-trainer.save_model()
-found = {
-    "history": [asdict(seen) for seen in trainer.search.history],
-    "masks": digest(trainer.search.masks),
-    "weights": digest(weights(trainer.model)),
-    "truncating": trainer.search.truncating,
-}
-Path(folder, f"rank{trainer.args.process_index}.json").write_text(json.dumps(found))
+def train(folder: Path, batch_size: int, target: str, checkpoint: str | None = None) -> None:
+    """Train, and leave `rankN.json` beside the weights."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, num_labels=2
+    )
+    if target == "compact":
+        settings = WormConfig(stopping_point=0.9, margin=0.1, layers=["neurons", "heads"], compact=True)
+    elif target == "fade":
+        settings = WormConfig.fade(stopping_point=0.05, margin=0.5)  # under one schedule
+    else:
+        settings = WormConfig(stopping_point=0.05, margin=0.5, truncation_target=target)
+    trainer = worm_trainer(
+        without_dropout(BertForSequenceClassification(config)),
+        folder,
+        settings,
+        SequentialTrainer,
+        per_device_train_batch_size=batch_size,
+        optim="sgd",
+        learning_rate=0.1,
+        save_strategy="epoch",
+        compute_loss_func=sum_over_items,
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    found = {
+        "history": [asdict(seen) for seen in trainer.search.history],
+        "masks": digest(trainer.search.masks),
+        "weights": digest(weights(trainer.model)),
+        "truncating": trainer.search.truncating,
+    }
+    (folder / f"rank{trainer.args.process_index}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    folder, batch_size, *rest = sys.argv[1:]
+    train(Path(folder), int(batch_size), *rest)
