@@ -2,19 +2,23 @@
 
 import os
 import sys
+import warnings
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import TextIOWrapper
 
 import torch
+import transformers
 from torch import nn
 from transformers import (
+    MODEL_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
+    PreTrainedModel,
 )
 
 from hf_worm import __version__
@@ -26,7 +30,7 @@ from hf_worm.image import command as image
 from hf_worm.image.model import NEW_MODELS
 from hf_worm.job.model import model_errors_named
 from hf_worm.job.parsing import error_line
-from hf_worm.layers import representative_layers
+from hf_worm.layers import RepresentativeLayer, representative_layers
 from hf_worm.loading import outline
 from hf_worm.show import command as show
 
@@ -92,13 +96,13 @@ def show_layers(argv: Sequence[str]) -> int:
                 config: PreTrainedConfig = NEW_MODELS[options.model].config()
             else:
                 config = AutoConfig.from_pretrained(options.model, trust_remote_code=options.trust_remote_code)
+            usual = WormConfig.cnn() if options.model in NEW_MODELS else WormConfig()
+            entries = (usual if options.layers is None else WormConfig(layers=options.layers)).layers
             if hasattr(config, RECORD):
                 model: nn.Module = outline(config, options.model)
             else:
-                model = without_weights(config, options.trust_remote_code)
-        usual = WormConfig.cnn() if options.model in NEW_MODELS else WormConfig()
-        named = usual if options.layers is None else WormConfig(layers=options.layers)
-        layers = representative_layers(model, named.layers)
+                model = without_weights(config, entries, options.trust_remote_code)
+        layers = representative_layers(model, entries)
     except (ValueError, OSError) as error:
         print(error_line("hf-worm layers", error), file=sys.stderr)
         return 2
@@ -117,17 +121,40 @@ def show_layers(argv: Sequence[str]) -> int:
     return 0
 
 
-def without_weights(config: PreTrainedConfig, trust_remote_code: bool = False) -> nn.Module:
-    """The model of a configuration on the `meta` device: a classifier, as the commands train it, if there is one.
+def without_weights(config: PreTrainedConfig, entries: Sequence[str], trust_remote_code: bool = False) -> nn.Module:
+    """The model of a configuration on the `meta` device: a classifier, as the commands train it, or what was saved.
+
+    Args:
+        config (`PreTrainedConfig`): The configuration.
+        entries (`Sequence[str]`): What is to be found in it, as in `WormConfig.layers`.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Run the model's own code, if it has any.
+
+    Returns:
+        `nn.Module`: The classifier of the saved model, if it has the same layers, but perhaps for the prefix that a
+        base model gets under a head. Another model is shown as it was saved: as a translator, or of text and images.
 
     Raises:
         ValueError: No Auto class knows the architecture.
     """
-    model: nn.Module
+    saved = getattr(transformers, (config.architectures or ["none"])[0], None)
+    made: list[nn.Module] = []
     with torch.device("meta"):
         for auto in (AutoModelForSequenceClassification, AutoModelForImageClassification):
             with suppress(ValueError):  # the architecture has no such head
-                model = auto.from_config(config, trust_remote_code=trust_remote_code)  # type: ignore[no-untyped-call]
-                return model
-        model = AutoModel.from_config(config, trust_remote_code=trust_remote_code)  # type: ignore[no-untyped-call]
-        return model
+                made.append(auto.from_config(config, trust_remote_code=trust_remote_code))  # type: ignore[no-untyped-call]
+                break
+        if isinstance(saved, type) and issubclass(saved, PreTrainedModel):
+            made.append(saved(config))
+        if not made:
+            made.append(AutoModel.from_config(config, trust_remote_code=trust_remote_code))  # type: ignore[no-untyped-call]
+    bases: Sequence[object] = list(MODEL_MAPPING.values())
+    prefix = f"{made[0].base_model_prefix}." if type(made[-1]) in bases else ""
+    found = [[layer.name.removeprefix(prefix) for layer in _found(model, entries)] for model in made]
+    return made[0] if found[0] == found[-1] else made[-1]
+
+
+def _found(model: nn.Module, entries: Sequence[str]) -> Sequence[RepresentativeLayer]:
+    """The layers of a model, if it has any."""
+    with warnings.catch_warnings(action="ignore"), suppress(ValueError):
+        return representative_layers(model, entries)
+    return ()

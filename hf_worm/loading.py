@@ -15,6 +15,7 @@ from hf_worm.config import is_count
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "subfolder", "force_download", "proxies")
 DTYPES = ("dtype", "torch_dtype")
+NAME_IT = "`load_compact(..., architecture=...)`"
 
 
 def load_compact(
@@ -51,7 +52,12 @@ def load_compact(
     if not isinstance(config, PreTrainedConfig):
         kind: Any = AutoConfig if architecture is None else architecture.config_class
         source = path_or_repo if config is None else config
-        config, options = kind.from_pretrained(source, return_unused_kwargs=True, **hub_options, **options)
+        try:
+            config, options = kind.from_pretrained(source, return_unused_kwargs=True, **hub_options, **options)
+        except ValueError as error:
+            if architecture is not None:
+                raise
+            raise ValueError(f"{error}\nA class of your own has to be named: {NAME_IT}.") from error
     options |= {**hub_options, **dtypes}
     if architecture is None:
         architecture = _architecture(config, path_or_repo)
@@ -113,7 +119,7 @@ def _architecture(config: PreTrainedConfig, path_or_repo: str | os.PathLike[str]
         return found
     raise ValueError(
         f"{path_or_repo} is a checkpoint of class `{named}`, which Transformers does not have: name the class, "
-        "`load_compact(..., architecture=...)`."
+        f"{NAME_IT}."
     )
 
 

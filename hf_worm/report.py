@@ -25,7 +25,7 @@ NOTE = (
     "The checkpoint is an ordinary dense one with zeros in it: it loads like the unpruned model's, has its size and "
     "runs at its speed. Scattered zeros save storage once compressed, and time on hardware or kernels made for sparse "
     "matrices; they do not make a dense matrix product faster. Neurons, heads and silent channels save both once they "
-    "are cut out of the network, which `compact=True` does, and this run did not."
+    "are cut out of the network, which this run did not do: `compact=True` does, for models where it is possible."
 )
 NOTE_COMPACT = (
     "What the ticket prunes is cut out: the checkpoint is a dense one of smaller matrices, and needs no sparse kernels."

@@ -13,7 +13,7 @@ from hf_worm.core.masks import NotFiniteError, count_kept, keep_masks, last_of_l
 from hf_worm.core.sharding import full
 from hf_worm.core.truncation import Scaled, StepTruncation, fade_factor, fading, scale_gradients, scale_tensor
 from hf_worm.core.window import MaskWindow, Observation, read_observations
-from hf_worm.layers import RepresentativeLayer, representative_layers, require_optimized, require_trainable
+from hf_worm.layers import RepresentativeLayer, doubts, representative_layers, require_optimized, require_trainable
 from hf_worm.layers.layer import reshard
 from hf_worm.layers.names import firsts
 from hf_worm.ticket import Ticket, mismatch
@@ -46,7 +46,8 @@ class TicketSearch:
         model (`nn.Module`): The model that is being trained.
         config (`WormConfig`): The settings.
 
-    Warns where watched weights have less than 32 bits: the steps of fine-tuning are lost in their rounding.
+    Warns where watched weights have less than 32 bits (the steps of fine-tuning are lost in their rounding), where
+    layers have too few units for their ratio, and where `scope="global"` ranks units of very different sizes together.
 
     Raises:
         ValueError:
@@ -59,14 +60,8 @@ class TicketSearch:
         self.config = config
         self.layers: list[RepresentativeLayer] = representative_layers(model, config.layers)
         require_trainable(self.layers)
-        narrow = {layer.parameter.dtype for layer in self.layers if layer.parameter.element_size() < 4}
-        if narrow:
-            warnings.warn(
-                f"Watched weights are of {' and '.join(sorted(map(str, narrow)))}: a step smaller than their rounding "
-                "changes nothing, and masks that stand still for that look converged. Train weights of 32 bits "
-                "(`from_pretrained(..., dtype=torch.float32)`); autocast (`bf16=True`) computes as fast on them.",
-                stacklevel=2,
-            )
+        for doubt in doubts(self.layers, config.prune_ratio, config.scope):
+            warnings.warn(doubt, stacklevel=2)
         self.history: list[Observation] = []
         self._window = MaskWindow(config.window)
         self._start: dict[str, torch.Tensor] = {}  # masks of the first step's weights, until there is an observation
@@ -188,7 +183,8 @@ class TicketSearch:
     def draw(self) -> Ticket:
         """Set the weights that the newest mask prunes to exactly 0, in place, and return the ticket.
 
-        Warns where the ticket leaves a layer nothing: with `scope="global"`, a high ratio or very small layers.
+        Warns where the masks have not converged, and where the ticket leaves a layer nothing: with `scope="global"`, a
+        high ratio or very small layers.
 
         Returns:
             `Ticket`: The newest mask, the settings and the history.
@@ -200,6 +196,8 @@ class TicketSearch:
         if not self.history:
             raise RuntimeError("There is no mask to draw yet: call `observe()` at least once.")
         self._require_layers()
+        if not self.converged:
+            warnings.warn(self._not_converged(), stacklevel=2)
         reshard(self._model)
         masks = self._unpacked(self._window.masks[-1])
         for layer in self.layers:
@@ -212,6 +210,23 @@ class TicketSearch:
                 stacklevel=2,
             )
         return Ticket(masks, self.config, list(self.history), self.converged)
+
+    def _not_converged(self) -> str:
+        config, seen, count = self.config, self.history[-1], len(self.history)
+        largest = "none" if seen.max_distance is None else format(seen.max_distance, ".4g")
+        takes, had = f"a largest distance below {config.stopping_point:g}", largest
+        advice = ["Train for more epochs"]
+        if seen.doomed_share is not None:
+            takes += f", with less than {FADE_BOUND:.0%} of the L1 norm in the weights to be pruned"
+            had += f", with {seen.doomed_share:.1%}"
+            if seen.doomed_share >= FADE_BOUND:
+                advice.append(f"let them fade faster (`fade_epochs`, now {config.fade_epochs:g})")
+        if count < config.window:
+            advice.append("sample more often (`sample_strategy='steps'`)")
+        return (
+            f"The masks had not converged when they were drawn: that takes {config.window} observations and {takes}; "
+            f"there were {count} and {had}. The newest mask is drawn. {', or '.join(advice)}."
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """All that the search knows, for a checkpoint: tensors, numbers and strings only.

@@ -152,7 +152,10 @@ class Ticket:
         layers = representative_layers(model, self.config.layers)
         found, wanted = ({n: tuple(s) for n, s in shapes} for shapes in (_shapes(layers), _mask_shapes(self.masks)))
         if found != wanted:
-            raise ValueError(mismatch(f"`{type(model).__name__}`", found, "the ticket", wanted))
+            problem = mismatch(f"`{type(model).__name__}`", found, "the ticket", wanted)
+            if found == {name: (int(mask.sum()),) for name, mask in self.masks.items()}:
+                problem += " It has as many units as the ticket keeps: what was pruned seems to be cut out already."
+            raise ValueError(problem)
         return layers
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:

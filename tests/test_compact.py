@@ -19,22 +19,29 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertModel,
+    BloomConfig,
     CLIPVisionConfig,
     EncoderDecoderConfig,
     EncoderDecoderModel,
+    GPTNeoConfig,
+    GPTNeoXConfig,
     LiltConfig,
     LlamaConfig,
     LlamaForSequenceClassification,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    NemotronConfig,
     Olmo2Config,
+    PreTrainedConfig,
     PreTrainedModel,
     StableLmConfig,
+    Starcoder2Config,
     T5Config,
     T5EncoderModel,
     VisionTextDualEncoderConfig,
     VisionTextDualEncoderModel,
     ViTForImageClassification,
+    XLNetConfig,
     YolosConfig,
 )
 from zoo import HEADS, HIDDEN, NEURONS, NEW_VIT, SIZE, ZOO, zoo_model
@@ -182,6 +189,45 @@ def test_a_fresh_process_without_hf_worm_loads_what_the_configuration_says(tmp_p
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     expected = outputs(zeroed, given).flatten().double()
     torch.testing.assert_close(torch.tensor(json.loads(found)).double(), expected, rtol=1e-4, atol=1e-5)
+
+
+SIZES = {"vocab_size": 40, "hidden_size": HIDDEN, "num_hidden_layers": 1, "num_attention_heads": HEADS}
+SIZES |= {"intermediate_size": NEURONS, "max_position_embeddings": 32}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BloomConfig(vocab_size=40, hidden_size=HIDDEN, n_layer=1, n_head=HEADS),  # says no number of neurons
+        GPTNeoConfig(**{**SIZES, "num_layers": 1, "num_heads": HEADS, "attention_types": [[["global"], 1]]}),
+        GPTNeoXConfig(**SIZES),
+        NemotronConfig(**SIZES, num_key_value_heads=2),
+        Starcoder2Config(**SIZES, num_key_value_heads=2),
+        XLNetConfig(vocab_size=40, d_model=HIDDEN, n_layer=1, n_head=HEADS, d_inner=NEURONS),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_neurons_of_other_families(config: PreTrainedConfig, tmp_path: Path) -> None:
+    model = AutoModel.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    ticket, zeroed = drawn(model, layers=["neurons"])
+    assert len(ticket.masks) == 1
+    compact = ticket.compact(model)
+    given = inputs(model)
+    torch.testing.assert_close(outputs(compact, given), outputs(zeroed, given), rtol=1e-5, atol=1e-5)
+    compact.save_pretrained(tmp_path)
+    load = load_compact if config.model_type == "bloom" else type(model).from_pretrained
+    assert torch.equal(outputs(load(tmp_path), given), outputs(compact, given))
+
+
+def test_neurons_of_torchs_own_transformer() -> None:
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(24, 6, 20, batch_first=True), 2)
+    ticket, zeroed = drawn(model, layers=["neurons"])
+    compact, given = ticket.compact(model), torch.randn(2, 5, 24)
+    assert [layer.linear1.out_features for layer in compact.layers] == [10, 10]
+    torch.testing.assert_close(compact.eval()(given), zeroed.eval()(given))
 
 
 def test_scattered_zeros_cannot_be_cut_out(bert: BertForSequenceClassification) -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -720,6 +721,17 @@ def test_the_ticket_says_how_it_was_found(model: nn.Module) -> None:
     assert ticket.converged and ticket.config == search.config
     assert ticket.history == search.history and len(ticket.history) == 3
     assert len(early.history) == 1  # a copy
+
+
+def test_a_draw_before_convergence_is_warned_of(model: nn.Module) -> None:
+    search = TicketSearch(model, WormConfig(window=2))
+    search.observe()
+    with pytest.warns(UserWarning, match=r"takes 2 observations .* there were 1 and none\. .* sample more often"):
+        assert not search.draw().converged
+    search.observe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert search.draw().converged
 
 
 def test_there_is_nothing_to_draw_before_the_first_observation(model: nn.Module) -> None:

@@ -13,7 +13,17 @@ from hf_worm.layers.heads import head_size
 
 RECORD = "worm_compact"  # field of a model's configuration, for what its own fields can't say
 # What configurations call the number of neurons of a feed-forward block.
-NEURONS = ("intermediate_size", "hidden_dim", "d_ff", "n_inner", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim")
+NEURONS = (
+    "intermediate_size",
+    "hidden_dim",
+    "d_ff",
+    "d_inner",
+    "n_inner",
+    "ffn_dim",
+    "encoder_ffn_dim",
+    "decoder_ffn_dim",
+    "ffn_hidden_size",
+)
 
 
 def describe(model: nn.Module, word: str, kept: Kept, before: Mapping[str, int]) -> None:

@@ -120,6 +120,20 @@ def experts_left_out(experts: Named, model: nn.Module, named: Named) -> str:
     )
 
 
+def heads_left_out(queries: Named, model: nn.Module, named: Named) -> str:
+    """The warning for attentions whose heads are not known, in a model where `"heads"` finds those of others.
+
+    Args:
+        queries (`list[tuple[str, nn.Parameter]]`): Their query projections.
+        model (`nn.Module`): The model.
+        named (`list[tuple[str, nn.Parameter]]`): All its parameters.
+    """
+    return (
+        f"Not all attentions of `{type(model).__name__}` are watched: where the heads of some are is not known, for "
+        f"want of an output projection or of a head's width: {firsts(list(group(queries, named)), LISTED)}."
+    )
+
+
 def derived(names: Sequence[str], model: nn.Module) -> str:
     """The warning for weights that words mean, and that are no parameters."""
     return (
@@ -182,12 +196,13 @@ def not_floating_point(name: str, parameter: nn.Parameter) -> ValueError:
     )
 
 
-def frozen(names: Sequence[str], total: int) -> ValueError:
+def frozen(names: Sequence[str], total: int, larger: bool = False) -> ValueError:
     """For layers that do not train.
 
     Args:
         names (`Sequence[str]`): Names of the frozen layers.
         total (`int`): How many layers are watched in all.
+        larger (`bool`, *optional*, defaults to `False`): Whether their units are neurons or heads.
     """
     message = f"{len(names)} of {total} representative layers are frozen (`requires_grad=False`): {firsts(names)}. "
     if any(".base_layer." in name for name in names):
@@ -195,12 +210,31 @@ def frozen(names: Sequence[str], total: int) -> ValueError:
             "The adapter around them trains and the base weight does not, so its mask never moves and there is nothing "
             f"to search. {MERGE}"
         )
+    elif larger:
+        message += (
+            "The mask of a frozen unit never moves, so there is nothing to search. `neurons` and `heads` mean those of "
+            "every block: unfreeze them (`parameter.requires_grad_(True)`), or prune single weights of the blocks that "
+            'train, by a pattern: `WormConfig(layers=["*.layer.[6-9].*.query.weight"])`.'
+        )
     else:
         message += (
             "The mask of a frozen weight never moves, so there is nothing to search. Unfreeze them "
             '(`parameter.requires_grad_(True)`), or name only trainable weights: `WormConfig(layers=["..."])`.'
         )
     return ValueError(message)
+
+
+def partly_frozen(names: Sequence[str]) -> ValueError:
+    """For layers whose units own frozen weights beside others that train.
+
+    Args:
+        names (`Sequence[str]`): Names of the layers.
+    """
+    return ValueError(
+        f"Units of {firsts(names)} own frozen weights (`requires_grad=False`) beside others that train: what of them "
+        "is doomed could not fade, and would be pruned all the same. A neuron is rows, biases and a column of its "
+        "block's projections, a head those of query, key, value and output, a channel γ and β: train all of them."
+    )
 
 
 def _matrices(model: nn.Module, named: Named) -> Named:

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -16,12 +15,11 @@ from .errors import (
     derived,
     empty,
     experts_left_out,
-    frozen,
+    heads_left_out,
     left_out,
     no_entries,
     not_floating_point,
     not_found,
-    not_optimized,
     owned_twice,
     two_ratios,
     unknown_entry,
@@ -51,9 +49,9 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
 
             and may end in a ratio of its own: `"neurons=0.75"`.
 
-    Warns where a word finds some of the attentions, and others that train have a fused projection; where `"neurons"`
-    leaves out experts that train; and where a word means weights that are made of other parameters (parametrizations,
-    `torch.nn.utils.prune`).
+    Warns where a word finds some of the attentions, and others that train have a fused projection, or no heads that can
+    be told apart; where `"neurons"` leaves out experts that train; and where a word means weights that are made of
+    other parameters (parametrizations, `torch.nn.utils.prune`).
 
     Returns:
         `list[RepresentativeLayer]`: In the order of `model.named_parameters()`, each parameter once however often it is
@@ -102,15 +100,18 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
                 chosen[parameters[0]] = units, ratios[entry]
                 owned.update(dict.fromkeys(parameters, (entry, units)))
 
-    fused = [(name, weight) for name, weight in fused_projections(named) if weight not in owned]
-    fused = [(name, weight) for name, weight in fused if weight.requires_grad]
-    if fused and any(entry in ROLES for entry in ratios):
-        warnings.warn(left_out(layers, fused, model, named), stacklevel=2)
+    def others(weights: Named) -> Named:
+        return [(name, weight) for name, weight in weights if weight not in owned and weight.requires_grad]
 
-    if "neurons" in ratios:
-        trained = [(name, weight) for name, weight in experts(named) if weight not in owned and weight.requires_grad]
-        if trained:
-            warnings.warn(experts_left_out(trained, model, named), stacklevel=2)
+    fused = others(fused_projections(named))
+    if fused and any(entry in (*ROLES, "heads") for entry in ratios):
+        warnings.warn(left_out(layers, fused, model, named), stacklevel=2)
+    queries = set(projections(named, "query")) if "heads" in ratios else set()
+    separate = others([(name, weight) for name, weight in named if weight in queries])
+    if separate:
+        warnings.warn(heads_left_out(separate, model, named), stacklevel=2)
+    if "neurons" in ratios and (trained := others(experts(named))):
+        warnings.warn(experts_left_out(trained, model, named), stacklevel=2)
 
     unwatched = [name for name in derived_parameters(model) if any(_means(entry, name, model) for entry in ratios)]
     if unwatched:
@@ -126,33 +127,6 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
             units, ratio = chosen.pop(parameter)  # a shared one: under its first name
             result.append(RepresentativeLayer(name, units.views, units.granularity, ratio))
     return result
-
-
-def require_trainable(layers: Sequence[RepresentativeLayer]) -> None:
-    """Raise a `ValueError` if the weight of a layer is frozen: its mask never moves, so there is nothing to search."""
-    names = [layer.name for layer in layers if not layer.parameter.requires_grad]
-    if names:
-        raise frozen(names, len(layers))
-
-
-def require_optimized(
-    layers: Sequence[RepresentativeLayer], optimizer: torch.optim.Optimizer, every: bool = False
-) -> None:
-    """Raise a `ValueError` if an optimizer trains none of the layers: its steps are another model's.
-
-    Args:
-        layers (`Sequence[RepresentativeLayer]`): The layers; what is frozen of them needs no optimizer.
-        optimizer (`torch.optim.Optimizer`): The optimizer.
-        every (`bool`, *optional*, defaults to `False`): Raise if it lacks a single one.
-    """
-    optimized = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-    names = [
-        layer.name
-        for layer in layers
-        if any(view.parameter.requires_grad and view.parameter not in optimized for view in layer.views)
-    ]
-    if len(names) == len(layers) or (every and names):
-        raise not_optimized(names, len(layers), type(optimizer).__name__)
 
 
 class Units(NamedTuple):

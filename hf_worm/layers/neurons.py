@@ -16,6 +16,12 @@ FAMILIES = (
     (("wi_0", "wi_1"), "wo"),  # T5 1.1
     (("wi",), "wo"),  # T5
     (("ffn",), "ffn_output"),  # ALBERT
+    (("dense_h_to_4h",), "dense_4h_to_h"),  # GPT-NeoX, BLOOM, Falcon
+    (("c_fc",), "c_proj"),  # GPT-Neo, Starcoder2; GPT-2's are no `nn.Linear`
+    (("up_proj",), "down_proj"),  # Nemotron
+    (("w1", "w3"), "w2"),  # Llama's original code
+    (("linear1",), "linear2"),  # `nn.TransformerEncoderLayer`
+    (("layer_1",), "layer_2"),  # XLNet
 )
 
 
@@ -26,13 +32,16 @@ def neurons(named: Named) -> list[tuple[View, ...]]:
         named (`list[tuple[str, nn.Parameter]]`): All parameters of the model.
     """
     parameters = dict(named)
-    found = []
+    found: dict[nn.Parameter, tuple[View, ...]] = {}  # by the projection that leads out
     for name in parameters:
         for inputs, output in FAMILIES:
             block = name.removesuffix(f"{inputs[0]}.weight")
             if block != name and (not block or block.endswith(".")):
-                found.append(_of_block(parameters, block, inputs, output))
-    return [views for views in found if views]
+                views = _of_block(parameters, block, inputs, output)
+                leading_out = parameters.get(f"{block}{output}.weight")
+                if leading_out is not None and len(views) > len(found.get(leading_out, ())):  # a gate belongs to it
+                    found[leading_out] = views
+    return list(found.values())
 
 
 def experts(named: Named) -> Named:
@@ -57,5 +66,7 @@ def _of_block(
     if any(weight.shape[0] != units for weight in weights[:-1]):
         return ()
     biases = [parameters[f"{block}{name}.bias"] for name in inputs if f"{block}{name}.bias" in parameters]
+    if any(len(bias) != units for bias in biases):  # a `Conv1D` of GPT-2, whose rows are columns
+        return ()
     rows = [View(parameter, Slices(0, units)) for parameter in (*weights[:-1], *biases)]
     return (*rows, View(leading_out, Slices(1, units)))

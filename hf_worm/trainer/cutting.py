@@ -1,12 +1,9 @@
 """Going on with a smaller model: what the ticket prunes is cut out between the draw and the retraining."""
 
 import inspect
-import random
 import warnings
 from typing import Any, cast
 
-import numpy as np
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -16,6 +13,7 @@ from hf_worm.run import load_state
 from hf_worm.search import TicketSearch
 from hf_worm.speed import LARGE_BATCH, Batch, costs, forward
 from hf_worm.ticket import Ticket
+from hf_worm.trainer.randomness import own_random_numbers
 from hf_worm.trainer.reporting import ReportingTrainerMixin
 
 
@@ -80,11 +78,8 @@ class CuttingTrainerMixin(ReportingTrainerMixin):
 
     def _batch(self) -> Batch:
         """Rows of the training set, without labels if the model takes none; no random state changes."""
-        states = random.getstate(), np.random.get_state()
-        with torch.random.fork_rng():
+        with own_random_numbers(self.args.seed):
             batch = self._prepare_inputs(next(iter(self.get_train_dataloader())))
-        random.setstate(states[0])
-        np.random.set_state(states[1])
         model = cast(PreTrainedModel, self._trained_model)  # another is refused
         taken = inspect.signature(model.forward).parameters
         left_out = [

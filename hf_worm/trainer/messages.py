@@ -1,9 +1,9 @@
-"""What a run tells people: a line for each observation, and why there is no convergence or no retraining."""
+"""What a run tells people: a line for each observation, and why there is no retraining."""
 
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
 from hf_worm.run import Progress
-from hf_worm.search import FADE_BOUND, TicketSearch
+from hf_worm.search import FADE_BOUND
 
 
 def observation_line(seen: Observation, config: WormConfig, epoch: float) -> str:
@@ -21,30 +21,6 @@ def observation_line(seen: Observation, config: WormConfig, epoch: float) -> str
     doing = "truncating" if seen.doomed_share is None else "fading"
     trigger = config.stopping_point + config.margin
     return f"{line}; below {trigger:g}: {doing}" if seen.mean_distance < trigger else f"{line}; {doing}"
-
-
-def not_converged(search: TicketSearch, epochs: float) -> str:
-    """Why a search ended without convergence, and what to do about it.
-
-    Args:
-        search (`TicketSearch`): The search.
-        epochs (`float`): Those that it took.
-    """
-    config, seen, count = search.config, search.history[-1], len(search.history)
-    largest = "none" if seen.max_distance is None else format(seen.max_distance, ".4g")
-    takes, had = f"a largest distance below {config.stopping_point:g}", largest
-    advice = ["Train for more epochs"]
-    if seen.doomed_share is not None:
-        takes += f", with less than {FADE_BOUND:.0%} of the L1 norm in the weights to be pruned"
-        had += f", with {seen.doomed_share:.1%}"
-        if seen.doomed_share >= FADE_BOUND:
-            advice.append(f"let them fade faster (`fade_epochs`, now {config.fade_epochs:g})")
-    if count < config.window:
-        advice.append("sample more often (`sample_strategy='steps'`)")
-    return (
-        f"The masks had not converged when the search ended after {epochs:.4g} epochs: that takes {config.window} "
-        f"observations and {takes}; it had {count} and {had}. The newest mask is drawn. {', or '.join(advice)}."
-    )
 
 
 def none_left(progress: Progress) -> str:

@@ -1,7 +1,5 @@
 """Ways to train that a `WormTrainer` refuses, each with what to do instead."""
 
-from collections.abc import Sequence
-
 import torch
 from accelerate.utils import DistributedType
 from torch import nn
@@ -10,7 +8,8 @@ from transformers.training_args import OptimizerNames
 
 from hf_worm.compact import require_larger_units
 from hf_worm.config import WormConfig
-from hf_worm.layers import RepresentativeLayer
+from hf_worm.layers import idle
+from hf_worm.search import TicketSearch
 
 # How training may be distributed: every process holds all of every weight, and of its averaged gradient.
 SUPPORTED = {DistributedType.NO} | {kind for kind in DistributedType if kind.startswith("MULTI_")}
@@ -87,18 +86,23 @@ def refuse_optimizer(trainer: Trainer, optimizer: str | torch.optim.Optimizer, c
         )
 
 
-def refuse_compact(model: nn.Module, layers: Sequence[RepresentativeLayer], given_optimizer: bool) -> None:
+def refuse_compact(model: nn.Module, search: TicketSearch, given_optimizer: bool) -> None:
     """Refuse to make a model smaller where there is nothing to cut out, or nothing to train or save it with.
 
     Args:
         model (`nn.Module`): The model.
-        layers (`Sequence[RepresentativeLayer]`): What is watched of it.
+        search (`TicketSearch`): The search in it.
         given_optimizer (`bool`): Whether the optimizer is one that the user made, of the model as it is now.
 
     Raises:
         ValueError: It is so.
     """
-    require_larger_units(model, layers)
+    require_larger_units(model, search.layers)
+    if len(idle(search.layers, search.config.prune_ratio, search.config.scope)) == len(search.layers):
+        raise ValueError(
+            "`compact=True` would cut out nothing: the layers have too few units for their ratio (heads that share a "
+            "key and a value are one unit). Take a larger `prune_ratio`, or other `layers`."
+        )
     if not isinstance(model, PreTrainedModel):
         raise ValueError(
             f"`compact=True` makes another model of a model of Transformers, which a `{type(model).__name__}` is not: "

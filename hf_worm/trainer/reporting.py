@@ -25,6 +25,7 @@ from hf_worm.report import (
 )
 from hf_worm.ticket import Ticket
 from hf_worm.trainer.phases import PhasedTrainerMixin
+from hf_worm.trainer.randomness import own_random_numbers
 
 
 class StageNames(TrainerCallback):
@@ -75,7 +76,8 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
         self.callback_handler.callbacks.insert(0, names)
         in_train, self.is_in_train = self.is_in_train, True  # or `fp16_full_eval` would cast the weights for good
         try:
-            metrics = self.evaluate() or {}  # a method of one's own may return nothing
+            with own_random_numbers(self.args.seed):  # stages are compared: they are to guess the same masked tokens
+                metrics = self.evaluate() or {}  # a method of one's own may return nothing
         finally:
             self.remove_callback(names)
             self.is_in_train = in_train

@@ -21,7 +21,7 @@ from hf_worm.ticket import Ticket
 from hf_worm.trainer.callback import PhaseCallback
 from hf_worm.trainer.counting import together
 from hf_worm.trainer.cutting import CuttingTrainerMixin
-from hf_worm.trainer.messages import none_left, not_converged, observation_line
+from hf_worm.trainer.messages import none_left, observation_line
 from hf_worm.trainer.phases import Checkpoint
 from hf_worm.trainer.refusals import refuse_compact, refuse_optimizer, refuse_unsupported
 from hf_worm.trainer.trackers import one_run
@@ -59,7 +59,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
             refuse_unsupported(self, worm_config)
             self.search = TicketSearch(self._trained_model, worm_config)
             if worm_config.compact:
-                refuse_compact(self._trained_model, self.search.layers, "optimizer" in self._given)
+                refuse_compact(self._trained_model, self.search, "optimizer" in self._given)
             self.add_callback(PhaseCallback(self, worm_config))
 
     # The three phases.
@@ -101,7 +101,8 @@ class WormTrainerMixin(CuttingTrainerMixin):
         if restarts and self.worm_config.retrain_epochs > 0 and self._streams:
             raise ValueError(
                 f"`retrain_epochs={self.worm_config.retrain_epochs}` needs a training set with a length, got "
-                f"`{type(self.train_dataset).__name__}`. Set `retrain_epochs=0` and retrain with `ticket.hold`."
+                f"`{type(self.train_dataset).__name__}`. Let the search's schedule go on, with `max_steps` for both "
+                "(`retrain_schedule='continue'`), or set `retrain_epochs=0`."
             )
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
         with one_run(self):
@@ -146,7 +147,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 raise ValueError(f"{checkpoint} is of the retraining: resume it with `train` or `retrain`.")
             self._require_dense(checkpoint)
         if self._config.compact:
-            refuse_compact(self._trained_model, self._search.layers, "optimizer" in self._given)
+            refuse_compact(self._trained_model, self._search, "optimizer" in self._given)
             self._try_cut(self._search)
         self.ticket, self._rest, self._dense_account = None, None, None
         self.progress = Progress()
@@ -166,7 +167,6 @@ class WormTrainerMixin(CuttingTrainerMixin):
         Raises:
             RuntimeError: Nothing was observed yet, or the ticket has been cut out already.
         """
-        search = self._search
         if self.compacted:
             raise RuntimeError("The ticket is drawn, and cut out of the model: begin anew with `search_ticket()`.")
         if "search" not in self.progress.steps and self.state.global_step:  # it was interrupted
@@ -177,9 +177,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
         if self._config.compact:
             self._renew_optimizer()  # that of the search takes room, and is not needed any more
             dense = copy.deepcopy(self._trained_model)
-        self.ticket = search.draw()
-        if not self.ticket.converged:
-            warnings.warn(not_converged(search, self.progress.epochs.get("search", 0.0)), stacklevel=2)
+        self.ticket = self._search.draw()
         self._evaluate_stage("drawn")
         self.progress.tick()
         if dense is not None:
