@@ -147,8 +147,8 @@ def without_weights(config: PreTrainedConfig, entries: Sequence[str], trust_remo
             made.append(saved(config))
         if not made:
             made.append(AutoModel.from_config(config, trust_remote_code=trust_remote_code))  # type: ignore[no-untyped-call]
-    bases: Sequence[object] = list(MODEL_MAPPING.values())
-    prefix = f"{made[0].base_model_prefix}." if type(made[-1]) in bases else ""
+    base: object = MODEL_MAPPING.get(type(config), None)
+    prefix = f"{made[0].base_model_prefix}." if type(made[-1]) is base else ""
     found = [[layer.name.removeprefix(prefix) for layer in _found(model, entries)] for model in made]
     return made[0] if found[0] == found[-1] else made[-1]
 

@@ -164,7 +164,7 @@ class WormConfig:
                 raise ValueError(f"`{name}` must be at most {sys.maxsize}, got {value}.")
         if not isinstance(self.layers, (list, tuple)) or not all(isinstance(layer, str) for layer in self.layers):
             raise ValueError(f"`layers` must be a list of strings such as ['query', 'key'], got {self.layers!r}.")
-        if not self.layers:
+        if not self.layers or not all(self.layers):
             raise ValueError("`layers` is empty: name at least one layer to watch, such as 'query'.")
         object.__setattr__(self, "layers", list(self.layers))
         ratios: dict[str, float | None] = {}

@@ -30,6 +30,7 @@ NOTE = (
 NOTE_COMPACT = (
     "What the ticket prunes is cut out: the checkpoint is a dense one of smaller matrices, and needs no sparse kernels."
 )
+NOTE_RECORDED = "Its configuration can't say their shapes: `hf_worm.load_compact` loads it."
 NOT_METRICS = ("_runtime", "_per_second", "_preparation_time")  # ends of what the Trainer adds to an evaluation
 STAGES = {"before_draw": "before the draw", "drawn": "drawn", "retrained": "retrained"}
 
@@ -117,7 +118,8 @@ def cut_out(before: dict[str, Any], model: nn.Module) -> dict[str, Any]:
     """
     compact, whole = sum(parameter.numel() for parameter in model.parameters()), before["model_weights"]
     gone = {"pruned_weights": whole - compact, "share_of_model": (whole - compact) / whole}
-    return {**before, **gone, "note": NOTE_COMPACT, "compact_weights": compact}
+    note = f"{NOTE_COMPACT} {NOTE_RECORDED}" if _recorded(model) else NOTE_COMPACT
+    return {**before, **gone, "note": note, "compact_weights": compact}
 
 
 def pruned_line(account: Mapping[str, Any], layers: Sequence[str]) -> str:
@@ -170,7 +172,7 @@ def loading(model: nn.Module) -> dict[str, Any]:
     elif getattr(exports, name, None) is kind:
         module = package
     call = None
-    if getattr(getattr(model, "config", None), RECORD, None) is not None:
+    if _recorded(model):
         found = {"module": "hf_worm", "class": "load_compact", "call": "load_compact", "options": {}}
         known = hasattr(transformers, kind.__name__)
         return found if known else {**found, "architecture": [kind.__module__, kind.__name__]}
@@ -179,6 +181,11 @@ def loading(model: nn.Module) -> dict[str, Any]:
     elif hasattr(kind, "save_pretrained"):
         call = name
     return {"module": module, "class": name, "call": call, "options": options}
+
+
+def _recorded(model: nn.Module) -> bool:
+    """Whether a compact model's shapes are more than its configuration can say."""
+    return getattr(getattr(model, "config", None), RECORD, None) is not None
 
 
 def set_aside(folder: str) -> None:

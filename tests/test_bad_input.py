@@ -77,6 +77,7 @@ HUGE = 10**400
     ("window beyond counting", {"window": 10**30}, f"`window` must be at most {sys.maxsize}, got 1000"),
     ("a word for layers", {"layers": "query"}, "`layers` must be a list of strings such as ['query', 'key'], got"),
     ("no layers", {"layers": []}, "`layers` is empty: name at least one layer"),
+    ("a layer without a name", {"layers": ["query", ""]}, "`layers` is empty: name at least one layer"),
     ("numbers for layers", {"layers": [1]}, "`layers` must be a list of strings such as ['query', 'key'], got [1]"),
     ("a word for a ratio", {"layers": ["neurons=most"]}, "`most` in `layers`, of `neurons=most`, is no ratio"),
     ("a ratio of 1", {"layers": ["neurons=1"]}, "The ratio of `neurons=1` in `layers` must be in [0, 1)."),

@@ -9,7 +9,19 @@ from typing import Any
 
 import pytest
 from training import QUERY_AND_KEY
-from transformers import BertForSequenceClassification, GPT2Config, ResNetConfig, T5Config
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    CLIPConfig,
+    CLIPModel,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
+    GPT2Config,
+    ResNetConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from hf_worm import TicketSearch, WormConfig, __version__, cli
 from hf_worm.models import CifarResNetConfig
@@ -124,6 +136,34 @@ def test_layers_by_pattern_and_of_a_model_without_a_classifier_of_sequences(
     CifarResNetConfig().save_pretrained(tmp_path / "resnet18")
     assert cli.main(["layers", str(tmp_path / "resnet18"), "--layers", "batchnorm"]) == 0
     assert "20 layers, 9,600 weights: 0.1% of the 11,173,962 of `CifarResNet" in capsys.readouterr().out
+
+
+def test_layers_of_a_model_that_is_no_classifier_are_those_of_its_class(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"vocab_size": 32, "num_layers": 1, "num_heads": 2}
+    T5ForConditionalGeneration(T5Config(d_model=16, d_kv=8, d_ff=32, **sizes)).save_pretrained(tmp_path / "t5")
+    assert cli.main(["layers", str(tmp_path / "t5")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("encoder.block.0.layer.0") and "`T5ForConditionalGeneration`" in out
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    vision = {**sizes, "image_size": 8, "patch_size": 4}
+    clip = CLIPConfig(text_config={**sizes, "vocab_size": 9}, vision_config=vision)
+    CLIPModel(clip).save_pretrained(tmp_path / "clip")
+    assert cli.main(["layers", str(tmp_path / "clip")]) == 0
+    out = capsys.readouterr().out
+    assert "text_model." in out and "vision_model." in out and "of `CLIPModel`" in out
+    bert = BertConfig(**sizes, vocab_size=9)
+    both = EncoderDecoderConfig.from_encoder_decoder_configs(bert, BertConfig(**sizes, vocab_size=9))
+    EncoderDecoderModel(both).save_pretrained(tmp_path / "both")
+    assert cli.main(["layers", str(tmp_path / "both")]) == 0
+    assert "6 layers, " in capsys.readouterr().out
+    BertModel(bert).save_pretrained(tmp_path / "base")
+    assert cli.main(["layers", str(tmp_path / "base")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("bert.encoder") and "`BertForSequenceClassification`" in out, (
+        "what `hf-worm glue` makes of it"
+    )
 
 
 def test_layers_of_a_model_of_the_papers(capsys: pytest.CaptureFixture[str]) -> None:

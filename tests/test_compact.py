@@ -503,6 +503,21 @@ def test_a_ticket_of_another_model_is_refused() -> None:
         ticket.rest(zoo_model("llama"))
 
 
+def test_a_ticket_of_a_model_that_is_cut_already_is_refused_with_the_cause(bert: BertForSequenceClassification) -> None:
+    ticket, _ = drawn(bert, layers=["neurons"])
+    with pytest.raises(ValueError, match="as many units as the ticket keeps: what was pruned seems to be cut out"):
+        ticket.apply_(ticket.compact(bert))
+
+
+def test_a_class_that_no_auto_class_knows_has_to_be_named(tmp_path: Path) -> None:
+    save = zoo_model("bert").save_pretrained
+    save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "someones_own"}))
+    with pytest.raises(ValueError, match=r"(?s)someones_own.*has to be named: `load_compact\(..., architecture=...\)`"):
+        load_compact(tmp_path)
+
+
 @pytest.mark.parametrize("word", ["neurons", "heads"])
 def test_a_layer_of_which_nothing_is_left_is_refused(word: str, bert: BertForSequenceClassification) -> None:
     ticket, _ = drawn(bert, layers=[word])

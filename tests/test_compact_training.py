@@ -40,6 +40,11 @@ def logits(model: Any) -> torch.Tensor:
         return model.eval()(input_ids=torch.stack([row["input_ids"] for row in examples(8)])).logits
 
 
+def test_a_ratio_that_cuts_out_nothing_is_refused(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="Nothing is pruned"), pytest.raises(ValueError, match="would cut out nothing"):
+        compact_trainer(bert, tmp_path, ["heads=0.2"])
+
+
 @pytest.mark.parametrize("layers", [["neurons"], ["heads"], ["neurons", "heads"]], ids="+".join)
 def test_a_run_leaves_a_smaller_model_that_loads(
     bert: BertForSequenceClassification, tmp_path: Path, layers: list[str]
@@ -130,6 +135,7 @@ def test_the_card_loads_it(bert: BertForSequenceClassification, tmp_path: Path) 
     assert "ticket.hold" not in text, "there are no zeros to hold"
     shown = " ".join(run_text(read_run(str(tmp_path / "heads"))).split())
     assert pruned_line(gone, ["heads"]) in shown and pruned_line(gone, ["heads"]).startswith("Cut out:")
+    assert "`hf_worm.load_compact` loads it" in shown
     trainer = compact_trainer(bert, tmp_path / "neurons", ["neurons"])
     trainer.train()
     trainer.create_model_card()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
+from zoo import zoo_model
 
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
@@ -721,6 +722,47 @@ def test_the_ticket_says_how_it_was_found(model: nn.Module) -> None:
     assert ticket.converged and ticket.config == search.config
     assert ticket.history == search.history and len(ticket.history) == 3
     assert len(early.history) == 1  # a copy
+
+
+def doubts(model: nn.Module, **settings: Any) -> list[str]:
+    """What a search is warned of as it is made."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        TicketSearch(model, WormConfig(**settings))
+    return [str(one.message) for one in caught]
+
+
+def test_a_ratio_that_prunes_nothing_is_warned_of() -> None:
+    llama = zoo_model("llama")
+    (doubt,) = doubts(llama, layers=["heads"], prune_ratio=0.2)
+    assert doubt.startswith("Nothing is pruned of 2 of 2 layers, `layers.0.self_attn.q_proj.weight`, ")
+    assert "of their 2 heads the ratio takes less than a half. Heads that share a key and a value are one" in doubt
+    (doubt,) = doubts(llama, layers=["heads=0.2", "neurons=0.5"])
+    assert doubt.startswith("Nothing is pruned of 2 of 4 layers")
+    assert doubts(llama, layers=["heads"], prune_ratio=0.25) == doubts(llama, layers=["heads"], prune_ratio=0.2), "0.5"
+    assert doubts(llama, layers=["heads"], prune_ratio=0.3) == doubts(llama, layers=["heads"], prune_ratio=0.0) == []
+    assert doubts(llama, layers=["heads"], prune_ratio=0.2, scope="global") == [], "one of four"
+    assert len(doubts(llama, layers=["heads"], prune_ratio=0.1, scope="global")) == 1
+
+
+def test_units_of_unequal_sizes_that_are_ranked_together_are_warned_of() -> None:
+    bert = zoo_model("bert")
+    (doubt,) = doubts(bert, layers=["neurons", "heads"], scope="global")
+    assert "a head has 8 times as many as a neuron: each neuron goes before the first head" in doubt
+    (doubt,) = doubts(bert, layers=["neurons", "query"], scope="global")
+    assert "a neuron has 49 times as many as a weight" in doubt
+    assert doubts(bert, layers=["neurons", "heads"]) == doubts(bert, layers=["neurons"], scope="global") == []
+
+
+def test_units_with_frozen_parts_are_refused() -> None:
+    bert = zoo_model("bert")
+    bert.encoder.layer[0].attention.self.value.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"Units of `encoder.layer.0.attention.self.query.weight` own frozen weights"):
+        TicketSearch(bert, WormConfig(layers=["heads"]))
+    TicketSearch(bert, WormConfig(layers=["neurons"]))
+    bert.encoder.layer[0].requires_grad_(False)
+    with pytest.raises(ValueError, match=r"1 of 2 .* frozen.*`neurons` and `heads` mean those of every block"):
+        TicketSearch(bert, WormConfig(layers=["neurons"]))
 
 
 def test_a_draw_before_convergence_is_warned_of(model: nn.Module) -> None:

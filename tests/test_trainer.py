@@ -32,7 +32,14 @@ from training import (
     without_dropout,
     worm_trainer,
 )
-from transformers import BertForSequenceClassification, EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+)
 from transformers.hyperparameter_search import ALL_HYPERPARAMETER_SEARCH_BACKENDS
 from transformers.trainer_utils import HPSearchBackend
 
@@ -426,6 +433,34 @@ def test_what_goes_on_has_a_search_to_go_on_from(bert: BertForSequenceClassifica
         trainer.retrain()
 
 
+def test_stages_guess_the_same_masked_tokens(tmp_path: Path) -> None:
+    """Weights that don't move, nothing pruned, and a collator that draws at random what is masked."""
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        ids = torch.stack([row["input_ids"] for row in rows])
+        masked = torch.rand(ids.shape) < 0.3
+        return {"input_ids": ids.masked_fill(masked, 1), "labels": ids.masked_fill(~masked, -100)}
+
+    config = BertConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    trainer = WormTrainer(
+        model=BertForMaskedLM(config),
+        args=arguments(tmp_path, learning_rate=0.0),
+        train_dataset=examples(),
+        eval_dataset=examples(),
+        data_collator=collate,
+        worm_config=WormConfig(prune_ratio=0.0),
+    )
+    trainer.train()
+    losses = [stage["loss"] for stage in trainer.progress.metrics.values()]
+    assert len(losses) == 3 and len(set(losses)) == 1
+    assert trainer.evaluate()["eval_loss"] != losses[0], "it could have differed"
+
+
+def test_settings_of_another_kind_are_refused(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="`worm_config` must be a `WormConfig`, got a `dict`"):
+        worm_trainer(bert, tmp_path, {"prune_ratio": 0.5})  # type: ignore[arg-type]
+
+
 def test_not_converged_draws_the_newest_mask_and_warns(bert: BertForSequenceClassification, tmp_path: Path) -> None:
     trainer = worm_trainer(bert, tmp_path, WormConfig(**NEVER, retrain_epochs=0), num_train_epochs=2)
     with pytest.warns(UserWarning, match="takes 3 observations and a largest distance below 0.*there were 2 and 0"):
@@ -640,7 +675,7 @@ def test_a_stream_without_length_is_refused_before_training(
     trainer = WormTrainer(
         model=bert, args=arguments(tmp_path, max_steps=4), train_dataset=Stream(), worm_config=WormConfig()
     )
-    with pytest.raises(ValueError, match="training set with a length"):
+    with pytest.raises(ValueError, match=r"training set with a length.*retrain_schedule='continue'"):
         trainer.train()
     steps = {"sample_strategy": "steps", "sample_steps": 1, "stopping_point": 1.0}
     trainer = WormTrainer(

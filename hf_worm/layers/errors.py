@@ -129,8 +129,8 @@ def heads_left_out(queries: Named, model: nn.Module, named: Named) -> str:
         named (`list[tuple[str, nn.Parameter]]`): All its parameters.
     """
     return (
-        f"Not all attentions of `{type(model).__name__}` are watched: where the heads of some are is not known, for "
-        f"want of an output projection or of a head's width: {firsts(list(group(queries, named)), LISTED)}."
+        f"Not all attentions of `{type(model).__name__}` are watched: the heads of some are not known, for want of "
+        f"an output projection or of a head's width: {firsts(list(group(queries, named)), LISTED)}."
     )
 
 

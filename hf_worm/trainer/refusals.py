@@ -34,7 +34,10 @@ def refuse_unsupported(trainer: Trainer, config: WormConfig) -> None:
         ValueError:
             Weights or gradients are spread over processes, a signal is to end training, or [`refuse_optimizer`] refuses
             `args.optim`.
+        TypeError: The settings are no `WormConfig`.
     """
+    if not isinstance(config, WormConfig):
+        raise TypeError(f"`worm_config` must be a `WormConfig`, got a `{type(config).__name__}`.")
     kind = trainer.accelerator.distributed_type
     if kind not in SUPPORTED:
         raise ValueError(

@@ -250,6 +250,19 @@ def test_frozen_under_lora_says_that_only_the_adapter_trains() -> None:
         require_trainable(layers)
 
 
+def test_attentions_whose_heads_are_not_known_are_named() -> None:
+    model = nn.ModuleDict({"encoder": build(BERT), "pooling": nn.MultiheadAttention(8, 2)})
+    with pytest.warns(UserWarning, match=r"have query, key and value fused in one weight: `pooling.in_proj_weight`"):
+        representative_layers(model, ["heads"])
+    model.pooling = nn.ModuleDict({name: nn.Linear(8, 8) for name in ("query", "key", "value", "output")})
+    with pytest.warns(UserWarning, match=r"the heads of some are not known.*: `pooling.query.weight`\."):
+        representative_layers(model, ["heads"])
+    model.pooling.requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        representative_layers(model, ["heads"])
+
+
 def test_experts_that_are_left_out_are_named() -> None:
     config = Qwen2MoeConfig(
         vocab_size=16,
