@@ -297,8 +297,8 @@ def test_the_draw_warns_of_a_layer_that_it_empties_and_names_it() -> None:
 def test_the_draw_does_not_warn_where_each_layer_keeps_something(scope: str, scale: float) -> None:
     model = scatter(norms(8, 8, 8))
     model[1].weight.data.mul_(scale)
-    search = TicketSearch(model, WormConfig.cnn(scope=scope, prune_ratio=0.4))
-    search.observe()
+    search = TicketSearch(model, WormConfig.cnn(scope=scope, prune_ratio=0.4, window=2))
+    assert [search.observe().converged for _ in range(2)] == [False, True]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ticket = search.draw()

@@ -483,7 +483,7 @@ def test_weights_that_have_not_faded_are_drawn_with_a_warning(
 def test_a_search_too_short_to_observe_observes_at_its_end(bert: BertForSequenceClassification, tmp_path: Path) -> None:
     config = WormConfig(**CONVERGES, sample_strategy="steps", sample_steps=100, retrain_epochs=0)
     trainer = worm_trainer(bert, tmp_path, config, num_train_epochs=1)
-    with pytest.warns(UserWarning, match="had 1 and none"):
+    with pytest.warns(UserWarning, match="were 1 and none"):
         trainer.train()
     assert trainer.ticket.sparsity == 0.5
 
