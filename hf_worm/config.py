@@ -40,8 +40,9 @@ class WormConfig:
         layers (`list[str]`, *optional*, defaults to `["query", "key"]`):
             Representative layers: `query`, `key`, `value` (attention projections), `batchnorm` (channels), `neurons`
             (of feed-forward blocks), `heads` (of attentions), full parameter names, or shell-style patterns of them. A
-            feed-forward block or an attention never loses its last neuron or head. An entry may have a ratio of its
-            own instead of p, such as `"neurons=0.75"`, in scope `"layer"`.
+            feed-forward block or an attention never loses its last neuron or head. A word may be meant in some places
+            only, `"neurons@*.layer.[6-9].*"`: where the layer's name matches. An entry may have a ratio of its own
+            instead of p, such as `"neurons=0.75"`, in scope `"layer"`.
         scope (`str`, *optional*, defaults to `"layer"`):
             `"layer"`: p in each layer; `"global"`: p over all representative layers together.
         truncation_target (`str`, *optional*, defaults to `"gradient"`):
@@ -94,7 +95,7 @@ class WormConfig:
         default_factory=lambda: ["query", "key"],
         metadata={
             "help": "What to watch and prune: query, key, value, batchnorm, neurons, heads, names or patterns. "
-            "neurons=0.75 has a ratio of its own."
+            "neurons=0.75 has a ratio of its own; neurons@*.layer.[6-9].* are those of some layers."
         },
     )
     scope: Literal["layer", "global"] = field(

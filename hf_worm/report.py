@@ -124,7 +124,8 @@ def cut_out(before: dict[str, Any], model: nn.Module) -> dict[str, Any]:
 
 def pruned_line(account: Mapping[str, Any], layers: Sequence[str]) -> str:
     """How many weights are pruned, or cut out, and what shares of the watched layers and of the model they are."""
-    names = ", ".join(split_ratio(entry)[0] for entry in layers)
+    entries = [split_ratio(entry)[0] for entry in layers]
+    names = ", ".join(entry if entry.isalpha() else f"`{entry}`" for entry in entries)  # a card's `*` is no emphasis
     watched, weights = f"{account['share_of_representative']:.1%} of {names}", f"{account['pruned_weights']:,} weights"
     of_model = f"{account['share_of_model']:.1%} of the model's {account['model_weights']:,}"
     if "compact_weights" in account:

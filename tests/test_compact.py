@@ -168,6 +168,18 @@ def test_a_compact_model_can_be_made_smaller_still(name: str, tmp_path: Path) ->
     assert torch.equal(outputs(load_compact(tmp_path), given), outputs(model, given))
 
 
+def test_units_of_some_layers_are_cut_out_of_these(tmp_path: Path) -> None:
+    model = modest("bert")
+    ticket, zeroed = drawn(model, layers=["neurons@*.layer.1.*", "heads@*.layer.0.*"])
+    compact, given = ticket.compact(model), inputs(model)
+    assert [block.intermediate.dense.out_features for block in compact.encoder.layer] == [NEURONS, NEURONS // 2]
+    assert [block.attention.self.num_attention_heads for block in compact.encoder.layer] == [HEADS // 2, HEADS]
+    torch.testing.assert_close(outputs(compact, given), outputs(zeroed, given), rtol=1e-5, atol=1e-5)
+    compact.save_pretrained(tmp_path)
+    assert torch.equal(outputs(load_compact(tmp_path), given), outputs(compact, given))
+    assert {kind: len(layers) for kind, layers in compact.config.worm_compact.items()} == {"neurons": 1, "heads": 1}
+
+
 def test_a_compact_model_trains(bert: BertForSequenceClassification) -> None:
     ticket, _ = drawn(bert, layers=["neurons", "heads"])
     compact = ticket.compact(bert).train()

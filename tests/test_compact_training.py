@@ -40,6 +40,21 @@ def logits(model: Any) -> torch.Tensor:
         return model.eval()(input_ids=torch.stack([row["input_ids"] for row in examples(8)])).logits
 
 
+def test_a_partly_frozen_model_is_cut_where_it_trains(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    bert.bert.embeddings.requires_grad_(False)
+    bert.bert.encoder.layer[0].requires_grad_(False)
+    frozen = {name: weight.clone() for name, weight in bert.named_parameters() if not weight.requires_grad}
+    with pytest.raises(ValueError, match="frozen"):
+        compact_trainer(bert, tmp_path, ["neurons"])
+    trainer = compact_trainer(bert, tmp_path, ["neurons@*.layer.1.*"])
+    trainer.train()
+    trainer.save_model()
+    loaded = dict(load_compact(tmp_path).named_parameters())
+    assert all(torch.equal(loaded[name], weight) for name, weight in frozen.items())
+    assert loaded["bert.encoder.layer.1.intermediate.dense.weight"].shape[0] == 16
+    assert "of `neurons@*.layer.1.*`" in pruned_line(trainer.report()["account"], trainer.worm_config.layers)
+
+
 def test_a_ratio_that_cuts_out_nothing_is_refused(bert: BertForSequenceClassification, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="Nothing is pruned"), pytest.raises(ValueError, match="would cut out nothing"):
         compact_trainer(bert, tmp_path, ["heads=0.2"])

@@ -761,8 +761,9 @@ def test_units_with_frozen_parts_are_refused() -> None:
         TicketSearch(bert, WormConfig(layers=["heads"]))
     TicketSearch(bert, WormConfig(layers=["neurons"]))
     bert.encoder.layer[0].requires_grad_(False)
-    with pytest.raises(ValueError, match=r"1 of 2 .* frozen.*`neurons` and `heads` mean those of every block"):
+    with pytest.raises(ValueError, match=r"1 of 2 .* frozen.*name the places that train"):
         TicketSearch(bert, WormConfig(layers=["neurons"]))
+    assert len(TicketSearch(bert, WormConfig(layers=["neurons@*.layer.1.*"])).layers) == 1
 
 
 def test_a_draw_before_convergence_is_warned_of(model: nn.Module) -> None:

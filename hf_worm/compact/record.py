@@ -32,10 +32,13 @@ def describe(model: nn.Module, word: str, kept: Kept, before: Mapping[str, int])
     Args:
         model (`nn.Module`): The model.
         word (`str`): `"neurons"` or `"heads"`.
-        kept (`dict[str, list[int]]`): The units that stayed, by layer.
+        kept (`dict[str, list[int]]`): The units that stayed, by layer; other layers kept them all.
         before (`dict[str, int]`): How many there were.
     """
-    outer = {layer.parameter: layer.name for layer in representative_layers(model, [word])}
+    layers = representative_layers(model, [word])
+    before = {layer.name: layer.shape.numel() for layer in layers} | dict(before)
+    kept = {layer.name: list(range(layer.shape.numel())) for layer in layers} | kept
+    outer = {layer.parameter: layer.name for layer in layers}
     for inner in _pretrained(model):
         if any(parameter in outer for parameter in inner.parameters()):
             own = {layer.name: outer[layer.parameter] for layer in representative_layers(inner, [word])}

@@ -39,6 +39,19 @@ def unknown_entry(entry: str, model: nn.Module, named: Named) -> ValueError:
     )
 
 
+def nowhere(entry: str, names: Sequence[str]) -> ValueError:
+    """For a word in places where the model has none of it.
+
+    Args:
+        entry (`str`): The entry of `layers`.
+        names (`Sequence[str]`): Names of the layers that the word alone would find.
+    """
+    return ValueError(
+        f"`{entry}` in `layers` finds nothing: what follows the `@` is a name or shell-style pattern of the layers "
+        f"{firsts(names)}, and matches none of them."
+    )
+
+
 def not_found(missing: Sequence[str], present: Sequence[str], model: nn.Module, named: Named) -> ValueError:
     """For words of `layers` that find nothing in this model.
 
@@ -212,9 +225,9 @@ def frozen(names: Sequence[str], total: int, larger: bool = False) -> ValueError
         )
     elif larger:
         message += (
-            "The mask of a frozen unit never moves, so there is nothing to search. `neurons` and `heads` mean those of "
-            "every block: unfreeze them (`parameter.requires_grad_(True)`), or prune single weights of the blocks that "
-            'train, by a pattern: `WormConfig(layers=["*.layer.[6-9].*.query.weight"])`.'
+            "The mask of a frozen unit never moves, so there is nothing to search. Unfreeze them "
+            "(`parameter.requires_grad_(True)`), or name the places that train: "
+            '`WormConfig(layers=["neurons@*.layer.[6-9].*"])`.'
         )
     else:
         message += (

@@ -20,6 +20,7 @@ from .errors import (
     no_entries,
     not_floating_point,
     not_found,
+    nowhere,
     owned_twice,
     two_ratios,
     unknown_entry,
@@ -45,6 +46,7 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
               projections that lead in (gated ones included) and its column in the one that leads out;
             - `"heads"`: the heads of every attention: a head is its rows and biases in query, key and value and its
               columns in the output projection; heads that share a key and a value are one unit;
+            - one of these words in some places: `"neurons@*.layer.[6-9].*"`, where the layer's name matches a pattern;
             - a parameter's name, or a shell-style pattern over such names: the whole of each parameter that matches;
 
             and may end in a ratio of its own: `"neurons=0.75"`.
@@ -77,6 +79,9 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
     found = {entry: _find(entry, model, named) for entry in ratios}
     missing = [entry for entry in found if not found[entry]]
     for entry in missing:
+        word, at, _ = entry.partition(PLACE)
+        if at and word in WORDS and (everywhere := _find(word, model, named)):
+            raise nowhere(entry, [_name(units, named) for units in everywhere])
         if entry not in WORDS:
             raise unknown_entry(entry, model, named)
     if missing:
@@ -86,7 +91,7 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
     # Words before names and patterns, so that a β that goes with its γ is not a layer of its own as well.
     chosen: dict[nn.Parameter, tuple[Units, float | None]] = {}
     owned: dict[nn.Parameter, tuple[str, Units]] = {}  # by whom, as what
-    for entry in sorted(found, key=lambda entry: entry not in WORDS):
+    for entry in sorted(found, key=lambda entry: entry.partition(PLACE)[0] not in WORDS):
         for units in found[entry]:
             parameters = [view.parameter for view in units.views]
             taken = [(parameter, *owned[parameter]) for parameter in parameters if parameter in owned]
@@ -129,6 +134,9 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
     return result
 
 
+PLACE = "@"  # between a word and where it is meant; no parameter's name has one
+
+
 class Units(NamedTuple):
     """What the units of one layer own, and what they are."""
 
@@ -138,18 +146,25 @@ class Units(NamedTuple):
 
 def _find(entry: str, model: nn.Module, named: Named) -> list[Units]:
     """The units of each layer that one entry of `layers` means."""
+    word, at, place = entry.partition(PLACE)
     views: Iterable[tuple[View, ...]]
-    if entry == "batchnorm":
+    if word == "batchnorm":
         views = batchnorm_scales(model)
-    elif entry == "neurons":
+    elif word == "neurons":
         views = neurons(named)
-    elif entry == "heads":
+    elif word == "heads":
         views = heads(model)
-    elif entry in ROLES:
-        views = ((View(parameter),) for parameter in projections(named, entry))
+    elif word in ROLES:
+        views = ((View(parameter),) for parameter in projections(named, word))
     else:
-        views = ((View(parameter),) for name, parameter in named if matches(name, entry))
-    return [Units(owned, WORDS.get(entry, "weight")) for owned in views]
+        return [Units((View(parameter),), "weight") for name, parameter in named if matches(name, entry)]
+    found = [Units(owned, WORDS[word]) for owned in views]
+    return [units for units in found if matches(_name(units, named), place)] if at else found
+
+
+def _name(units: Units, named: Named) -> str:
+    """The name of a layer: that of its first parameter."""
+    return next(name for name, parameter in named if parameter is units.views[0].parameter)
 
 
 def _means(word: str, name: str, model: nn.Module) -> bool:

@@ -210,7 +210,7 @@ def test_help_shows_every_argument_with_the_commands_defaults(capsys: pytest.Cap
     for group in (Model, Data, RunArguments, WormConfig):
         assert all(f"--{field.name}" in text for field in dataclasses.fields(group))
     words = " ".join(text.split())
-    assert "neurons=0.75 has a ratio of its own. (default: ['value'])" in words
+    assert "neurons@*.layer.[6-9].* are those of some layers. (default: ['value'])" in words
     places = [text.index(f"\n{group}:\n") for group in ("model", "data", "run", "pruning", "options")]
     assert places == sorted(places), "the hundred fields of `TrainingArguments` come last"
     epochs = (

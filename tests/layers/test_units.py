@@ -131,6 +131,26 @@ def test_heads_beside_a_part_of_them_are_refused(other: str, name: str) -> None:
             representative_layers(zoo_model("bert"), layers)
 
 
+def test_a_word_in_some_places_finds_the_layers_there() -> None:
+    bert = zoo_model("bert")
+    neurons, heads = "encoder.layer.1.intermediate.dense.weight", "encoder.layer.0.attention.self.query.weight"
+    found = representative_layers(bert, ["neurons@*.layer.1.*", "heads@encoder.layer.0.*=0.34"])
+    assert [(layer.name, layer.granularity, layer.prune_ratio) for layer in found] == [
+        (heads, "head", 0.34),
+        (neurons, "neuron", None),
+    ]
+    found = representative_layers(bert, ["query@*.1.*", "value"])
+    assert [layer.name.split(".")[2] + layer.name.split(".")[5] for layer in found] == ["0value", "1query", "1value"]
+    apart = representative_layers(bert, ["neurons@*.0.*=0.25", "neurons@*.1.*=0.75"])
+    assert [layer.prune_ratio for layer in apart] == [0.25, 0.75]
+    with pytest.raises(ValueError, match=r"`neurons@\*.7.\*` in `layers` finds nothing: .* `encoder.layer.0.interm"):
+        representative_layers(bert, ["neurons@*.7.*"])
+    with pytest.raises(ValueError, match="`other@here` in `layers` matches no parameter"):
+        representative_layers(bert, ["other@here"])
+    with pytest.raises(ValueError, match="which ratio is it to have"):
+        representative_layers(bert, ["neurons", "neurons@*.1.*=0.75"])
+
+
 def test_a_model_whose_neurons_or_heads_are_unknown_says_what_was_looked_for() -> None:
     model = AutoModel.from_config(GPT2Config(n_embd=12, n_layer=1, n_head=3, vocab_size=40))
     with pytest.raises(ValueError, match=r"Found no feed-forward block of `nn\.Linear`"):
