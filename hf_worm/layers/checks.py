@@ -73,7 +73,8 @@ def doubts(layers: Sequence[RepresentativeLayer], prune_ratio: float, scope: str
         )
     still = idle(layers, prune_ratio, scope)
     if still:
-        units = sorted({f"{layer.shape.numel()} {layer.granularity}s" for layer in still})
+        counts = sorted({(layer.shape.numel(), layer.granularity) for layer in still})
+        units = [f"{count} {kind}{'' if count == 1 else 's'}" for count, kind in counts]
         shared = " Heads that share a key and a value are one unit." if still[0].granularity == "head" else ""
         yield (
             f"Nothing is pruned of {len(still)} of {len(layers)} layers, {firsts([layer.name for layer in still])}: of "

@@ -19,8 +19,9 @@ def own_random_numbers(seed: int) -> Iterator[None]:
         seed (`int`): The seed.
     """
     states = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []  # not those of other processes
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices):
             set_seed(seed)
             yield
     finally:
