@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
@@ -133,6 +134,10 @@ class WormConfig:
     )
 
     def __post_init__(self) -> None:
+        for setting in fields(self):  # numbers of NumPy, such as those of a sweep, are Python's from here on
+            value = getattr(self, setting.name)
+            if isinstance(value, Real) and not isinstance(value, bool):
+                object.__setattr__(self, setting.name, int(value) if isinstance(value, Integral) else float(value))
         for name in ("prune_ratio", "truncation", "stopping_point", "margin", "retrain_epochs", "fade_epochs"):
             value = getattr(self, name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)

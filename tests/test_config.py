@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -150,6 +151,15 @@ def test_a_number_of_steps_needs_step_sampling() -> None:
 def test_the_ends_of_the_ranges_are_allowed(settings: dict[str, Any]) -> None:
     config = WormConfig(**settings)
     assert {name: getattr(config, name) for name in settings} == settings
+
+
+def test_numbers_of_numpy_are_pythons() -> None:
+    config = WormConfig(prune_ratio=np.float32(0.25), stopping_point=np.float64(0.5), window=np.int64(4))  # type: ignore[arg-type]
+    assert repr(config) == repr(WormConfig(prune_ratio=0.25, stopping_point=0.5, window=4))
+    with pytest.raises(ValueError, match="`prune_ratio` must be a finite number, got nan"):
+        WormConfig(prune_ratio=np.float32("nan"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"`window` must be a whole number of at least 2, got 3\.0"):
+        WormConfig(window=np.float64(3))  # type: ignore[arg-type]
 
 
 def test_a_smaller_model_has_a_schedule_of_its_own() -> None:
