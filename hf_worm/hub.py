@@ -79,10 +79,11 @@ def card_section(repository: str, report: dict[str, Any]) -> str:
     search, account, config = report["search"], report["account"], WormConfig(**report["config"])
     smaller = "compact_weights" in account
     paper, citation = WORM if config.truncates else EB_TRAIN
+    when = f"after {search['epochs']:.4g} epochs" if search["epochs"] else "in another run"
     how = (
-        f"the masks had converged after {search['epochs']:.4g} epochs"
+        f"the masks had converged {when}"
         if search["converged"]
-        else f"the masks had not converged after {search['epochs']:.4g} epochs: the newest ones were drawn"
+        else f"the masks had not converged {when}: the newest ones were drawn"
     )
     return "\n\n".join(
         [

@@ -1,5 +1,6 @@
 """What a model costs: parameters, bytes, multiply-adds, and times measured side by side."""
 
+import copy
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +11,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from hf_worm.core.random_states import random_states_kept
+
 LARGE_BATCH = 32  # rows
 BATCHES = (1, LARGE_BATCH)  # of a forward pass
 WARM_UP, ROUNDS, SECONDS = 2, 15, 10.0
@@ -17,7 +20,7 @@ Batch = Mapping[str, Any]
 
 
 def costs(models: Mapping[str, nn.Module], batch: Batch, rows: int = LARGE_BATCH) -> dict[str, Any]:
-    """Measure models on the same rows; they stay as they are.
+    """Measure models on the same rows: copies of them, for a model may keep what a forward pass has computed.
 
     Args:
         models (`Mapping[str, nn.Module]`): By name, on one device.
@@ -30,17 +33,12 @@ def costs(models: Mapping[str, nn.Module], batch: Batch, rows: int = LARGE_BATCH
         the mean of the outputs) and by name `median`, `low` and `high` (quartiles) over `rounds`, in each of which all
         models take their turn.
     """
-    modes = {name: model.training for name, model in models.items()}
-    buffers = {name: [buffer.clone() for buffer in model.buffers()] for name, model in models.items()}
-    try:
-        times = {f"forward {count}": race(models, repeated(batch, count), forward) for count in BATCHES}
-        times[f"training step {rows}"] = race(models, repeated(batch, rows), training_step)
+    models = copy.deepcopy(dict(models))
+    with random_states_kept():
         size = {name: counts(model, repeated(batch, 1)) for name, model in models.items()}
-    finally:
-        for name, model in models.items():
-            model.train(modes[name])
-            for buffer, before in zip(model.buffers(), buffers[name], strict=True):
-                buffer.copy_(before)  # the running statistics of a BatchNorm
+        training = race(models, repeated(batch, rows), training_step)  # before what leaves them unfit to be trained
+        times = {f"forward {count}": race(models, repeated(batch, count), forward) for count in BATCHES}
+    times[f"training step {rows}"] = training
     seconds = {what: {name: _summary(values) for name, values in by_model.items()} for what, by_model in times.items()}
     return {"size": size, "seconds": seconds}
 
@@ -53,7 +51,7 @@ def repeated(batch: Batch, rows: int) -> dict[str, Any]:
 
 
 def forward(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """A forward pass for its outputs alone, of which the first is returned."""
+    """A forward pass for its outputs alone, of which the first is returned: the model can't be trained afterwards."""
     model.eval()
     with torch.inference_mode():
         return _first(model(**batch))
@@ -62,8 +60,7 @@ def forward(model: nn.Module, batch: Batch) -> torch.Tensor:
 def training_step(model: nn.Module, batch: Batch) -> None:
     """Forward and backward, without the optimizer's step."""
     model.train()
-    with torch.random.fork_rng():
-        torch.autograd.backward(_first(model(**batch)).float().mean())
+    torch.autograd.backward(_first(model(**batch)).float().mean())
     model.zero_grad(set_to_none=True)
 
 

@@ -106,6 +106,27 @@ def test_the_smaller_model_starts_where_the_drawn_one_stood(
     assert trainer.evaluate()["eval_loss"] == pytest.approx(report(tmp_path)["metrics"]["drawn"]["loss"], rel=1e-5)
 
 
+def test_a_given_ticket_is_cut_out_and_retrained(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    found = worm_trainer(copy.deepcopy(bert), tmp_path / "found", WormConfig(layers=["neurons"], stopping_point=0.5))
+    found.train()
+    trainer = compact_trainer(bert, tmp_path / "given", ["neurons"])
+    trainer.ticket = found.ticket
+    trainer.retrain()
+    trainer.save_model()
+    assert trainer.compacted and trainer.model.config.intermediate_size == 16
+    assert torch.equal(logits(load_compact(tmp_path / "given")), logits(trainer.model))
+    assert "the masks had converged in another run" in ModelCard.load(card(trainer)).text
+    single = compact_trainer(bert, tmp_path / "single", ["neurons"])
+    single.ticket = Ticket({}, WormConfig())
+    with pytest.raises(ValueError, match="representative layers"):
+        single.retrain()
+
+
+def card(trainer: WormTrainer) -> Path:
+    trainer.create_model_card()
+    return Path(trainer.args.output_dir) / "README.md"
+
+
 @pytest.mark.parametrize("target", ["gradient", "fade"])
 def test_resuming_from_any_checkpoint_ends_the_same(
     bert: BertForSequenceClassification, tmp_path: Path, target: str

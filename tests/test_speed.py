@@ -16,9 +16,13 @@ class Net(nn.Module):
         self.first, self.second = nn.Linear(6, hidden), nn.Linear(hidden, 3)
         self.dropout = nn.Dropout(0.5)
         self.batches: list[int] = []
+        self.cache: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         self.batches.append(len(x))
+        if self.cache is None:  # as some rotary embeddings do
+            self.cache = torch.ones(6)
+        x = x * self.cache
         logits = self.second(self.dropout(self.first(x).relu()))
         return {"logits": logits} | ({} if labels is None else {"loss": nn.functional.cross_entropy(logits, labels)})
 
@@ -36,21 +40,41 @@ def test_counts_are_those_by_hand() -> None:
 
 
 def test_each_model_takes_the_same_batches_of_1_and_32_rows() -> None:
+    batches: dict[int, list[int]] = {8: [], 4: []}
     models = {"a": Net(8), "b": Net(4)}
+    for model in models.values():
+        model.batches = Shared(batches[model.first.out_features])
     found = costs(models, {"x": torch.randn(5, 6)})
     assert set(found["seconds"]) == {"forward 1", "forward 32", "training step 32"}
-    assert models["a"].batches == models["b"].batches and set(models["a"].batches) == {1, 32}
+    assert batches[8] == batches[4] and set(batches[8]) == {1, 32}
     few = costs(models, {"x": torch.randn(5, 6)}, rows=3)
     assert set(few["seconds"]) == {"forward 1", "forward 32", "training step 3"}
 
 
+class Shared:
+    """Has its copies note in the same list."""
+
+    def __init__(self, noted: list[int]) -> None:
+        self.noted = noted
+
+    def append(self, rows: int) -> None:
+        self.noted.append(rows)
+
+    def __deepcopy__(self, memo: object) -> "Shared":
+        return self
+
+
 def test_nothing_changes(bert: BertForSequenceClassification) -> None:
-    before, mode = copy.deepcopy(bert.state_dict()), bert.training
+    bert.train().bert.embeddings.eval()
+    bert.classifier.weight.grad = torch.ones_like(bert.classifier.weight)
+    modes = [module.training for module in bert.modules()]
+    before = copy.deepcopy(bert.state_dict())
     batch = {"input_ids": torch.randint(0, 64, (2, 5)), "labels": torch.tensor([0, 1])}
     state = torch.random.get_rng_state()
     costs({"bert": bert}, batch)
     assert all(torch.equal(weight, before[name]) for name, weight in bert.state_dict().items())
-    assert bert.training == mode and all(parameter.grad is None for parameter in bert.parameters())
+    assert [module.training for module in bert.modules()] == modes
+    assert [name for name, weight in bert.named_parameters() if weight.grad is not None] == ["classifier.weight"]
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -58,6 +82,13 @@ def test_running_statistics_do_not_change(cnn: nn.Module) -> None:
     before = copy.deepcopy(cnn.state_dict())
     costs({"cnn": cnn}, {"pixel_values": torch.randn(2, 1, 8, 8)})
     assert all(torch.equal(weight, before[name]) for name, weight in cnn.state_dict().items())
+
+
+def test_a_model_that_keeps_what_it_has_computed_trains_on() -> None:
+    model = Net(8)
+    costs({"net": model}, {"x": torch.randn(2, 6)})
+    model(torch.randn(2, 6))["logits"].sum().backward()
+    assert model.first.weight.grad is not None
 
 
 def test_an_attention_counts_whatever_its_kernel(bert: BertForSequenceClassification) -> None:

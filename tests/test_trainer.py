@@ -861,6 +861,9 @@ def test_the_ticket_of_an_earlier_run_does_not_stay_with_unpruned_weights(
     assert same_weights(Ticket.from_pretrained(tmp_path).masks, earlier.ticket.masks)
     assert not (tmp_path / "checkpoint-8" / "ticket.safetensors").exists()
     assert same_weights(Ticket.from_pretrained(tmp_path / "checkpoint-8" / "_earlier_run").masks, earlier.ticket.masks)
+    trainer.save_model()
+    assert not (tmp_path / "ticket.safetensors").exists(), "the search is over, and what it left is not pruned"
+    assert same_weights(Ticket.from_pretrained(tmp_path / "_earlier_run").masks, earlier.ticket.masks)
     trainer.draw_ticket()
     trainer.save_model()
     assert same_weights(Ticket.from_pretrained(tmp_path).masks, trainer.ticket.masks)

@@ -74,12 +74,13 @@ def set_classes(config: PreTrainedConfig, task: Task) -> tuple[int, ...]:
         config.problem_type = "regression"
         return ()
     names = [name for _, name in sorted((config.id2label or {}).items())]
-    known = {label.casefold(): index for index, label in enumerate(names)}
-    wanted = [label.casefold() for label in task.labels]
     config.num_labels = task.num_labels
     config.problem_type = "single_label_classification"
-    if set(known) == set(wanted):
-        return tuple(known[label] for label in wanted)
+    for spelled in (str, str.casefold):  # in upper or lower case, where that is not all that tells two classes apart
+        known = {spelled(name): index for index, name in enumerate(names)}
+        wanted = [spelled(label) for label in task.labels]
+        if sorted(known) == sorted(wanted) and len(known) == len(names):
+            return tuple(known[label] for label in wanted)
     if len(names) != task.num_labels or not task.labels[0].startswith(UNNAMED):
         if names and not names[0].startswith(UNNAMED):
             logger.warning("The model's classes were %s: they are %s now.", ", ".join(names), ", ".join(task.labels))

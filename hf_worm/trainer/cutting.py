@@ -54,9 +54,11 @@ class CuttingTrainerMixin(ReportingTrainerMixin):
 
     def _cut_out(self) -> None:
         """Go on with a smaller copy of the model."""
-        self._dense_account = account(self._drawn, self._trained_model)
-        self.model = self.model_wrapped = self.callback_handler.model = self._drawn.compact(self._trained_model)
-        self._rest = self._drawn.rest(self._trained_model)
+        dense = self._trained_model
+        smaller = self._drawn.compact(dense)
+        self._dense_account = account(self._drawn, dense)
+        self.model = self.model_wrapped = self.callback_handler.model = smaller
+        self._rest = self._drawn.rest(smaller)
 
     def _measure(self, dense: nn.Module, drawn: nn.Module) -> None:
         """Sizes and times of the three models on rows of the training set.

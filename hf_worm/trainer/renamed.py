@@ -7,6 +7,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_worm.core.random_states import random_states_kept
 from hf_worm.loading import load_compact
 
 
@@ -34,7 +35,7 @@ def load_renamed(model: nn.Module, folder: str) -> bool:
             known.update({name: weights.get_tensor(name) for name in names & own})
     if not renamed:
         return False
-    with torch.random.fork_rng():
+    with random_states_kept():
         wide = torch.promote_types(model.dtype, torch.float32)
         saved = load_compact(folder, architecture=type(model), dtype=wide)
     # Parts that a script has exchanged or added are not in the model that the configuration describes.

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from hf_worm.config import replace_file
+from hf_worm.config import WormConfig, replace_file
 from hf_worm.hub import correct_origin, extend_model_card
 from hf_worm.report import (
     NOT_METRICS,
@@ -59,8 +59,11 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
     """Evaluates a ticket's stages, and writes what came of them.
 
     Attributes:
+        worm_config (`WormConfig`, *optional*): The settings; `None` trains as the parent class does.
         ticket (`Ticket`, *optional*): The ticket, once it is drawn.
     """
+
+    worm_config: WormConfig | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.ticket: Ticket | None = None
@@ -162,7 +165,7 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
     def _save_ticket(self, folder: str) -> None:
         if self.ticket is not None:
             self.ticket.save_pretrained(folder)
-        elif self.searching:
+        elif self.worm_config is not None and self.state.global_step:  # it has trained
             set_aside(folder)
 
     def report(self) -> dict[str, Any]:

@@ -207,12 +207,13 @@ class WormTrainerMixin(CuttingTrainerMixin):
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
         if checkpoint is not None:
             self.ticket = self.resumed_ticket(checkpoint)
-            if self.ticket.config.compact and not self.compacted:
+            if self._config.compact and not self.compacted:
                 self.search = TicketSearch(self._trained_model, self._config)
                 self._load_dense(self.search, checkpoint)
-                self._cut_out()
-        args, model_init = self.args, self.model_init
         self.ticket = self._to_retrain(self._drawn)
+        if self._config.compact and not self.compacted:
+            self._cut_out()
+        args, model_init = self.args, self.model_init
         goes_on = self._config.retrain_schedule == "continue"
         if goes_on and checkpoint is None:
             if "search" not in self.progress.steps:
@@ -261,7 +262,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
 
     def _to_retrain(self, ticket: Ticket) -> Ticket:
         """A ticket, to be retrained as this trainer says: it may be another trainer's, or a folder's."""
-        retraining = {name: getattr(self._config, name) for name in ("retrain_epochs", "retrain_schedule")}
+        retraining = {name: getattr(self._config, name) for name in ("retrain_epochs", "retrain_schedule", "compact")}
         if all(getattr(ticket.config, name) == value for name, value in retraining.items()):
             return ticket
         return dataclasses.replace(ticket, config=dataclasses.replace(ticket.config, **retraining))

@@ -42,6 +42,15 @@ def test_a_model_with_the_tasks_classes_in_another_order_keeps_it():
     assert config.id2label == {0: "Yes", 1: "NO", 2: "maybe"}
 
 
+def test_classes_that_differ_by_case_alone_stay_two():
+    task = Task("mine", ("text",), ("US", "us"), ("accuracy",))
+    assert set_classes(config_with("US", "us"), task) == (0, 1)
+    assert set_classes(config_with("us", "US"), task) == (1, 0)
+    config = config_with("us", "other")
+    assert set_classes(config, task) == (0, 1)
+    assert config.id2label == {0: "US", 1: "us"}
+
+
 def test_other_classes_are_replaced_and_that_is_said(caplog: pytest.LogCaptureFixture):
     config = config_with("negative", "positive")
     with caplog.at_level(logging.WARNING):
