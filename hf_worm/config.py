@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import Path
@@ -34,6 +35,7 @@ class WormConfig:
             r, once per optimizer step. 1 is EB Train.
         stopping_point (`float`, *optional*, defaults to 0.01):
             s, in [0, 1]: the search has converged when the window is full and its largest mask distance is below s.
+            With 0 it never has.
         margin (`float`, *optional*, defaults to 0.005):
             δ, at least 0: truncation begins when the mean mask distance is below s + δ.
         window (`int`, *optional*, defaults to 3):
@@ -173,15 +175,11 @@ class WormConfig:
         if not self.layers or not all(self.layers):
             raise ValueError("`layers` is empty: name at least one layer to watch, such as 'query'.")
         object.__setattr__(self, "layers", list(self.layers))
-        ratios: dict[str, float | None] = {}
-        for entry in self.layers:
-            name, ratio = split_ratio(entry)
-            if ratio is not None and not 0 <= ratio < 1:
-                raise ValueError(f"The ratio of `{entry}` in `layers` must be in [0, 1).")
-            if ratios.setdefault(name, ratio) != ratio:
-                raise ValueError(f"`{name}` is named twice in `layers`, with two ratios: {self.layers}.")
+        for name, ratio in split_ratios(self.layers).items():
             if ratio is not None and self.scope == "global":
-                raise ValueError(f"`{entry}` in `layers` has a ratio of its own, and `scope='global'` one for all.")
+                raise ValueError(
+                    f"`{name}={ratio:g}` in `layers` has a ratio of its own, and `scope='global'` one for all."
+                )
         for name, kind in get_type_hints(type(self)).items():
             if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
                 raise ValueError(f"`{name}` must be one of {get_args(kind)}, got {getattr(self, name)!r}.")
@@ -201,7 +199,7 @@ class WormConfig:
     @property
     def prune_ratios(self) -> dict[str, float]:
         """p, under the name `"p"`, and the ratios of those entries of `layers` that have one of their own."""
-        own = {name: ratio for name, ratio in map(split_ratio, self.layers) if ratio is not None}
+        own = {name: ratio for name, ratio in split_ratios(self.layers).items() if ratio is not None}
         return own if len(own) == len(self.layers) else {"p": self.prune_ratio, **own}
 
     @property
@@ -266,19 +264,24 @@ class WormConfig:
             raise ValueError(f"{path} won't do: {error}") from error
 
 
-def split_ratio(entry: str) -> tuple[str, float | None]:
-    """An entry of `layers` without its ratio, and that ratio, if it has one: `"neurons=0.75"`.
+def split_ratios(entries: Sequence[str]) -> dict[str, float | None]:
+    """The entries of `layers` without their ratios, each with its ratio if it has one: `"neurons=0.75"`.
 
     Raises:
-        ValueError: What follows the last `=` is no number.
+        ValueError: A ratio is no number in [0, 1), or what one entry names has another ratio in a second.
     """
-    name, equals, ratio = entry.rpartition("=")
-    if not equals:
-        return entry, None
-    try:
-        return name, float(ratio)
-    except ValueError as error:
-        raise ValueError(f"`{ratio}` in `layers`, of `{entry}`, is no ratio: `neurons=0.75` has one.") from error
+    ratios: dict[str, float | None] = {}
+    for entry in entries:
+        name, equals, number = entry.rpartition("=") if "=" in entry else (entry, "", "")
+        try:
+            ratio = float(number) if equals else None
+        except ValueError as error:
+            raise ValueError(f"`{number}` in `layers`, of `{entry}`, is no ratio: `{name}=0.5` has one.") from error
+        if ratio is not None and not 0 <= ratio < 1:
+            raise ValueError(f"The ratio of `{entry}` in `layers` must be in [0, 1): `{name}=0.5` has one.")
+        if ratios.setdefault(name, ratio) != ratio:
+            raise ValueError(f"`{name}` is named twice in `layers`, with two ratios: {list(entries)}.")
+    return ratios
 
 
 def is_count(value: object, least: int) -> bool:

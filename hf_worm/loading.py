@@ -41,10 +41,10 @@ def load_compact(
             `architecture` is no model's class, the checkpoint names none of Transformers, or its record of shapes is
             damaged.
     """
-    if architecture is not None and not issubclass(architecture, PreTrainedModel):
+    if architecture is not None and not (isinstance(architecture, type) and issubclass(architecture, PreTrainedModel)):
         raise ValueError(
             f"`architecture` must be a model's own class, such as `BertForSequenceClassification`, got "
-            f"`{architecture.__name__}`. For a class of Transformers, leave it out."
+            f"`{getattr(architecture, '__name__', repr(architecture))}`. For a class of Transformers, leave it out."
         )
     hub_options = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
     dtypes = {name: options.pop(name) for name in DTYPES if name in options}  # a configuration takes no "auto"

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_worm.compact import RECORD
-from hf_worm.config import CONFIG_NAME, split_ratio
+from hf_worm.config import CONFIG_NAME, split_ratios
 from hf_worm.layers import representative_layers
 from hf_worm.run import Progress
 from hf_worm.ticket import HISTORY_NAME, TICKET_NAME, Ticket
@@ -124,8 +124,7 @@ def cut_out(before: dict[str, Any], model: nn.Module) -> dict[str, Any]:
 
 def pruned_line(account: Mapping[str, Any], layers: Sequence[str]) -> str:
     """How many weights are pruned, or cut out, and what shares of the watched layers and of the model they are."""
-    entries = [split_ratio(entry)[0] for entry in layers]
-    names = ", ".join(entry if entry.isalpha() else f"`{entry}`" for entry in entries)  # a card's `*` is no emphasis
+    names = ", ".join(name if name.isalpha() else f"`{name}`" for name in split_ratios(layers))  # `*` is no emphasis
     watched, weights = f"{account['share_of_representative']:.1%} of {names}", f"{account['pruned_weights']:,} weights"
     of_model = f"{account['share_of_model']:.1%} of the model's {account['model_weights']:,}"
     if "compact_weights" in account:

@@ -141,9 +141,10 @@ class TicketSearch:
         if self.config.truncation_target != "gradient":
             attached = self._step_truncation is not None and self._step_truncation.active
             if self.config.truncates and not attached:
+                fades = self.config.truncation_target == "fade"
                 raise RuntimeError(
                     f"`truncation_target={self.config.truncation_target!r}` scales the optimizer's step: call "
-                    "`search.attach(optimizer)` first."
+                    f"`search.attach(optimizer{', steps_per_epoch=...' if fades else ''})` first."
                 )
             return
         scales = self._current_scales()
@@ -155,7 +156,9 @@ class TicketSearch:
             scale_gradients(*zip(*pairs, strict=True))
 
     def attach(self, optimizer: torch.optim.Optimizer, steps_per_epoch: int | None = None) -> StepTruncation:
-        """Truncate the steps of `optimizer` where the target is `"update"` or `"fade"`; nothing for `"gradient"`.
+        """Truncate the steps of `optimizer` where the target is `"update"` or `"fade"`.
+
+        With `"gradient"` they stay as they are; an optimizer under which a ticket could not be held is refused even so.
 
         Args:
             optimizer (`torch.optim.Optimizer`): The optimizer that trains the model; it takes the place of an earlier.
@@ -205,15 +208,15 @@ class TicketSearch:
         emptied = [name for name, mask in masks.items() if not mask.any()]
         if emptied:
             warnings.warn(
-                f"The ticket prunes all of {firsts(emptied)}: nothing passes through such a layer. Prune less "
-                "(`prune_ratio`), or the same share of each layer (`scope='layer'`).",
+                f"The ticket prunes all of {firsts(emptied)}: the outputs of such a layer don't depend on its inputs. "
+                "Prune less (`prune_ratio`), or the same share of each layer (`scope='layer'`).",
                 stacklevel=2,
             )
         return Ticket(masks, self.config, list(self.history), self.converged)
 
     def _not_converged(self) -> str:
         config, seen, count = self.config, self.history[-1], len(self.history)
-        largest = "none" if seen.max_distance is None else format(seen.max_distance, ".4g")
+        largest = "no distance yet" if seen.max_distance is None else format(seen.max_distance, ".4g")
         takes, had = f"a largest distance below {config.stopping_point:g}", largest
         advice = ["Train for more epochs"]
         if seen.doomed_share is not None:
@@ -222,10 +225,13 @@ class TicketSearch:
             if seen.doomed_share >= FADE_BOUND:
                 advice.append(f"let them fade faster (`fade_epochs`, now {config.fade_epochs:g})")
         if count < config.window:
-            advice.append("sample more often (`sample_strategy='steps'`)")
+            advice.append(sampling_advice(config))
+        if not config.stopping_point:
+            advice = ["With `stopping_point=0` no search converges"]
         return (
             f"The masks had not converged when they were drawn: that takes {config.window} observations and {takes}; "
-            f"there were {count} and {had}. The newest mask is drawn. {', or '.join(advice)}."
+            f"there {'was' if count == 1 else 'were'} {count} and {had}. The newest mask is drawn. "
+            f"{', or '.join(advice)}."
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -385,13 +391,22 @@ class TicketSearch:
         for layer in self.layers:
             for view in layer.views:
                 if 1 - factor < torch.finfo(view.parameter.dtype).eps:
+                    narrow = view.parameter.element_size() < 4
                     raise ValueError(
-                        f"`{layer.name}` is of {view.parameter.dtype}: the {1 - factor:.2%} by which a weight fades in "
-                        "a step would be lost in rounding. Keep the weights in float32 (mixed precision does), or make "
-                        "`fade_epochs` shorter."
+                        f"`{layer.name}` is of {view.parameter.dtype}: the {1 - factor:.2g} of a weight by which it "
+                        "fades in a step would be lost in rounding. "
+                        f"{'Keep the weights in float32 (mixed precision does), or make' if narrow else 'Make'} "
+                        f"`fade_epochs` (now {self.config.fade_epochs:g}) shorter."
                     )
         return factor
 
     def _doomed_share(self) -> float:
         newest = self._window.masks[-1]
         return pruned_share([layer.ranked for layer in self.layers], [newest[layer.name] for layer in self.layers])
+
+
+def sampling_advice(config: WormConfig) -> str:
+    """How to have more observations in as many steps."""
+    if config.sample_steps is None:
+        return "sample more often (`sample_strategy='steps'`)"
+    return f"sample more often (`sample_steps`, now {config.sample_steps})"

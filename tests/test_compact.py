@@ -345,6 +345,8 @@ def test_a_class_of_ones_own_is_named(bert: BertForSequenceClassification, tmp_p
     assert type(loaded) is Mine
     given = inputs(model)
     assert torch.equal(outputs(loaded, given), outputs(compact, given))
+    with pytest.raises(ValueError, match=r"must be a model's own class, .* got `'BertModel'`"):
+        load_compact(tmp_path, architecture="BertModel")
     with pytest.raises(ValueError, match=r"must be a model's own class, .* got `AutoModel`"):
         load_compact(tmp_path, architecture=AutoModel)
 

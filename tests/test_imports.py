@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "hf_worm"
 # Which rooms of the package each room may import.
 MAY_IMPORT: dict[str, set[str]] = {"config": set(), "core": {"core"}, "layers": {"layers", "core", "config"}}
 MAY_IMPORT["models"] = {"models"}  # checkpoints carry their code
-MAY_IMPORT["speed"] = {"speed"}
+MAY_IMPORT["speed"] = {"speed", "core"}
 MAY_IMPORT["compact"] = MAY_IMPORT["layers"] | {"compact"}
 MAY_IMPORT["ticket"] = MAY_IMPORT["compact"]
 MAY_IMPORT["search"] = MAY_IMPORT["ticket"] | {"ticket"}

@@ -221,13 +221,14 @@ def test_phases_one_by_one_equal_train(bert: BertForSequenceClassification, tmp_
 
 def test_phases_out_of_order_say_what_is_missing(bert: BertForSequenceClassification, tmp_path: Path) -> None:
     trainer = worm_trainer(bert, tmp_path)
-    with pytest.raises(RuntimeError, match="observe"):
+    with pytest.raises(RuntimeError, match=r"no mask to draw yet: call `search_ticket\(\)`"):
         trainer.draw_ticket()
     with pytest.raises(RuntimeError, match=r"search_ticket\(\)"):
         trainer.retrain()
     plain = WormTrainer(model=bert, args=arguments(tmp_path), train_dataset=examples())
-    with pytest.raises(RuntimeError, match="no `worm_config`"):
-        plain.search_ticket()
+    for phase in (plain.search_ticket, plain.draw_ticket, plain.retrain, plain.report):
+        with pytest.raises(RuntimeError, match="no `worm_config`"):
+            phase()
 
 
 def test_no_retraining(bert: BertForSequenceClassification, tmp_path: Path) -> None:
@@ -463,7 +464,8 @@ def test_settings_of_another_kind_are_refused(bert: BertForSequenceClassificatio
 
 def test_not_converged_draws_the_newest_mask_and_warns(bert: BertForSequenceClassification, tmp_path: Path) -> None:
     trainer = worm_trainer(bert, tmp_path, WormConfig(**NEVER, retrain_epochs=0), num_train_epochs=2)
-    with pytest.warns(UserWarning, match="takes 3 observations and a largest distance below 0.*there were 2 and 0"):
+    message = "takes 3 observations and a largest distance below 0.*there were 2 and 0.*`stopping_point=0` no search"
+    with pytest.warns(UserWarning, match=message):
         trainer.train()
     assert trainer.ticket.converged is False
     assert all(torch.equal(mask, trainer.search.masks[name]) for name, mask in trainer.ticket.masks.items())
@@ -483,7 +485,7 @@ def test_weights_that_have_not_faded_are_drawn_with_a_warning(
 def test_a_search_too_short_to_observe_observes_at_its_end(bert: BertForSequenceClassification, tmp_path: Path) -> None:
     config = WormConfig(**CONVERGES, sample_strategy="steps", sample_steps=100, retrain_epochs=0)
     trainer = worm_trainer(bert, tmp_path, config, num_train_epochs=1)
-    with pytest.warns(UserWarning, match="were 1 and none"):
+    with pytest.warns(UserWarning, match=r"was 1 and no distance yet.* sample more often \(`sample_steps`, now 100\)"):
         trainer.train()
     assert trainer.ticket.sparsity == 0.5
 

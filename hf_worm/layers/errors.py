@@ -223,16 +223,12 @@ def frozen(names: Sequence[str], total: int, larger: bool = False) -> ValueError
             "The adapter around them trains and the base weight does not, so its mask never moves and there is nothing "
             f"to search. {MERGE}"
         )
-    elif larger:
-        message += (
-            "The mask of a frozen unit never moves, so there is nothing to search. Unfreeze them "
-            "(`parameter.requires_grad_(True)`), or name the places that train: "
-            '`WormConfig(layers=["neurons@*.layer.[6-9].*"])`.'
-        )
     else:
+        unit, word = ("unit", "neurons") if larger else ("weight", "query")
         message += (
-            "The mask of a frozen weight never moves, so there is nothing to search. Unfreeze them "
-            '(`parameter.requires_grad_(True)`), or name only trainable weights: `WormConfig(layers=["..."])`.'
+            f"The mask of a frozen {unit} never moves, so there is nothing to search. Unfreeze them "
+            "(`parameter.requires_grad_(True)`), or name the places that train: "
+            f'`WormConfig(layers=["{word}@*.layer.[6-9].*"])`.'
         )
     return ValueError(message)
 

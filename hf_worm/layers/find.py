@@ -1,13 +1,13 @@
 """From the words, names and patterns of `layers` to representative layers."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hf_worm.config import split_ratio
+from hf_worm.config import split_ratios
 
 from .attention import FAMILIES, ROLES, fused_projections, projections
 from .batchnorm import batchnorm_scales
@@ -63,7 +63,7 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
         `ValueError`:
             If an entry finds nothing, finds a parameter that is empty or not floating point, finds units that own a
             part of what another entry's own (`"heads"` beside `"query"`), or finds what another does, with another
-            ratio.
+            ratio; or if a ratio is not in [0, 1).
 
     Example:
 
@@ -75,7 +75,7 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
     if isinstance(layers, str) or not layers:
         raise no_entries(layers)
     named = named_parameters(model)
-    ratios = dict(map(split_ratio, layers))
+    ratios = split_ratios(layers)
     found = {entry: _find(entry, model, named) for entry in ratios}
     missing = [entry for entry in found if not found[entry]]
     for entry in missing:
@@ -162,18 +162,31 @@ def _find(entry: str, model: nn.Module, named: Named) -> list[Units]:
     return [units for units in found if matches(_name(units, named), place)] if at else found
 
 
+def _blocks_around(path: str) -> Iterator[set[str]]:
+    """The paths of the projections of the feed-forward blocks that a projection may belong to."""
+    for inputs, output in BLOCKS:
+        for projection in (*inputs, output):
+            block = path.removesuffix(projection)
+            if block != path and (not block or block.endswith(".")):
+                yield {f"{block}{name}" for name in (*inputs, output)}
+
+
 def _name(units: Units, named: Named) -> str:
     """The name of a layer: that of its first parameter."""
     return next(name for name, parameter in named if parameter is units.views[0].parameter)
 
 
-def _means(word: str, name: str, model: nn.Module) -> bool:
-    """Whether a word of `layers` would have found something by a weight, were it a parameter."""
+def _means(entry: str, name: str, model: nn.Module) -> bool:
+    """Whether an entry of `layers` with a word would have found something by a weight, were it a parameter."""
+    word, at, place = entry.partition(PLACE)
+    if at and not matches(name, place):
+        return False
     path, _, kind = name.rpartition(".")
     if word == "batchnorm":
         return isinstance(model.get_submodule(path), _BatchNorm)
     if word == "neurons":
-        return any(path.endswith(projection) for inputs, output in BLOCKS for projection in (*inputs, output))
+        present = {module for module, _ in model.named_modules()}
+        return any(block <= present for block in _blocks_around(path))
     child = path.rpartition(".")[2]
     if word == "heads":
         return any(child in family for family in FAMILIES)

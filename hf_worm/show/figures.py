@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 from transformers.trainer import TRAINER_STATE_NAME
 
-from hf_worm.config import split_ratio
+from hf_worm.config import split_ratios
 from hf_worm.layers.layer import WORDS
 from hf_worm.report import STAGES
 from hf_worm.search import FADE_BOUND
@@ -251,7 +251,7 @@ def masks(runs: Sequence[Shown]) -> Figure:
             extent = (0, units.shape[1], place + 0.4, place - 0.4)
             axes.imshow(units, cmap=MAP, vmin=0, vmax=1, extent=extent, aspect="auto", interpolation="nearest")
         axes.set_yticks(range(len(flat)), short_names(flat, "."), fontsize=8)
-        words = {split_ratio(entry)[0].partition("@")[0] for entry in run.record.config.layers}
+        words = {name.partition("@")[0] for name in split_ratios(run.record.config.layers)}
         kinds = [unit for word, unit in WORDS.items() if word in words and unit != "weight"]
         axes.set(title=run.label, xlabel=" or ".join(kinds) or "unit", ylim=(len(flat) - 0.5, -0.5))
         axes.set_xlim(0, max(run.record.masks[name].numel() for name in flat))

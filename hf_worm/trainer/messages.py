@@ -3,7 +3,9 @@
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
 from hf_worm.run import Progress
-from hf_worm.search import FADE_BOUND
+from hf_worm.search import FADE_BOUND, sampling_advice
+
+NO_CONFIG = "This trainer has no `worm_config`: it can `train()`, as its parent class does."
 
 
 def observation_line(seen: Observation, config: WormConfig, epoch: float) -> str:
@@ -23,10 +25,10 @@ def observation_line(seen: Observation, config: WormConfig, epoch: float) -> str
     return f"{line}; below {trigger:g}: {doing}" if seen.mean_distance < trigger else f"{line}; {doing}"
 
 
-def none_left(progress: Progress) -> str:
+def none_left(progress: Progress, config: WormConfig) -> str:
     """That the search left no step to retrain, and what to do about it."""
     return (
         f"The run has taken {sum(progress.steps.values())} optimizer steps, all that were planned, and "
-        "`retrain_schedule='continue'` leaves none to retrain. Plan more (`num_train_epochs`, `max_steps`), or sample "
-        "more often (`sample_strategy='steps'`)."
+        "`retrain_schedule='continue'` leaves none to retrain. Plan more (`num_train_epochs`, `max_steps`), or "
+        f"{sampling_advice(config)}."
     )

@@ -24,6 +24,7 @@ from hf_worm.report import (
     set_aside,
 )
 from hf_worm.ticket import Ticket
+from hf_worm.trainer.messages import NO_CONFIG
 from hf_worm.trainer.phases import PhasedTrainerMixin
 from hf_worm.trainer.randomness import own_random_numbers
 
@@ -183,5 +184,6 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
     @property
     def _drawn(self) -> Ticket:
         if self.ticket is None:
-            raise RuntimeError("There is no ticket yet: call `search_ticket()` and `draw_ticket()` first.")
+            todo = "There is no ticket yet: call `search_ticket()` and `draw_ticket()` first."
+            raise RuntimeError(NO_CONFIG if self.worm_config is None else todo)
         return self.ticket

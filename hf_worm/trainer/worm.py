@@ -21,7 +21,7 @@ from hf_worm.ticket import Ticket
 from hf_worm.trainer.callback import PhaseCallback
 from hf_worm.trainer.counting import together
 from hf_worm.trainer.cutting import CuttingTrainerMixin
-from hf_worm.trainer.messages import none_left, observation_line
+from hf_worm.trainer.messages import NO_CONFIG, none_left, observation_line
 from hf_worm.trainer.phases import Checkpoint
 from hf_worm.trainer.refusals import refuse_compact, refuse_optimizer, refuse_unsupported
 from hf_worm.trainer.trackers import one_run
@@ -115,7 +115,9 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 output = together(output, self.retrain(**options), goes_on=not restarts)
             else:
                 if wanted and self._drawn.converged:  # of masks that had not converged, the draw has warned
-                    warnings.warn(f"{none_left(self.progress)} The drawn model is the result.", stacklevel=2)
+                    warnings.warn(
+                        f"{none_left(self.progress, self._config)} The drawn model is the result.", stacklevel=2
+                    )
                 self._log_result("drawn")
         if trial is not None:
             # What a hyperparameter search was told last may be of the unpruned model; now it evaluates the result.
@@ -169,6 +171,8 @@ class WormTrainerMixin(CuttingTrainerMixin):
         """
         if self.compacted:
             raise RuntimeError("The ticket is drawn, and cut out of the model: begin anew with `search_ticket()`.")
+        if not self._search.history:
+            raise RuntimeError("There is no mask to draw yet: call `search_ticket()` first.")
         if "search" not in self.progress.steps and self.state.global_step:  # it was interrupted
             self.progress.finish(self.state.global_step, self.state.epoch or 0.0)
         self.progress.enter("draw")
@@ -221,7 +225,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
                     "`retrain_schedule='continue'` goes on with a search's optimizer, and there was none."
                 )
             if self._steps_left() <= 0:
-                raise ValueError(none_left(self.progress))
+                raise ValueError(none_left(self.progress, self._config))
         self.args = copy.copy(args)
         if not goes_on:
             self.args.num_train_epochs, self.args.max_steps = self._config.retrain_epochs, -1
@@ -424,13 +428,13 @@ class WormTrainerMixin(CuttingTrainerMixin):
     @property
     def _config(self) -> WormConfig:
         if self.worm_config is None:
-            raise RuntimeError("This trainer has no `worm_config`: it can `train()`, as its parent class does.")
+            raise RuntimeError(NO_CONFIG)
         return self.worm_config
 
     @property
     def _search(self) -> TicketSearch:
         if self.search is None:
-            raise RuntimeError("This trainer has no `worm_config`: it can `train()`, as its parent class does.")
+            raise RuntimeError(NO_CONFIG)
         return self.search
 
 

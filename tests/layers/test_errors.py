@@ -314,11 +314,17 @@ def test_weights_made_of_others_are_told_and_not_watched(
     named = re.escape(f"`bert.encoder.layer.0.{path}.weight`")
     with pytest.warns(UserWarning, match=f"{named} is made of other parameters.*remove_parametrizations"):
         assert len(representative_layers(bert, [entry])) == 1
+    with pytest.warns(UserWarning, match=f"{named} is made of other parameters"):
+        assert len(representative_layers(bert, [f"{entry}@*"])) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(representative_layers(bert, [f"{entry}@*.layer.1.*"])) == 1
 
 
 def test_a_word_that_means_other_weights_says_nothing_of_those_made_of_others(bert: nn.Module) -> None:
     prune.l1_unstructured(bert.get_submodule("classifier"), "weight", 0.25)
     prune.l1_unstructured(bert.get_submodule("bert.encoder.layer.0.attention.self.value"), "bias", 0.25)
+    prune.l1_unstructured(bert.get_submodule("bert.encoder.layer.0.attention.output.dense"), "weight", 0.25)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(representative_layers(bert, ["query", "key", "value", "neurons"])) == 8

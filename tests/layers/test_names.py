@@ -63,6 +63,21 @@ def test_two_ratios_for_one_parameter_are_refused(bert: nn.Module, other: str) -
     assert [layer.prune_ratio for layer in apart] == [None, 0.75]
 
 
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (["query=0.3", "query=0.5"], "`query` is named twice"),
+        (["query=1.5"], r"must be in \[0, 1\): `query=0.5`"),
+        (["query=half"], "`half` in `layers`, of `query=half`, is no ratio"),
+    ],
+)
+def test_wrong_ratios_are_refused_without_a_configuration_too(
+    bert: nn.Module, entries: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        representative_layers(bert, entries)
+
+
 def test_a_tied_weight_is_found_under_either_name_and_counts_once() -> None:
     model = AutoModelForMaskedLM.from_config(CONFIG)
     tied, first = "cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"
