@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from hf_worm.config import WormConfig
-from hf_worm.report import STAGES, pruned_line
+from hf_worm.report import STAGES, number, pruned_line
 from hf_worm.speed import cost_rows, gains
 
 TAGS = ("worm", "early-bird", "pruning")
@@ -147,8 +147,8 @@ def _observations_table(observations: list[dict[str, Any]], config: WormConfig) 
     rows = [
         [
             str(seen["index"] + 1),
-            _number(seen["max_distance"]),
-            _number(seen["mean_distance"]),
+            number(seen["max_distance"]),
+            number(seen["mean_distance"]),
             *("yes" if seen[decision] else "no" for decision in decisions),
         ]
         for seen in observations
@@ -166,14 +166,10 @@ def _metrics_table(metrics: dict[str, dict[str, float]]) -> str:
     if not stages:
         return "The run had no evaluation set."
     names = list(dict.fromkeys(name for stage in stages for name in metrics[stage]))
-    rows = [[STAGES[stage], *[_number(metrics[stage].get(name)) for name in names]] for stage in stages]
+    rows = [[STAGES[stage], *[number(metrics[stage].get(name)) for name in names]] for stage in stages]
     return _table(["", *names], rows)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"

@@ -16,7 +16,7 @@ from hf_worm.compact import RECORD
 from hf_worm.config import CONFIG_NAME, split_ratios
 from hf_worm.layers import representative_layers
 from hf_worm.run import Progress
-from hf_worm.ticket import HISTORY_NAME, TICKET_NAME, Ticket
+from hf_worm.ticket import HISTORY_NAME, TICKET_NAME, Ticket, shares_pruned
 
 REPORT_NAME = "worm_report.json"
 RESULTS = (TICKET_NAME, CONFIG_NAME, HISTORY_NAME, REPORT_NAME)
@@ -72,10 +72,10 @@ def build_report(
     }
     if "retrain" in progress.steps:
         report["retrain"] = phase("retrain")
-    report["account"] = account(ticket, model) if before is None else cut_out(before, model)
+    report["account"] = account(ticket, model) if before is None else account_of_compact(before, model)
     if progress.costs:
         report["costs"] = progress.costs
-    report["layers"] = {name: 1 - int(mask.count_nonzero()) / mask.numel() for name, mask in ticket.masks.items()}
+    report["layers"] = shares_pruned(ticket.masks)
     report["config"] = asdict(ticket.config)
     report["loading"] = loading(model)
     return report
@@ -90,6 +90,11 @@ def report_json(report: dict[str, Any]) -> str:
 def is_number(value: Any) -> bool:
     """Whether a value of an evaluation is a number: metrics may be anything."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number of so many decimals, for people; nothing for `None`."""
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def account(ticket: Ticket, model: nn.Module) -> dict[str, Any]:
@@ -111,7 +116,7 @@ def account(ticket: Ticket, model: nn.Module) -> dict[str, Any]:
     }
 
 
-def cut_out(before: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+def account_of_compact(before: dict[str, Any], model: nn.Module) -> dict[str, Any]:
     """The account of a model that was made smaller, from that of the model before.
 
     More may be gone than what was watched: with a channel, the weights of the convolutions around it.

@@ -303,14 +303,14 @@ class TicketSearch:
 
     def _ratios(self, layers: Sequence[RepresentativeLayer]) -> list[float]:
         """p for each layer, or the ratio that it has of its own."""
-        return [self.config.prune_ratio if layer.prune_ratio is None else layer.prune_ratio for layer in layers]
+        return [layer.ratio(self.config.prune_ratio) for layer in layers]
 
     @property
     def _units(self) -> int:
         return sum(layer.shape.numel() for layer in self.layers)
 
     def _take_masks(self) -> dict[str, torch.Tensor]:
-        """The masks of the weights as they are now, packed as soon as they are made: they are never all in memory."""
+        """The masks of the weights as they are now, packed: with `scope="layer"` each as soon as it is made."""
         self._require_layers()
         ranked = [layer.ranked for layer in self.layers]
         ratio = self.config.prune_ratio if self.config.scope == "global" else self._ratios(self.layers)

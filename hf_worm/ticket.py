@@ -45,6 +45,12 @@ class Ticket:
     history: list[Observation] = field(default_factory=list)
     converged: bool = False
 
+    def __repr__(self) -> str:
+        """Without the masks and the history."""
+        return (
+            f"Ticket(layers={len(self.masks)}, sparsity={self.sparsity:.4g}, converged={self.converged}, {self.config})"
+        )
+
     @property
     def sparsity(self) -> float:
         """Share of pruned units among all units of the representative layers, in [0, 1]."""
@@ -278,6 +284,11 @@ def _nested(optimizer: Any) -> Iterator[torch.optim.Optimizer]:
 
 def _is_plain(tensor: torch.Tensor) -> bool:
     return type(local(tensor)) is torch.Tensor and tensor.is_floating_point()
+
+
+def shares_pruned(masks: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """Share pruned of each mask's units, in [0, 1]."""
+    return {name: 1 - int(mask.count_nonzero()) / mask.numel() for name, mask in masks.items()}
 
 
 def read_history(path: Path) -> tuple[list[Observation], bool]:

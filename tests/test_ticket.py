@@ -19,6 +19,7 @@ from torch import nn
 
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
+from hf_worm.layers import representative_layers
 from hf_worm.ticket import Ticket
 
 HISTORY = [
@@ -60,6 +61,14 @@ def test_sparsity_is_the_share_of_pruned_units() -> None:
 def test_a_bare_ticket_has_no_history_and_has_not_converged(model: nn.Module) -> None:
     ticket = random_ticket(model)
     assert ticket.history == [] and ticket.converged is False
+
+
+def test_a_ticket_and_a_layer_are_shown_without_their_tensors(model: nn.Module) -> None:
+    ticket = Ticket({"a": torch.tensor([True, False])}, WormConfig(window=4), converged=True)
+    assert repr(ticket).startswith("Ticket(layers=1, sparsity=0.5, converged=True, WormConfig(")
+    assert "window=4" in repr(ticket) and "tensor" not in repr(ticket)
+    shown = repr(representative_layers(model, ["query=0.25"])[0])
+    assert shown.startswith("RepresentativeLayer('") and shown.endswith("granularity='weight', prune_ratio=0.25)")
 
 
 def test_apply_zeroes_what_is_pruned_and_nothing_else(model: nn.Module) -> None:

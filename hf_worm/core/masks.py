@@ -61,7 +61,8 @@ def keep_masks(
         prune_ratio (`float` or `Sequence[float]`): p, in [0, 1); in scope `"layer"` also one for each tensor.
         scope (`str`): `"layer"` or `"global"`.
         finish (`Callable[[torch.Tensor], torch.Tensor]`, *optional*):
-            Applied to each mask where and when it is made, such as [`pack`]: what is not returned takes no memory.
+            Applied to each mask, such as [`pack`]; in scope `"layer"` where and when it is made, so that the masks are
+            never all in memory.
 
     Returns:
         `list[torch.Tensor]`: The masks, or what `finish` made of them.

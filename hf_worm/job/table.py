@@ -5,7 +5,7 @@ from textwrap import wrap
 from typing import Any
 
 from hf_worm.config import WormConfig
-from hf_worm.report import STAGES, pruned_line
+from hf_worm.report import STAGES, number, pruned_line
 from hf_worm.speed import cost_rows, gains
 
 PHASES = {"before_draw": "search", "drawn": "draw", "retrained": "retrain"}  # that each stage ends
@@ -54,8 +54,8 @@ def stage_table(metrics: Mapping[str, Mapping[str, float]], phases: Mapping[str,
     rows = [["", *names, "epochs", "seconds"]]
     for stage, phase in PHASES.items():
         if phase in phases:
-            cost = [_number(phases[phase].get("epochs"), 2), _number(phases[phase].get("seconds"), 1)]
-            rows.append([STAGES[stage], *(_number(metrics.get(stage, {}).get(name), 4) for name in names), *cost])
+            cost = [number(phases[phase].get("epochs"), 2), number(phases[phase].get("seconds"), 1)]
+            rows.append([STAGES[stage], *(number(metrics.get(stage, {}).get(name)) for name in names), *cost])
     return aligned(rows)
 
 
@@ -77,11 +77,11 @@ def plain_table(
         seconds (`float`, *optional*): Its wall-clock seconds.
     """
     names = metric_names({title: metrics})
-    rows = [["", *names], [title, *(_number(metrics[name], 4) for name in names)]]
+    rows = [["", *names], [title, *(number(metrics[name]) for name in names)]]
     for head, value, digits in (("epochs", epochs, 2), ("seconds", seconds, 1)):
         if value is not None:
             rows[0].append(head)
-            rows[1].append(_number(value, digits))
+            rows[1].append(number(value, digits))
     return "\n".join(["Nothing trained" if epochs is None else "Nothing pruned", *aligned(rows)])
 
 
@@ -100,7 +100,3 @@ def metric_names(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Names of the metrics of all stages, the loss last."""
     names = list(dict.fromkeys(name for stage in metrics.values() for name in stage))
     return sorted(names, key=lambda name: name.endswith("loss"))  # the rest as they come
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"

@@ -13,7 +13,7 @@ class Task:
         name (`str`): Its name; that of its configuration on the Hub, where it has one.
         columns (`tuple[str, ...]`): The columns of the input.
         labels (`tuple[str, ...]`): Names of the classes, in the order of their ids; empty: a regression.
-        metrics (`tuple[str, ...]`): Names of the metrics, as they are reported; the first is the primary one.
+        metrics (`tuple[str, ...]`): Names of the metrics, as they are reported.
         validation (`tuple[tuple[str, str], ...]`, *optional*, defaults to the split `validation`):
             Of each validation split the name that its metrics get (`""`: the only one, which needs none) and its own.
     """
@@ -33,8 +33,3 @@ class Task:
     def num_labels(self) -> int:
         """Outputs of the model's head."""
         return len(self.labels) or 1
-
-    @property
-    def primary_metric(self) -> str:
-        """The metric that ranks results."""
-        return self.metrics[0]

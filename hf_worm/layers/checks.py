@@ -52,10 +52,8 @@ def idle(layers: Sequence[RepresentativeLayer], prune_ratio: float, scope: str) 
     if scope == "global":
         units = sum(layer.shape.numel() for layer in layers)
         return list(layers) if prune_ratio and not round(prune_ratio * units) else []
-    ratios = [prune_ratio if layer.prune_ratio is None else layer.prune_ratio for layer in layers]
-    return [
-        layer for layer, ratio in zip(layers, ratios, strict=True) if ratio and not round(ratio * layer.shape.numel())
-    ]
+    ratios = [(layer, layer.ratio(prune_ratio)) for layer in layers]
+    return [layer for layer, ratio in ratios if ratio and not round(ratio * layer.shape.numel())]
 
 
 def doubts(layers: Sequence[RepresentativeLayer], prune_ratio: float, scope: str) -> Iterator[str]:

@@ -144,6 +144,15 @@ class RepresentativeLayer:
                     "parameter by its name, or keep it in one piece: `fully_shard(..., ignored_params={...})`."
                 )
 
+    def __repr__(self) -> str:
+        """Without the weights."""
+        own = "" if self.prune_ratio is None else f", prune_ratio={self.prune_ratio:g}"
+        return f"RepresentativeLayer({self.name!r}, shape={tuple(self.shape)}, granularity={self.granularity!r}{own})"
+
+    def ratio(self, of_all: float) -> float:
+        """p for this layer: its own or, without one, that of all layers."""
+        return of_all if self.prune_ratio is None else self.prune_ratio
+
     @property
     def parameter(self) -> nn.Parameter:
         """The first view's parameter, whose name is the layer's."""

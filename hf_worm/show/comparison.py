@@ -5,8 +5,8 @@ from dataclasses import asdict
 from typing import Literal
 
 from hf_worm.job.table import aligned
-from hf_worm.report import STAGES
-from hf_worm.show.record import Epoch, Record, cut
+from hf_worm.report import STAGES, number
+from hf_worm.show.record import Epoch, Record, shortened
 from hf_worm.show.terminal import (
     INDENT,
     PHASES,
@@ -15,7 +15,6 @@ from hf_worm.show.terminal import (
     left_out,
     method_lines,
     note_lines,
-    number,
     paragraph,
     phase_title,
     pruned_lines,
@@ -95,14 +94,16 @@ def _result(records: Sequence[Record]) -> list[str]:
         if record.account is not None:
             shares = [f"{record.account[name]:.1%}" for name in ("share_of_representative", "share_of_model")]
         epochs = number(record.phases.get("search", {}).get("epochs"), 2) or "-"  # of a dense run, all
-        rows.append([head, cut(metric, 20) or "-", *stages, epochs, number(seconds, 1) if seconds else "-", *shares])
+        rows.append(
+            [head, shortened(metric, 20) or "-", *stages, epochs, number(seconds, 1) if seconds else "-", *shares]
+        )
     return aligned(rows)
 
 
 def _settings(records: Sequence[Record]) -> list[str]:
     """Those that differ in a table, the others in a line; a dense run has none."""
     settings = {
-        head: {name: cut(repr(value), 40) for name, value in asdict(record.config).items()}
+        head: {name: shortened(repr(value), 40) for name, value in asdict(record.config).items()}
         for head, record in zip(_heads(records), records, strict=True)
         if record.status != "dense"
     }

@@ -21,7 +21,7 @@ from hf_worm.layers.layer import WORDS
 from hf_worm.report import STAGES
 from hf_worm.search import FADE_BOUND
 from hf_worm.show.density import block, density
-from hf_worm.show.record import Record, cut, short_names
+from hf_worm.show.record import Record, short_names, shortened
 from hf_worm.ticket import TICKET_NAME
 
 # Okabe and Ito's colours, which people with any colour blindness tell apart; yellow, faint on white, is left out.
@@ -52,7 +52,9 @@ def shown(records: Sequence[Record]) -> list[Shown]:
     names = short_names([record.path.rstrip("/") for record in records], "/")
     if len(records) == 1:
         names = [Path(records[0].path).resolve().name]
-    names = [cut(name, LABEL).replace("$", r"\$") for name in names]  # a pair of them would be taken for a formula
+    names = [
+        shortened(name, LABEL).replace("$", r"\$") for name in names
+    ]  # a pair of them would be taken for a formula
     colours: Sequence[Any] = COLOURS[: len(records)]
     if len(records) > len(COLOURS):
         colours = [colormaps["viridis"](0.9 * place / (len(records) - 1)) for place in range(len(records))]
@@ -239,7 +241,7 @@ def masks(runs: Sequence[Shown]) -> Figure:
                 continue
             _draw_matrix(axes, run.record.masks[name])
             title = [run.label, short] if len(runs) > 1 else [short]
-            axes.set_title("\n".join(cut(line, 140 // columns) for line in title), fontsize=8)
+            axes.set_title("\n".join(shortened(line, 140 // columns) for line in title), fontsize=8)
         part.supxlabel("input feature", fontsize="medium")
         part.supylabel("output feature", fontsize="medium")
         scale = ScalarMappable(Normalize(0, 1), MAP)

@@ -15,9 +15,9 @@ from hf_worm.core.masks import unpack
 from hf_worm.core.window import Observation, read_observations
 from hf_worm.report import REPORT_NAME, RESULTS, STAGES, is_number
 from hf_worm.run import STATE_NAME, Progress, load_state
-from hf_worm.show.record import Record, Status, shares_pruned
+from hf_worm.show.record import Record, Status
 from hf_worm.speed import cost_rows, gains
-from hf_worm.ticket import HISTORY_NAME, TICKET_NAME, read_history, read_masks
+from hf_worm.ticket import HISTORY_NAME, TICKET_NAME, read_history, read_masks, shares_pruned
 
 T = TypeVar("T")
 RESULTS_OF_ANY = "all_results.json"  # `Trainer.save_metrics` writes it

@@ -1,7 +1,7 @@
 """What is known of a run, whatever it was read from."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -204,7 +204,7 @@ def short_names(names: Sequence[str], separator: str) -> list[str]:
     return [name[len(before) : len(name) - len(after)] for name in names]
 
 
-def cut(text: str, most: int) -> str:
+def shortened(text: str, most: int) -> str:
     """The end of a text that is longer than `most` characters, where names differ, after an ellipsis."""
     return text if len(text) <= most else f"…{text[1 - most :]}"
 
@@ -234,8 +234,3 @@ def _common(split: Sequence[Sequence[str]], most: int) -> int:
         if len({parts[place] for parts in split}) > 1:
             return place
     return most
-
-
-def shares_pruned(masks: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """Share pruned of each mask's units, in [0, 1]."""
-    return {name: 1 - int(mask.count_nonzero()) / mask.numel() for name, mask in masks.items()}

@@ -5,9 +5,9 @@ from dataclasses import asdict
 from textwrap import wrap
 
 from hf_worm.job.table import aligned, cost_lines, counted, method_line, plain_table, stage_table
-from hf_worm.report import NOTE, REPORT_NAME, STAGES, pruned_line
+from hf_worm.report import NOTE, REPORT_NAME, STAGES, number, pruned_line
 from hf_worm.search import FADE_BOUND
-from hf_worm.show.record import Record, cut, shared_ends, short_names
+from hf_worm.show.record import Record, shared_ends, short_names, shortened
 
 WIDTH = 100
 INDENT = "  "
@@ -42,11 +42,6 @@ def section(title: str, lines: Sequence[str]) -> list[str]:
 def paragraph(text: str) -> list[str]:
     """The lines of a text, which leave room for an indent and for the number of a run."""
     return wrap(text, WIDTH - 8, break_long_words=False, break_on_hyphens=False)
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """A number of so many decimals; nothing for `None`."""
-    return "" if value is None else f"{value:.{digits}f}"
 
 
 def title_lines(record: Record) -> list[str]:
@@ -202,7 +197,7 @@ def _layers(record: Record) -> list[str]:
 
 def short_layers(names: Iterable[str]) -> list[str]:
     """Names of layers without what they share; of what is still too long, the end."""
-    return [cut(name, NAME) for name in short_names(list(names), ".")]
+    return [shortened(name, NAME) for name in short_names(list(names), ".")]
 
 
 def left_out(names: Iterable[str]) -> list[str]:

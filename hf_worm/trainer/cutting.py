@@ -79,7 +79,11 @@ class CuttingTrainerMixin(ReportingTrainerMixin):
             )
 
     def _batch(self) -> Batch:
-        """Rows of the training set, without labels if the model takes none; no random state changes."""
+        """Rows of the training set; no random state changes.
+
+        With what the model's `forward` names alone, and without labels that it need not have (but for models of an
+        encoder and a decoder, which make the decoder's input of them).
+        """
         with own_random_numbers(self.args.seed):
             batch = self._prepare_inputs(next(iter(self.get_train_dataloader())))
         model = cast(PreTrainedModel, self._trained_model)  # another is refused

@@ -53,7 +53,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
     def __init__(self, *args: Any, worm_config: WormConfig | None = None, **kwargs: Any) -> None:
         self.worm_config = worm_config
         self.search: TicketSearch | None = None
-        self._truncates = False  # from the first `training_step` on
+        self._training_step_ran = False  # that of this class, at least once
         super().__init__(*args, **kwargs)
         if worm_config is not None:
             refuse_unsupported(self, worm_config)
@@ -320,7 +320,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
     ) -> torch.Tensor:
         """The parent's step; once the last micro-batch of an optimizer step is in, the gradients are truncated."""
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self._truncates = True
+        self._training_step_ran = True
         if self.searching and self.accelerator.sync_gradients:
             self._search.truncate_gradients()
         return loss
@@ -331,7 +331,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
         A subclass that overrides it without calling this one would leave them as they are.
         """
         gradients = self._config.truncates and self._config.truncation_target == "gradient"
-        if self.searching and gradients and not self._truncates:
+        if self.searching and gradients and not self._training_step_ran:
             raise RuntimeError(
                 f"`{type(self).__name__}.training_step` does not call that of `WormTrainerMixin`, which truncates the "
                 "gradients. Derive the trainer from the mixin first, `class Mine(WormTrainerMixin, Theirs)`, or "

@@ -11,7 +11,6 @@ def test_without_classes_it_is_a_regression_with_one_output():
     classes, numbers = (Task("mine", ("text",), labels, ("one", "other")) for labels in (("a", "b", "c"), ()))
     assert (classes.is_regression, classes.num_labels) == (False, 3)
     assert (numbers.is_regression, numbers.num_labels) == (True, 1)
-    assert classes.primary_metric == "one"
 
 
 def test_a_task_cannot_be_changed():

@@ -13,7 +13,7 @@ from transformers import BertForSequenceClassification
 
 from hf_worm import WormConfig
 from hf_worm.show.reading import read_run
-from hf_worm.show.record import cut, shared_ends, short_names
+from hf_worm.show.record import shared_ends, short_names, shortened
 
 PARTS = st.lists(st.sampled_from(["a", "b", "0"]), min_size=1, max_size=4)
 
@@ -42,7 +42,7 @@ def test_short_names_lose_nothing(names: list[str]) -> None:
 
 
 def test_the_end_of_a_long_name_stays() -> None:
-    assert [cut("abcdef", most) for most in (6, 5, 2)] == ["abcdef", "…cdef", "…f"]
+    assert [shortened("abcdef", most) for most in (6, 5, 2)] == ["abcdef", "…cdef", "…f"]
 
 
 @pytest.mark.parametrize("name", ["bert", "cnn"])
