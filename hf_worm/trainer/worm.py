@@ -197,6 +197,9 @@ class WormTrainerMixin(CuttingTrainerMixin):
         With `WormConfig(retrain_schedule="continue")`: from the optimizer and the schedule that the search left, to the
         end of what it was planned for.
 
+        The ticket may be one that was found elsewhere: set `trainer.ticket` to it. With `WormConfig(compact=True)` it
+        is cut out first.
+
         Args:
             resume_from_checkpoint (`str`, `os.PathLike` or `bool`, *optional*):
                 A checkpoint of the retraining, as for `train`.
