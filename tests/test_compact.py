@@ -16,6 +16,8 @@ from training import arguments
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
+    BartConfig,
+    BartModel,
     BertConfig,
     BertForSequenceClassification,
     BertModel,
@@ -124,6 +126,23 @@ def test_a_configuration_that_says_the_shapes_says_them_in_its_own_fields() -> N
     config = ticket.compact(zoo_model("llama")).config
     assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (3, 1, SIZE)
     assert not hasattr(config, "worm_compact")
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_fields_of_different_widths_are_said_each(ratio: float, tmp_path: Path) -> None:
+    sizes = {"d_model": HIDDEN, "encoder_layers": 1, "decoder_layers": 2, "vocab_size": 40}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    torch.manual_seed(1)
+    model = BartModel(BartConfig(**sizes, **heads, encoder_ffn_dim=NEURONS, decoder_ffn_dim=2 * NEURONS))
+    ticket, zeroed = drawn(model, layers=["neurons"], prune_ratio=ratio)
+    compact = ticket.compact(model)
+    config = compact.config
+    left = [size - round(ratio * size) for size in (NEURONS, 2 * NEURONS)]
+    assert [config.encoder_ffn_dim, config.decoder_ffn_dim] == left and not hasattr(config, "worm_compact")
+    compact.save_pretrained(tmp_path)
+    given = inputs(model)
+    torch.testing.assert_close(outputs(compact, given), outputs(zeroed, given), rtol=1e-5, atol=1e-5)
+    assert torch.equal(outputs(BartModel.from_pretrained(tmp_path), given), outputs(compact, given))
 
 
 def test_a_number_of_heads_that_the_configuration_refuses_is_recorded() -> None:

@@ -23,6 +23,7 @@ NEURONS = (
     "encoder_ffn_dim",
     "decoder_ffn_dim",
     "ffn_hidden_size",
+    "shared_expert_intermediate_size",
 )
 
 
@@ -43,7 +44,8 @@ def describe(model: nn.Module, word: str, kept: Kept, before: Mapping[str, int])
         if any(parameter in outer for parameter in inner.parameters()):
             own = {layer.name: outer[layer.parameter] for layer in representative_layers(inner, [word])}
             left = {name: kept[of_outer] for name, of_outer in own.items()}
-            _describe(inner, inner.config, word, left, {before[of_outer] for of_outer in own.values()})
+            changes = {(before[of_outer], len(kept[of_outer])) for of_outer in own.values()}
+            _describe(inner, inner.config, word, left, changes)
 
 
 def _pretrained(model: nn.Module, whole: Any = None) -> Iterator[Any]:
@@ -64,11 +66,10 @@ def _pretrained(model: nn.Module, whole: Any = None) -> Iterator[Any]:
         yield model
 
 
-def _describe(model: nn.Module, config: Any, word: str, kept: Kept, before: set[int]) -> None:
+def _describe(model: nn.Module, config: Any, word: str, kept: Kept, changes: set[tuple[int, int]]) -> None:
     record = dict(getattr(config, RECORD, None) or {})
-    counts = {len(left) for left in kept.values()}
-    if len(counts) == len(before) == 1 and word not in record:
-        fields = _fields(model, config, word, before.pop(), counts.pop())
+    if len(dict(changes)) == len(changes) and word not in record:  # layers that had as many have as many
+        fields = _fields(model, config, word, dict(changes))
         if fields and _says_the_shapes(model, config, fields):
             for name, value in fields.items():
                 setattr(config, name, value)
@@ -120,12 +121,14 @@ def _in_base(model: nn.Module, name: str) -> str:
     return name.removeprefix(f"{prefix}.") if prefix and hasattr(model, prefix) else name
 
 
-def _fields(model: nn.Module, config: Any, word: str, before: int, after: int) -> dict[str, int]:
-    """What a configuration would have to say for all layers to have `after` units instead of `before`."""
+def _fields(model: nn.Module, config: Any, word: str, changes: dict[int, int]) -> dict[str, int]:
+    """What a configuration would have to say for all layers to have other numbers of units than they had."""
     if word == "neurons":
-        return {name: after for name in NEURONS if getattr(config, name, None) == before}
-    if not hasattr(config, "num_attention_heads"):
+        values = {name: getattr(config, name, None) for name in NEURONS}
+        return {name: changes[value] for name, value in values.items() if isinstance(value, int) and value in changes}
+    if not hasattr(config, "num_attention_heads") or len(changes) > 1:
         return {}
+    after = next(iter(changes.values()))
     query = representative_layers(model, ["heads"])[0].parameter
     size = head_size(holders(model, query)[0])
     assert size is not None  # or its heads would not have been found
