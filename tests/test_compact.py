@@ -5,6 +5,8 @@ import json
 import re
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,18 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertModel,
+    BigBirdConfig,
+    BigBirdForSequenceClassification,
     BloomConfig,
     CLIPVisionConfig,
+    Dinov2Config,
+    Dinov2Model,
     EncoderDecoderConfig,
     EncoderDecoderModel,
+    Gemma3nForCausalLM,
+    Gemma3nTextConfig,
+    Glm4Config,
+    Glm4ForCausalLM,
     GPTNeoConfig,
     GPTNeoXConfig,
     LiltConfig,
@@ -32,17 +42,31 @@ from transformers import (
     LlamaForSequenceClassification,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    MoonshineConfig,
+    MoonshineForConditionalGeneration,
     NemotronConfig,
     Olmo2Config,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
+    SegformerConfig,
+    SegformerForImageClassification,
     StableLmConfig,
     Starcoder2Config,
     T5Config,
     T5EncoderModel,
+    VideoLlavaConfig,
+    VideoLlavaForConditionalGeneration,
     VisionTextDualEncoderConfig,
     VisionTextDualEncoderModel,
     ViTForImageClassification,
+    VoxtralConfig,
+    VoxtralForConditionalGeneration,
+    XLMConfig,
+    XLMModel,
     XLNetConfig,
     YolosConfig,
 )
@@ -126,6 +150,53 @@ def test_a_configuration_that_says_the_shapes_says_them_in_its_own_fields() -> N
     config = ticket.compact(zoo_model("llama")).config
     assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (3, 1, SIZE)
     assert not hasattr(config, "worm_compact")
+
+
+SMALL = {"vocab_size": 40, "hidden_size": HIDDEN, "intermediate_size": NEURONS, "num_hidden_layers": 2}
+SMALL |= {"num_attention_heads": 4, "pad_token_id": 0}
+SIDES = {
+    f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("num_hidden_layers", "num_attention_heads")
+}
+
+
+def fused(name: str) -> nn.Module:
+    """A model some of whose blocks have the gate and what it gates in one projection."""
+    torch.manual_seed(1)
+    if name == "phi3":
+        return Phi3ForCausalLM(Phi3Config(**SMALL))
+    if name == "glm4":
+        return Glm4ForCausalLM(Glm4Config(**SMALL, num_key_value_heads=2, head_dim=6))
+    if name == "modernbert":
+        return ModernBertForSequenceClassification(ModernBertConfig(**SMALL, mlp_bias=True))
+    if name == "dinov2":
+        sizes = {"hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "mlp_ratio": 2}
+        return Dinov2Model(Dinov2Config(**sizes, use_swiglu_ffn=True, image_size=8, patch_size=4))
+    sizes = {"vocab_size": 40, "hidden_size": HIDDEN, "intermediate_size": NEURONS}
+    return MoonshineForConditionalGeneration(MoonshineConfig(**sizes, **SIDES))
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("name", ["phi3", "glm4", "modernbert", "dinov2", "moonshine"])
+def test_neurons_of_fused_gates(name: str, ratio: float, tmp_path: Path) -> None:
+    model = fused(name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ticket, zeroed = drawn(model, layers=["neurons"], prune_ratio=ratio)
+    assert not [one for one in caught if "Not all" in str(one.message)]
+    assert len(ticket.masks) == (4 if name == "moonshine" else 2)
+    assert all(int((~mask).sum()) == round(ratio * len(mask)) for mask in ticket.masks.values())
+    compact = ticket.compact(model)
+    assert size(compact) == size(model) - sum(int((parameter == 0).sum()) for parameter in zeroed.parameters())
+    given = inputs(model)
+    if name == "moonshine":
+        given = {"input_values": torch.randn(2, 2000), "decoder_input_ids": torch.randint(3, 40, (2, 4))}
+    torch.testing.assert_close(outputs(compact, given), outputs(zeroed, given), rtol=1e-5, atol=1e-5)
+    compact.save_pretrained(tmp_path)
+    said = type(model).from_pretrained if name != "dinov2" else load_compact  # which has a ratio of its width
+    assert torch.equal(outputs(said(tmp_path), given), outputs(compact, given))
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
@@ -277,6 +348,60 @@ def test_heads_that_share_a_position_bias_cannot_be_cut_out(tmp_path: Path) -> N
         WormTrainer(model=model, args=arguments(tmp_path), worm_config=config)
     ticket, _ = drawn(model, layers=["neurons"])
     assert ticket.compact(model).config.d_ff == 10
+
+
+def test_heads_of_some_layers_that_share_a_position_bias_cannot_be_cut_out() -> None:
+    """The bias goes on from layer to layer, and the first, which has it, keeps all its heads."""
+    model = AutoModel.from_config(T5Config(d_model=24, num_heads=6, d_kv=4, num_layers=2, d_ff=20, vocab_size=40))
+    ticket, _ = drawn(model, layers=["heads@encoder.block.1.*"])
+    with pytest.raises(ValueError, match="`T5Attention` has a position bias for each head"):
+        ticket.compact(model)
+
+
+def gemma3n() -> PreTrainedModel:
+    sizes = {**SMALL, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "num_kv_shared_layers": 0}
+    own = {"vocab_size_per_layer_input": 40, "hidden_size_per_layer_input": 8, "laurel_rank": 4}
+    kinds = ["sliding_attention", "full_attention"]
+    config = Gemma3nTextConfig(**sizes, **own, layer_types=kinds, activation_sparsity_pattern=[0.95, 0.0])
+    return Gemma3nForCausalLM(config)
+
+
+def segformer() -> PreTrainedModel:
+    sizes = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_attention_heads": [1, 2], "mlp_ratios": [2, 2]}
+    strides = {"sr_ratios": [2, 1], "patch_sizes": [7, 3], "strides": [4, 2], "num_encoder_blocks": 2}
+    return SegformerForImageClassification(SegformerConfig(**sizes, **strides, decoder_hidden_size=8))
+
+
+def bigbird() -> PreTrainedModel:
+    return BigBirdForSequenceClassification(BigBirdConfig(**{**SMALL, "vocab_size": 70}, max_position_embeddings=64))
+
+
+@pytest.mark.parametrize(
+    ("make", "word", "message"),
+    [
+        (gemma3n, "neurons", "`Gemma3nTextMLP` keeps the largest activations by statistics of all neurons"),
+        (segformer, "neurons", r"has a weight `dwconv.dwconv.weight` of shape \(16, 1, 3, 3\) for its neurons besides"),
+        (bigbird, "heads", "`BigBirdBlockSparseAttention` takes the number of its heads from elsewhere"),
+    ],
+    ids=["gemma3n", "segformer", "bigbird"],
+)
+def test_what_depends_on_their_number_elsewhere_cannot_be_cut_out(
+    make: Callable[[], PreTrainedModel], word: str, message: str
+) -> None:
+    model = make()
+    ticket, _ = drawn(model, layers=[word])
+    with pytest.raises(ValueError, match=message):
+        ticket.compact(model)
+
+
+def test_a_number_of_heads_that_a_class_asserts_against_is_recorded(tmp_path: Path) -> None:
+    model = XLMModel(XLMConfig(vocab_size=40, emb_dim=HIDDEN, n_layers=2, n_heads=HEADS, max_position_embeddings=32))
+    ticket, zeroed = drawn(model, layers=["heads"], prune_ratio=0.17)
+    compact = ticket.compact(model)
+    compact.save_pretrained(tmp_path)
+    given = inputs(model)
+    torch.testing.assert_close(outputs(compact, given), outputs(zeroed, given), rtol=1e-5, atol=1e-5)
+    assert torch.equal(outputs(load_compact(tmp_path), given), outputs(compact, given))
 
 
 OLMO2 = {"hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 6, "num_hidden_layers": 1}
@@ -515,6 +640,36 @@ def test_what_a_part_says_the_whole_does_not_record() -> None:
     assert not hasattr(config.text_config, "worm_compact")
     assert {name.partition(".")[0] for name in config.worm_compact["heads"]} == {"vision_tower"}
     assert len(config.vision_config.worm_compact["heads"]) == 2
+
+
+LANGUAGE = {**SMALL, "model_type": "llama", "num_attention_heads": HEADS, "num_key_value_heads": HEADS // 2}
+
+
+def test_a_field_of_a_part_that_other_weights_go_by_stays(tmp_path: Path) -> None:
+    """Voxtral's projector is as wide as the neurons of its audio part are many."""
+    audio = {"hidden_size": 24, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 2}
+    audio |= {"num_mel_bins": 16, "max_source_positions": 8, "vocab_size": 40}
+    model = VoxtralForConditionalGeneration(VoxtralConfig(audio_config=audio, text_config=LANGUAGE, audio_token_id=39))
+    compact = drawn(model, layers=["neurons"])[0].compact(model)
+    assert compact.config.audio_config.intermediate_size == 96
+    assert {name.split(".")[-5] for name in compact.config.worm_compact["neurons"]} == {"audio_tower", "layers"}
+    compact.save_pretrained(tmp_path)
+    assert all(map(torch.equal, weights(load_compact(tmp_path)), weights(compact)))
+
+
+def test_two_parts_of_one_configuration_are_recorded_in_the_whole(tmp_path: Path) -> None:
+    vision = {"hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": HEADS}
+    tokens = {"image_token_index": 38, "video_token_index": 39}
+    config = VideoLlavaConfig(
+        vision_config={**vision, "image_size": 8, "patch_size": 4}, text_config=LANGUAGE, **tokens
+    )
+    torch.manual_seed(1)
+    model = VideoLlavaForConditionalGeneration(config)
+    for ratio in (0.25, 0.5):
+        model = drawn(model, layers=["heads"], prune_ratio=ratio, scope="global")[0].compact(model)
+    model.save_pretrained(tmp_path)
+    assert all(map(torch.equal, weights(load_compact(tmp_path)), weights(model)))
+    assert not hasattr(model.config.vision_config, "worm_compact")
 
 
 @pytest.mark.parametrize("wrapper", [Around, nn.DataParallel])

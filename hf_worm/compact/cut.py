@@ -8,7 +8,7 @@ from torch import nn
 
 from hf_worm.compact.channels import HasChannels, cut_channels_
 from hf_worm.compact.record import describe
-from hf_worm.compact.shrink import holders, require_projections_alone, shrink_
+from hf_worm.compact.shrink import holders, require_block_alone, require_projections_alone, shrink_
 from hf_worm.layers import RepresentativeLayer, representative_layers
 from hf_worm.layers.layer import WORDS
 from hf_worm.layers.names import firsts
@@ -29,6 +29,8 @@ def require_larger_units(model: nn.Module, layers: Sequence[RepresentativeLayer]
             "`hf_worm.models` say it."
         )
     for layer in layers:
+        if layer.granularity == "neuron":
+            require_block_alone(model, layer)
         if layer.granularity == "head":
             for attention in holders(model, layer.parameter):
                 require_projections_alone(attention, layer)
@@ -91,8 +93,8 @@ def try_cut(model: nn.Module, words: Sequence[str], run: Callable[[nn.Module], t
             f"`{type(model).__name__}` does not take a batch of the training set as it is ({type(error).__name__}: "
             f"{error}). Train with `compact=False`, and cut by hand: `ticket.compact(model)`."
         ) from error
-    cut_(tried, layers, masks)
     try:
+        cut_(tried, layers, masks)
         found = run(tried)
         size = expected[expected.isfinite()].abs().max()
         # In float32 products in TF32 may differ by some thousandths, and what is wrong by little more.

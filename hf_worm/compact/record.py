@@ -1,10 +1,9 @@
 """What a configuration says of a smaller model: in its own fields, or in one of ours."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from hf_worm.compact.shrink import Kept, holders, shrink_
@@ -40,12 +39,30 @@ def describe(model: nn.Module, word: str, kept: Kept, before: Mapping[str, int])
     before = {layer.name: layer.shape.numel() for layer in layers} | dict(before)
     kept = {layer.name: list(range(layer.shape.numel())) for layer in layers} | kept
     outer = {layer.parameter: layer.name for layer in layers}
-    for inner in _pretrained(model):
-        if any(parameter in outer for parameter in inner.parameters()):
+    inside = [inner for inner in _pretrained(model) if any(weight in outer for weight in inner.parameters())]
+
+    def say(models: Sequence[Any]) -> None:
+        for inner in models:
             own = {layer.name: outer[layer.parameter] for layer in representative_layers(inner, [word])}
             left = {name: kept[of_outer] for name, of_outer in own.items()}
             changes = {(before[of_outer], len(kept[of_outer])) for of_outer in own.values()}
             _describe(inner, inner.config, word, left, changes)
+
+    if model not in inside or len(inside) == 1:
+        say(inside)
+        return
+    whole = inside[-1]
+    configs = [part.config for part in inside]
+    as_they_were = [dict(vars(config)) for config in configs]
+    if len({id(config) for config in configs}) == len(configs):  # or one would say what is in two places
+        say(inside)
+        made = _made(whole, whole.config, {})
+        if made is None or _shapes(made) == _shapes(whole):
+            return
+        for config, fields in zip(configs, as_they_were, strict=True):
+            vars(config).clear()
+            vars(config).update(fields)
+    say([whole])  # other weights go by the same fields as those of a part: they stay as they are
 
 
 def _pretrained(model: nn.Module, whole: Any = None) -> Iterator[Any]:
@@ -149,9 +166,7 @@ def _made(model: nn.Module, config: Any, fields: dict[str, int]) -> nn.Module | 
         with torch.device("meta"):
             made: nn.Module = type(model)(changed)
             shrink_as_recorded_(made, getattr(config, RECORD, None) or {})
-    except (ValueError, StrictDataclassError):  # the number of heads has to divide the width, for one
-        return None
-    except TypeError:  # the class takes more than a configuration: `load_compact` is not for it either
+    except Exception:  # whatever a class may raise at numbers that it does not take: heads have to divide the width
         return None
     return made
 

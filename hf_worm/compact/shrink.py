@@ -15,6 +15,18 @@ Kept = dict[str, list[int]]  # by the layer's name: the units that stay, ascendi
 # What attentions keep of the number of their heads, and of the width of all of them together.
 COUNTS = ("num_attention_heads", "num_heads", "n_heads", "num_key_value_heads")
 WIDTHS = ("all_head_size", "inner_dim", "embed_dim")
+# Attentions that count heads by the width of their input or of the configuration, or are replaced as they run.
+COUNTING = (
+    "BigBirdBlockSparseAttention",  # until it is loaded with `attention_type="original_full"`
+    "BigBirdPegasusBlockSparseAttention",
+    "modeling_fsmt.Attention",
+    "GroupViTAttention",
+    "LEDDecoderAttention",
+    "MoonshineAttention",
+    "PegasusXAttention",
+    "SpeechT5Attention",  # which is given a position bias for each
+    "TrOCRAttention",
+)
 
 
 def shrink_(model: nn.Module, word: str, kept: Kept) -> None:
@@ -92,11 +104,33 @@ class BiasOfHeads:
         return None if bias is None else bias[:, self.heads]
 
 
+def require_block_alone(model: nn.Module, layer: RepresentativeLayer) -> None:
+    """Raise where what is between a feed-forward block's projections depends on how many neurons there are.
+
+    Args:
+        model (`nn.Module`): The model.
+        layer (`RepresentativeLayer`): The block's neurons.
+    """
+    advice = "its neurons can be pruned, but not cut out."
+    units, width = layer.shape.numel(), layer.views[-1].parameter.shape[0]
+    owned = {id(view.parameter) for view in layer.views}
+    for block in holders(model, layer.parameter):
+        kind = type(block).__name__
+        if getattr(block, "activation_sparsity", 0):
+            raise ValueError(f"`{kind}` keeps the largest activations by statistics of all neurons: {advice}")
+        for name, parameter in block.named_parameters():
+            if parameter.dim() != 2 and len(parameter) == units != width and id(parameter) not in owned:
+                shape = tuple(parameter.shape)
+                raise ValueError(f"`{kind}` has a weight `{name}` of shape {shape} for its neurons besides: {advice}")
+
+
 def require_projections_alone(attention: nn.Module, layer: RepresentativeLayer) -> None:
     """Raise where an attention has weights beside its four projections, other than those of a norm of each head."""
     kind, advice = type(attention).__name__, "its heads can be pruned, but not cut out. Compact the neurons alone."
-    if getattr(attention, "has_relative_attention_bias", False):
+    if hasattr(attention, "has_relative_attention_bias"):  # or it is given that of another one, which has all heads
         raise ValueError(f"`{kind}` has a position bias for each head: {advice}")
+    if f"{type(attention).__module__}.{kind}".endswith(COUNTING):
+        raise ValueError(f"`{kind}` takes the number of its heads from elsewhere: {advice}")
     owned = {id(view.parameter) for view in layer.views}
     for path, module in attention.named_modules():
         own = list(module.named_parameters(path, recurse=False))

@@ -8,6 +8,7 @@ from torch import nn
 from .attention import FAMILIES, ROLES, fused_projections, in_attention
 from .layer import WORDS
 from .names import Named, firsts, group, pattern
+from .neurons import experts
 
 LARGER = ("neurons", "heads")  # units of many weights
 LISTED = 5  # candidates, close matches or names in one message
@@ -78,13 +79,18 @@ def not_found(missing: Sequence[str], present: Sequence[str], model: nn.Module, 
         groups = group(fused, named)
         message += ": query, key and value are fused in one weight. Watch that weight as a whole by its name"
     else:
-        groups = group(_matrices(model, named), named)
+        groups = group(_matrices(model, named) + (experts(named) if "neurons" in missing else []), named)
+        if "neurons" in missing and experts(named):
+            message += " (experts that are kept together in one weight are none)"
         if "query" in roles or "key" in roles:
             pairs = ", ".join(f"`{query}`/`{key}`" for query, key, _ in FAMILIES[:LISTED])
             message += f": no module has separate query and key projections that go by a known name ({pairs}, ...)"
         message += ". " + ("Name the layers to watch" if roles or "batchnorm" in missing else SINGLE)
-    # Weights of an attention first, then the larger group.
-    entries = sorted(groups, key=lambda entry: (not in_attention(entry), -sum(p.numel() for p in groups[entry])))
+    # Weights of an attention first where one was sought, else last; then the larger group.
+    sought_attention = bool(roles) or "heads" in missing
+    entries = sorted(
+        groups, key=lambda name: (in_attention(name) != sought_attention, -sum(p.numel() for p in groups[name]))
+    )
     single = [word for word in present if word not in LARGER]  # larger units own what the others would
     example = entries[:1] if fused else single or entries[:1]
     if example:
@@ -130,6 +136,21 @@ def experts_left_out(experts: Named, model: nn.Module, named: Named) -> str:
     return (
         f"Not all feed-forward blocks of `{type(model).__name__}` are watched: experts that are kept together in one "
         f"weight are not ({firsts(list(group(experts, named)), LISTED)}: {weights:,} weights)."
+    )
+
+
+def blocks_left_out(leading_out: Named, model: nn.Module, named: Named) -> str:
+    """The warning for feed-forward blocks that are not known, in a model where `"neurons"` finds others.
+
+    Args:
+        leading_out (`list[tuple[str, nn.Parameter]]`): The projections out of them.
+        model (`nn.Module`): The model.
+        named (`list[tuple[str, nn.Parameter]]`): All its parameters.
+    """
+    return (
+        f"Not all feed-forward blocks of `{type(model).__name__}` are watched: not those that "
+        f"{firsts(list(group(leading_out, named)), LISTED)} leads out of, for want of projections into them that go "
+        "by known names and have as many neurons."
     )
 
 

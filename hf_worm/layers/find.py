@@ -12,6 +12,7 @@ from hf_worm.config import split_ratios
 from .attention import FAMILIES, ROLES, fused_projections, projections
 from .batchnorm import batchnorm_scales
 from .errors import (
+    blocks_left_out,
     derived,
     empty,
     experts_left_out,
@@ -29,7 +30,7 @@ from .heads import heads
 from .layer import WORDS, Granularity, RepresentativeLayer, View
 from .names import Named, derived_parameters, matches, named_parameters
 from .neurons import FAMILIES as BLOCKS
-from .neurons import experts, neurons
+from .neurons import experts, leading_out, neurons
 
 
 def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "key")) -> list[RepresentativeLayer]:
@@ -52,8 +53,8 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
             and may end in a ratio of its own: `"neurons=0.75"`.
 
     Warns where a word finds some of the attentions, and others that train have a fused projection, or no heads that can
-    be told apart; where `"neurons"` leaves out experts that train; and where a word means weights that are made of
-    other parameters (parametrizations, `torch.nn.utils.prune`).
+    be told apart; where `"neurons"` leaves out blocks or experts that train; and where a word means weights that are
+    made of other parameters (parametrizations, `torch.nn.utils.prune`).
 
     Returns:
         `list[RepresentativeLayer]`: In the order of `model.named_parameters()`, each parameter once however often it is
@@ -82,9 +83,10 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
         word, at, _ = entry.partition(PLACE)
         if at and word in WORDS and (everywhere := _find(word, model, named)):
             raise nowhere(entry, [_name(units, named) for units in everywhere])
-        if entry not in WORDS:
+        if word not in WORDS:
             raise unknown_entry(entry, model, named)
     if missing:
+        missing = [entry.partition(PLACE)[0] for entry in missing]
         present = [word for word in WORDS if word not in missing and _find(word, model, named)]
         raise not_found(missing, present, model, named)
 
@@ -117,10 +119,11 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
         warnings.warn(heads_left_out(separate, model, named), stacklevel=2)
     if "neurons" in ratios and (trained := others(experts(named))):
         warnings.warn(experts_left_out(trained, model, named), stacklevel=2)
-
     unwatched = [name for name in derived_parameters(model) if any(_means(entry, name, model) for entry in ratios)]
     if unwatched:
         warnings.warn(derived(unwatched, model), stacklevel=2)
+    elif "neurons" in ratios and (unknown := others(leading_out(named))):
+        warnings.warn(blocks_left_out(unknown, model, named), stacklevel=2)
 
     result = []
     for name, parameter in named:

@@ -38,19 +38,27 @@ class Slices:
     Args:
         axis (`int`): The axis: 0 for the rows of a weight or the entries of a bias, 1 for the columns of a weight.
         units (`int`): How many units share it, in blocks of the same length.
+        parts (`int`, *optional*, defaults to 1): How many times over they share it: 2 where the first half of the rows
+            is one projection's, and the second another's.
     """
 
     axis: int
     units: int
+    parts: int = 1
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A view of shape `(units, block, ...)`."""
+        """A view of shape `(units, parts, block, ...)`; of one part `(units, block, ...)`."""
         ahead = tensor.movedim(self.axis, 0)
-        return ahead.view(self.units, len(ahead) // self.units, *ahead.shape[1:])
+        block = len(ahead) // self.units // self.parts
+        if self.parts == 1:
+            return ahead.view(self.units, block, *ahead.shape[1:])
+        return ahead.view(self.parts, self.units, block, *ahead.shape[1:]).movedim(1, 0)
 
     def kept(self, tensor: torch.Tensor, units: list[int]) -> torch.Tensor:
         """A smaller copy of the tensor, with the blocks of those units alone."""
-        return self(tensor)[units].flatten(0, 1).movedim(0, self.axis).contiguous()
+        left = self(tensor)[units]
+        left = left.flatten(0, 1) if self.parts == 1 else left.movedim(0, 1).flatten(0, 2)
+        return left.movedim(0, self.axis).contiguous()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from .attention import in_attention
 from .layer import Slices, View
 from .names import Named
 
@@ -22,7 +23,14 @@ FAMILIES = (
     (("w1", "w3"), "w2"),  # Llama's original code
     (("linear1",), "linear2"),  # `nn.TransformerEncoderLayer`
     (("layer_1",), "layer_2"),  # XLNet
+    (("linear_fc1",), "linear_fc2"),  # Qwen3's vision
+    (("intermediate_query.dense",), "output_query.dense"),  # BLIP-2's queries
+    (("gate_up_proj",), "down_proj"),  # Phi-3, GLM-4
+    (("Wi",), "Wo"),  # ModernBERT
+    (("weights_in",), "weights_out"),  # DINOv2's SwiGLU
 )
+# Projections that may hold a gate's rows ahead of those that it gates, or after them: a neuron has one of each.
+GATED = ("gate_up_proj", "Wi", "weights_in", "fc1")
 
 
 def neurons(named: Named) -> list[tuple[View, ...]]:
@@ -44,6 +52,20 @@ def neurons(named: Named) -> list[tuple[View, ...]]:
     return list(found.values())
 
 
+def leading_out(named: Named) -> Named:
+    """The weights that go by the name of a projection out of a feed-forward block, outside attentions.
+
+    Args:
+        named (`list[tuple[str, nn.Parameter]]`): All parameters of the model.
+    """
+    ends = tuple(f".{output}{inner}.weight" for _, output in FAMILIES for inner in ("", ".linear"))
+    return [
+        (name, weight)
+        for name, weight in named
+        if weight.dim() == 2 and f".{name}".endswith(ends) and not in_attention(name)
+    ]
+
+
 def experts(named: Named) -> Named:
     """The weights of experts that are kept together in one parameter, whose neurons are no rows of a matrix.
 
@@ -63,10 +85,10 @@ def _of_block(
     if leading_out is None or len(weights) != len(inputs) + 1:
         return ()
     units = leading_out.shape[1]
-    if any(weight.shape[0] != units for weight in weights[:-1]):
-        return ()
+    parts = 2 if inputs[0] in GATED and len(weights[0]) == 2 * units else 1
     biases = [parameters[f"{block}{name}.bias"] for name in inputs if f"{block}{name}.bias" in parameters]
-    if any(len(bias) != units for bias in biases):  # a `Conv1D` of GPT-2, whose rows are columns
+    # The biases of GPT-2's `Conv1D` are as many as the columns of its weight.
+    if any(len(parameter) != parts * units for parameter in (*weights[:-1], *biases)):
         return ()
-    rows = [View(parameter, Slices(0, units)) for parameter in (*weights[:-1], *biases)]
+    rows = [View(parameter, Slices(0, units, parts)) for parameter in (*weights[:-1], *biases)]
     return (*rows, View(leading_out, Slices(1, units)))

@@ -18,6 +18,7 @@ from transformers import (
     GPT2Config,
     GPTNeoXConfig,
     MambaConfig,
+    MixtralConfig,
     PretrainedConfig,
     Qwen2MoeConfig,
     Qwen2MoeForCausalLM,
@@ -290,6 +291,34 @@ def test_experts_that_are_left_out_are_named() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         representative_layers(model, ["neurons"])
+
+
+def test_blocks_that_are_not_known_are_named(bert: nn.Module) -> None:
+    bert.resampler = nn.ModuleDict({name: nn.Linear(8, 8) for name in ("first", "fc2")})
+    bert.resampler.attention = nn.ModuleDict({"fc2": nn.Linear(8, 8)})
+    with pytest.warns(
+        UserWarning, match=r"Not all feed-forward blocks .* those that `resampler.fc2.weight` leads out of"
+    ):
+        assert len(representative_layers(bert, ["neurons"])) == 2
+    bert.resampler.requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        representative_layers(bert, ["neurons"])
+
+
+def test_experts_alone_are_no_blocks_and_are_shown_ahead_of_attentions() -> None:
+    sizes = {"hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 4}
+    model = AutoModel.from_config(MixtralConfig(**sizes, num_key_value_heads=2, num_local_experts=2, vocab_size=40))
+    message = error(model, ["neurons@*.0.*"])
+    assert "(experts that are kept together in one weight are none)" in message
+    candidates = message.partition("Candidates:")[2].splitlines()
+    assert "experts" in candidates[1] and "self_attn" in candidates[-1] + candidates[-2]
+    assert "self_attn" not in candidates[1] + candidates[2]
+
+
+def test_a_word_in_places_that_finds_nothing_anywhere_is_not_found() -> None:
+    message = error(build(GPT2), ["heads@h.0.*"])
+    assert message.startswith("Found no attention with separate query, key, value and output projections")
 
 
 def is_orthogonal(layer: nn.Module) -> None:
