@@ -31,7 +31,8 @@ NOTE_COMPACT = (
     "What the ticket prunes is cut out: the checkpoint is a dense one of smaller matrices, and needs no sparse kernels."
 )
 NOTE_RECORDED = "Its configuration can't say their shapes: `hf_worm.load_compact` loads it."
-NOT_METRICS = ("_runtime", "_per_second", "_preparation_time")  # ends of what the Trainer adds to an evaluation
+# Ends of what the Trainer adds to an evaluation.
+NOT_METRICS = ("_runtime", "_per_second", "_preparation_time", "_alloc_delta", "_peaked_delta")
 STAGES = {"before_draw": "before the draw", "drawn": "drawn", "retrained": "retrained"}
 
 

@@ -31,6 +31,9 @@ class Progress:
         seconds (`dict[str, float]`): Wall-clock seconds of each phase so far, over all its resumptions.
         metrics (`dict[str, dict[str, float]]`): The evaluations `before_draw`, `drawn` and `retrained`.
         costs (`dict[str, Any]`): Where the model was made smaller, what [`~hf_worm.speed.costs`] measured.
+        seed (`int`, *optional*):
+            `torch.initial_seed()` as the search began, by which the rows are put in order; of older checkpoints not
+            known.
     """
 
     phase: str = "search"
@@ -40,10 +43,13 @@ class Progress:
     seconds: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     costs: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         if self.phase not in PHASES or type(self.observed_step) is not int:
             raise ValueError(f"`phase` must be one of {PHASES}, got {self.phase!r} after {self.observed_step!r} steps")
+        if self.seed is not None and type(self.seed) is not int:
+            raise ValueError(f"`seed` must be a whole number, got {self.seed!r}")
         for name, kind in (
             ("steps", int),
             ("epochs", (int, float)),
@@ -71,7 +77,8 @@ class Progress:
         """Close the current phase with the optimizer steps and epochs that it took."""
         self.tick()
         self.steps[self.phase] = self.steps.get(self.phase, 0) + steps
-        self.epochs[self.phase] = self.epochs.get(self.phase, 0.0) + epochs
+        # Differences of fractions, which a resumed run takes of others, are the same up to rounding.
+        self.epochs[self.phase] = round(self.epochs.get(self.phase, 0.0) + epochs, 12)
 
 
 def save_state(folder: str | os.PathLike[str], progress: Progress, search_state: Mapping[str, Any]) -> None:

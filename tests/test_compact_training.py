@@ -1,14 +1,17 @@
 """`WormConfig(compact=True)`: the smaller model is what is retrained, saved, resumed, reported and pushed."""
 
 import copy
+import gc
 import json
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from torch import nn
 from training import accuracy, arguments, checkpoints, examples, report, same_weights, weights, worm_trainer
 from transformers import BertForSequenceClassification, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
@@ -198,8 +201,25 @@ def test_the_card_imports_a_class_of_ones_own(bert: BertForSequenceClassificatio
 def test_a_ticket_is_cut_out_once(bert: BertForSequenceClassification, tmp_path: Path) -> None:
     trainer = compact_trainer(bert, tmp_path, ["neurons"])
     trainer.train()
-    with pytest.raises(RuntimeError, match="cut out of the model: begin anew with `search_ticket"):
+    with pytest.raises(RuntimeError, match="drawn already: begin anew with `search_ticket"):
         trainer.draw_ticket()
+
+
+def test_the_searchs_optimizer_takes_no_room_beside_three_models(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    trainer = compact_trainer(bert, tmp_path, ["neurons"])
+    trainer.search_ticket()
+    optimizer = weakref.ref(trainer.optimizer.optimizer)
+    told = []
+
+    def measure(dense: nn.Module, drawn: nn.Module) -> None:
+        gc.collect()
+        told.append(optimizer())
+
+    trainer._measure = measure
+    trainer.draw_ticket()
+    assert told == [None]
 
 
 def test_a_retraining_is_not_resumed_with_the_smaller_model(

@@ -20,6 +20,7 @@ from training import (
     checkpoints,
     examples,
     pruned_are_zero,
+    report,
     same_weights,
     weights,
     worm_trainer,
@@ -254,6 +255,120 @@ def test_a_warmup_longer_than_the_retraining_is_told(bert: BertForSequenceClassi
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         worm_trainer(copy.deepcopy(bert), tmp_path, warmup_steps=7).train()
+
+
+def test_a_ticket_is_drawn_once(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = worm_trainer(bert, tmp_path, eval_dataset=examples(16))
+    trainer.train()
+    measured = report(tmp_path)["metrics"]
+    with pytest.raises(RuntimeError, match="drawn already: begin anew"):
+        trainer.draw_ticket()
+    assert report(tmp_path)["metrics"] == measured
+
+
+class Recording(WormTrainer):
+    """Notes the rows that it trains on."""
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
+        self.rows = [*getattr(self, "rows", []), *map(tuple, inputs["input_ids"].tolist())]
+        return super().training_step(model, inputs, *rest)
+
+
+@pytest.mark.parametrize("way", ["a seed before training", "a model_init that seeds", "once more"])
+def test_a_search_goes_on_with_the_rows_that_are_left_whatever_the_seed(
+    bert: BertForSequenceClassification, tmp_path: Path, way: str
+) -> None:
+    """Their order is that of PyTorch's seed as the phase begins, which need not be that of the arguments."""
+
+    def seeding() -> BertForSequenceClassification:
+        torch.manual_seed(0)
+        return copy.deepcopy(bert)
+
+    parts: dict[str, Any] = {"num_train_epochs": 2, **({"model_init": seeding} if "model_init" in way else {})}
+    config = WormConfig(retrain_schedule="continue", stopping_point=0.9, sample_strategy="steps", sample_steps=1)
+    trainer = worm_trainer(bert, tmp_path, config, Recording, save_strategy="steps", save_steps=5, **parts)
+    if way == "once more":
+        trainer.train()
+        trainer.rows = []
+    if way == "a seed before training":
+        torch.manual_seed(0)
+    trainer.train()
+    assert trainer.progress.steps == {"search": 3, "retrain": 13}
+    assert len(set(trainer.rows[:64])) == 64
+    resumed = worm_trainer(copy.deepcopy(bert), tmp_path, config, Recording, **parts)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert resumed.rows == trainer.rows[5 * 8 :], "whatever the seed is now"
+
+
+def test_a_model_is_on_its_device_before_it_runs(
+    bert: BertForSequenceClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parent leaves that to its `train` where evaluations are in 16 bits."""
+    events: list[str] = []
+
+    def telling(name: str) -> None:
+        method = getattr(Trainer, name)
+        monkeypatch.setattr(Trainer, name, lambda *args, **kwargs: (events.append(name), method(*args, **kwargs))[1])
+
+    telling("_move_model_to_device")
+    telling("evaluation_loop")
+    bert.register_forward_pre_hook(lambda *given: events.append("forward"))
+    settings = {"bf16_full_eval": True, "eval_dataset": examples(8), "save_strategy": "epoch"}
+    compact = WormConfig(layers=["neurons"], compact=True, stopping_point=0.9)
+    worm_trainer(copy.deepcopy(bert), tmp_path, compact, **settings).search_ticket()
+    assert events[0] == "_move_model_to_device" and "forward" in events
+    events.clear()
+    resumed = worm_trainer(copy.deepcopy(bert), tmp_path, compact, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-24"))
+    assert resumed.progress.steps == {"search": 24, "retrain": 8}
+    assert events[0] == "_move_model_to_device"
+
+
+def test_bytes_of_memory_are_no_metrics(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    worm_trainer(bert, tmp_path, skip_memory_metrics=False, eval_dataset=examples(8)).train()
+    assert {name for stage in report(tmp_path)["metrics"].values() for name in stage} == {"loss"}
+
+
+class Guessing:
+    """A collator with random numbers of its own, as those that mask tokens have with a seed."""
+
+    def __init__(self, seed: int | None) -> None:
+        self.seed = seed
+        self.generator: torch.Generator | None = None
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        if self.seed is not None and self.generator is None:
+            self.generator = torch.Generator().manual_seed(self.seed)
+        ids = torch.stack([row["input_ids"] for row in rows])
+        ids = torch.where(torch.rand(ids.shape, generator=self.generator) < 0.5, 0, ids)
+        return {"input_ids": ids, "labels": torch.tensor([row["labels"] for row in rows])}
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_stages_are_measured_on_the_same_input(
+    bert: BertForSequenceClassification, tmp_path: Path, seed: int | None
+) -> None:
+    trainer = worm_trainer(
+        bert, tmp_path, WormConfig(prune_ratio=0.0, stopping_point=0.5), learning_rate=0.0, eval_dataset=examples(16)
+    )
+    trainer.data_collator = collator = Guessing(seed)
+    trainer.train()
+    losses = {stage: found["loss"] for stage, found in report(tmp_path)["metrics"].items()}
+    assert len(losses) == 3 and len(set(losses.values())) == 1
+    assert trainer.data_collator is collator
+
+
+def test_the_epochs_of_a_resumed_run_are_the_same(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    config = WormConfig(sample_strategy="steps", sample_steps=1, window=4, stopping_point=0.9)
+    settings = {"train_dataset": examples(24), "num_train_epochs": 1.3}
+    worm_trainer(
+        copy.deepcopy(bert), tmp_path / "whole", config, save_strategy="steps", save_steps=1, **settings
+    ).train()
+    for checkpoint in checkpoints(tmp_path / "whole"):
+        worm_trainer(copy.deepcopy(bert), tmp_path / "again", config, **settings).train(str(checkpoint))
+        whole, again = (report(tmp_path / name) for name in ("whole", "again"))
+        assert again["search"]["epochs"] == whole["search"]["epochs"] == pytest.approx(4 / 3)
+        assert again["retrain"]["epochs"] == whole["retrain"]["epochs"] == 1.0
 
 
 def test_the_largest_seed(bert: BertForSequenceClassification, tmp_path: Path) -> None:

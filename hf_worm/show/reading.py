@@ -136,7 +136,10 @@ def _read_dense(folder: Path) -> Record | None:
     if any("worm_truncating" in entry for entry in state.log):
         return None
     log = [*state.log, *_read_results(with_state / RESULTS_OF_ANY, state)]
-    took = [entry["train_runtime"] for entry in state.log if is_number(entry.get("train_runtime"))]
+    # With `include_num_input_tokens_seen`, losses are logged with the time so far.
+    took = [
+        entry["train_runtime"] for entry in state.log if "train_loss" in entry and is_number(entry.get("train_runtime"))
+    ]
     training = {"steps": state.steps, "epochs": state.epochs, **({"seconds": sum(took)} if took else {})}
     return Record(
         path=str(folder),

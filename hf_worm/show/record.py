@@ -190,7 +190,7 @@ class Record:
         over = {"search": False, "retrain": False}
         for entry in self.log:
             phase = "search" if entry["step"] <= self.searched else "retrain"
-            over[phase] |= "train_runtime" in entry
+            over[phase] |= "train_loss" in entry
             yield phase, entry, over[phase]
 
 

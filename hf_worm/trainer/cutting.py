@@ -13,7 +13,6 @@ from hf_worm.run import load_state
 from hf_worm.search import TicketSearch
 from hf_worm.speed import LARGE_BATCH, Batch, costs, forward
 from hf_worm.ticket import Ticket
-from hf_worm.trainer.randomness import own_random_numbers
 from hf_worm.trainer.reporting import ReportingTrainerMixin
 
 
@@ -84,7 +83,7 @@ class CuttingTrainerMixin(ReportingTrainerMixin):
         With what the model's `forward` names alone, and without labels that it need not have (but for models of an
         encoder and a decoder, which make the decoder's input of them).
         """
-        with own_random_numbers(self.args.seed):
+        with self._own_random_numbers():
             batch = self._prepare_inputs(next(iter(self.get_train_dataloader())))
         model = cast(PreTrainedModel, self._trained_model)  # another is refused
         taken = inspect.signature(model.forward).parameters

@@ -152,8 +152,12 @@ class PhasedTrainerMixin(CountingTrainerMixin):
         prolonged = state.max_steps <= state.global_step < planned
         control = cast(dict[str, Any], state.stateful_callbacks or {}).get("TrainerControl", {}).get("args", {})
         stopped = state.global_step >= planned or (control.get("should_training_stop", False) and not prolonged)
+        if (self.args.fp16_full_eval or self.args.bf16_full_eval) and not self.is_model_parallel:
+            self._move_model_to_device(self._trained_model, self.args.device)  # the parent's `train` would
         self._load_from_checkpoint(checkpoint)
         self._begin_phase()
+        saved = load_state(checkpoint)[0]
+        self.progress.seed = self.progress.seed if saved.seed is None else saved.seed  # no rows are put in order here
         return self._end_if_over(stopped)
 
     def _planned_steps(self) -> int:
@@ -223,6 +227,14 @@ class PhasedTrainerMixin(CountingTrainerMixin):
                 getattr(self, name).load_state_dict(copy.deepcopy(self._given_states[name]))
             else:
                 setattr(self, name, None)
+
+    def _forget_optimizer(self) -> None:
+        """Have nobody hold the optimizer of the phase before: its state is as large as two models."""
+        self._renew_optimizer()
+        self.callback_handler.optimizer = self.callback_handler.lr_scheduler = None
+        # All of `free_memory` but the model, which the parent would prepare, and measure that, at each evaluation.
+        self.accelerator._optimizers.clear()
+        self.accelerator._schedulers.clear()
 
     @property
     def _given(self) -> list[str]:

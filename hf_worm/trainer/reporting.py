@@ -1,7 +1,10 @@
 """What a run says of itself: the evaluations around the draw, its report, its model card."""
 
+import copy
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +72,7 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.ticket: Ticket | None = None
         self._dense_account: dict[str, Any] | None = None  # of the model before the ticket was cut out of it
+        self._trial: Any = None  # of a hyperparameter search; each has a folder
         super().__init__(*args, **kwargs)
 
     def _evaluate_stage(self, stage: str) -> None:
@@ -80,7 +84,7 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
         self.callback_handler.callbacks.insert(0, names)
         in_train, self.is_in_train = self.is_in_train, True  # or `fp16_full_eval` would cast the weights for good
         try:
-            with own_random_numbers(self.args.seed):  # stages are compared: they are to guess the same masked tokens
+            with self._own_random_numbers():  # stages are compared: they are to guess the same masked tokens
                 metrics = self.evaluate() or {}  # a method of one's own may return nothing
         finally:
             self.remove_callback(names)
@@ -93,6 +97,19 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
         if self.is_world_process_zero() and not self.args.disable_tqdm:  # with it, what is logged is printed
             found = ", ".join(f"{name} {value:.4f}" for name, value in self.progress.metrics[stage].items())
             tqdm.write(f"{STAGES[stage]}: {found}")
+
+    @contextmanager
+    def _own_random_numbers(self) -> Iterator[None]:
+        """Those of the seed, and from a collator that has a seed of its own, those of that."""
+        collator: Any = self.data_collator
+        if getattr(collator, "seed", None) is not None:
+            self.data_collator = own = copy.copy(collator)
+            own.generator = None  # it makes one at its first batch
+        try:
+            with own_random_numbers(self.args.seed):
+                yield
+        finally:
+            self.data_collator = collator
 
     def _log_result(self, stage: str) -> None:
         """Log a stage's metrics by their plain names too: a model card would have the last that the log has of them."""
@@ -107,7 +124,7 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
             args, kwargs: As the parent's own: TRL's trainers take other arguments than the `Trainer`.
         """
         log = self.state.log_history
-        ends = [place for place, entry in enumerate(log) if "train_runtime" in entry][:-1]
+        ends = [place for place, entry in enumerate(log) if "train_loss" in entry][:-1]
         # The parent's table of results ends where the first training does.
         self.state.log_history = [
             {name: value for name, value in entry.items() if name != "train_runtime"} if place in ends else entry
@@ -179,7 +196,8 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
 
     def _write_report(self) -> None:
         if self.is_world_process_zero():
-            replace_file(Path(self._output_dir) / REPORT_NAME, report_json(self.report()))
+            folder = self._output_dir if self._trial is None else self._get_output_dir(self._trial)
+            replace_file(Path(folder) / REPORT_NAME, report_json(self.report()))
 
     @property
     def _drawn(self) -> Ticket:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import os
 import warnings
 from typing import Any
@@ -105,9 +106,12 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 "(`retrain_schedule='continue'`), or set `retrain_epochs=0`."
             )
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
+        self._trial = trial
         with one_run(self):
             if checkpoint is not None and load_state(checkpoint)[0].phase == "retrain":
                 return self.retrain(checkpoint, **options)
+            if restarts and self.worm_config.retrain_epochs > 0 and self.train_dataset is not None:
+                self._warn_of_warmup()
             output = self.search_ticket(checkpoint, **options)
             self.draw_ticket()
             wanted, left = self.worm_config.retrain_epochs > 0, restarts or self._steps_left() > 0
@@ -148,9 +152,6 @@ class WormTrainerMixin(CuttingTrainerMixin):
             if load_state(checkpoint)[0].phase == "retrain":
                 raise ValueError(f"{checkpoint} is of the retraining: resume it with `train` or `retrain`.")
             self._require_dense(checkpoint)
-        if self._config.compact:
-            refuse_compact(self._trained_model, self._search, "optimizer" in self._given)
-            self._try_cut(self._search)
         self.ticket, self._rest, self._dense_account = None, None, None
         self.progress = Progress()
         output = self._train_phase("search", checkpoint, options)
@@ -167,10 +168,10 @@ class WormTrainerMixin(CuttingTrainerMixin):
             `Ticket`: Also kept as `trainer.ticket`.
 
         Raises:
-            RuntimeError: Nothing was observed yet, or the ticket has been cut out already.
+            RuntimeError: Nothing was observed yet, or the ticket has been drawn already.
         """
-        if self.compacted:
-            raise RuntimeError("The ticket is drawn, and cut out of the model: begin anew with `search_ticket()`.")
+        if self.ticket is not None:
+            raise RuntimeError("The ticket is drawn already: begin anew with `search_ticket()`.")
         if not self._search.history:
             raise RuntimeError("There is no mask to draw yet: call `search_ticket()` first.")
         if "search" not in self.progress.steps and self.state.global_step:  # it was interrupted
@@ -179,7 +180,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
         self._evaluate_stage("before_draw")
         dense = None
         if self._config.compact:
-            self._renew_optimizer()  # that of the search takes room, and is not needed any more
+            self._forget_optimizer()  # that of the search takes room, and is not needed any more
             dense = copy.deepcopy(self._trained_model)
         self.ticket = self._search.draw()
         self._evaluate_stage("drawn")
@@ -232,11 +233,15 @@ class WormTrainerMixin(CuttingTrainerMixin):
         self.args = copy.copy(args)
         if not goes_on:
             self.args.num_train_epochs, self.args.max_steps = self._config.retrain_epochs, -1
-            self._warn_of_warmup()
+            if "search" not in self.progress.steps:  # or it was told before that
+                self._warn_of_warmup()
         elif checkpoint is None:  # the parent takes it for a training that is resumed, and a stream can't go on within
             self.args.ignore_data_skip = self._streams
         self.model_init = None  # type: ignore[assignment]  # or the parent would begin with a new model
         set_seed(args.seed)  # as a new `Trainer` would: the phase depends on the drawn weights and the seed alone
+        progress = self.progress if checkpoint is None else load_state(checkpoint)[0]
+        if goes_on and progress.seed is not None:
+            torch.manual_seed(progress.seed)  # or the rows would come in another order than the search began with
         try:
             output = self._train_phase("retrain", checkpoint, options, goes_on)
         finally:
@@ -276,7 +281,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
 
     def _warn_of_warmup(self) -> None:
         """The schedule begins once more, with its warmup: a number of steps may be meant for the search alone."""
-        steps = self._planned_steps()
+        steps = math.ceil(self._config.retrain_epochs * self._steps_in_epoch(self.get_train_dataloader()))
         warmup = self.args.get_warmup_steps(steps)
         if warmup >= steps:
             warnings.warn(
@@ -294,6 +299,11 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 self._search.load_state_dict(self._checkpoint_state[1])
             elif self.searching:
                 self.progress.observed_step = 0  # of a search that was begun, and begins anew with smaller batches
+        if self.searching:
+            self.progress.seed = torch.initial_seed()
+            if self._config.compact:  # the model is on its device now; one that `model_init` makes is there now
+                refuse_compact(self._trained_model, self._search, "optimizer" in self._given)
+                self._try_cut(self._search)
         optimizer = self._torch_optimizer
         if optimizer is None:
             return

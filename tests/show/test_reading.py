@@ -10,9 +10,10 @@ import huggingface_hub.constants
 import pytest
 import torch
 from short_runs import Runs
-from training import BATCHNORMS, QUERY_AND_KEY, report
+from training import BATCHNORMS, QUERY_AND_KEY, examples, report, worm_trainer
+from transformers import BertForSequenceClassification
 
-from hf_worm import Ticket
+from hf_worm import Ticket, WormTrainer
 from hf_worm.show.reading import read_run
 
 TICKET_FILES = ("ticket.safetensors", "worm_config.json", "worm_history.json")
@@ -219,6 +220,22 @@ def test_what_is_not_of_hf_worm(runs: Runs, tmp_path: Path) -> None:
         read_run(str(runs.bert / "worm_report.json"))
     with pytest.raises(OSError, match="neither a folder nor the id"):
         read_run(str(tmp_path / "no" / "where"))
+
+
+@pytest.mark.parametrize("prunes", [True, False])
+def test_losses_that_are_logged_with_the_time_so_far(
+    bert: BertForSequenceClassification, tmp_path: Path, prunes: bool
+) -> None:
+    settings = {"include_num_input_tokens_seen": "all", "logging_steps": 2}
+    trainer = worm_trainer(bert, tmp_path, num_train_epochs=4, **settings)
+    if not prunes:
+        trainer = WormTrainer(model=bert, args=trainer.args, train_dataset=examples())
+    took = trainer.train().metrics["train_runtime"]
+    trainer.save_model()
+    trainer.save_state()
+    run = read_run(str(tmp_path))
+    assert len(run.epochs()) == 4
+    assert prunes or run.phases["search"]["seconds"] == took
 
 
 def test_a_run_without_pruning(runs: Runs, copied: Any) -> None:
