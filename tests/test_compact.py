@@ -35,6 +35,7 @@ from transformers import (
     Gemma3nTextConfig,
     Glm4Config,
     Glm4ForCausalLM,
+    GPT2Config,
     GPTNeoConfig,
     GPTNeoXConfig,
     LiltConfig,
@@ -301,6 +302,8 @@ SIZES |= {"intermediate_size": NEURONS, "max_position_embeddings": 32}
     "config",
     [
         BloomConfig(vocab_size=40, hidden_size=HIDDEN, n_layer=1, n_head=HEADS),  # says no number of neurons
+        GPT2Config(vocab_size=40, n_embd=HIDDEN, n_layer=1, n_head=HEADS),  # says four times the width
+        GPT2Config(vocab_size=40, n_embd=HIDDEN, n_layer=1, n_head=HEADS, n_inner=HIDDEN),  # rows as many as columns
         GPTNeoConfig(**{**SIZES, "num_layers": 1, "num_heads": HEADS, "attention_types": [[["global"], 1]]}),
         GPTNeoXConfig(**SIZES),
         NemotronConfig(**SIZES, num_key_value_heads=2),

@@ -86,11 +86,12 @@ def _pretrained(model: nn.Module, whole: Any = None) -> Iterator[Any]:
 def _describe(model: nn.Module, config: Any, word: str, kept: Kept, changes: set[tuple[int, int]]) -> None:
     record = dict(getattr(config, RECORD, None) or {})
     if len(dict(changes)) == len(changes) and word not in record:  # layers that had as many have as many
-        fields = _fields(model, config, word, dict(changes))
-        if fields and _says_the_shapes(model, config, fields):
-            for name, value in fields.items():
-                setattr(config, name, value)
-            return
+        for unset in (False, True):
+            fields = _fields(model, config, word, dict(changes), unset)
+            if fields and _says_the_shapes(model, config, fields):
+                for name, value in fields.items():
+                    setattr(config, name, value)
+                return
     kept = {_in_base(model, name): left for name, left in kept.items()}
     told = _units(_made(model, config, {}), word)  # as they were, or by the configuration of a part
     kept = {name: left for name, left in kept.items() if told.get(name) != len(left)}
@@ -138,12 +139,21 @@ def _in_base(model: nn.Module, name: str) -> str:
     return name.removeprefix(f"{prefix}.") if prefix and hasattr(model, prefix) else name
 
 
-def _fields(model: nn.Module, config: Any, word: str, changes: dict[int, int]) -> dict[str, int]:
-    """What a configuration would have to say for all layers to have other numbers of units than they had."""
+def _fields(model: nn.Module, config: Any, word: str, changes: dict[int, int], unset: bool) -> dict[str, int]:
+    """What a configuration would have to say for all layers to have other numbers of units than they had.
+
+    Args:
+        model, config, word: Whose layers, and which.
+        changes (`dict[int, int]`): How many there are, by how many there were.
+        unset (`bool`): Whether fields that are `None`, for a multiple of the width (GPT-2), are to say it.
+    """
     if word == "neurons":
-        values = {name: getattr(config, name, None) for name in NEURONS}
+        values = {name: getattr(config, name) for name in NEURONS if hasattr(config, name)}
+        if unset:
+            numbers = set(changes.values())
+            return {name: min(numbers) for name, value in values.items() if value is None and len(numbers) == 1}
         return {name: changes[value] for name, value in values.items() if isinstance(value, int) and value in changes}
-    if not hasattr(config, "num_attention_heads") or len(changes) > 1:
+    if not hasattr(config, "num_attention_heads") or len(changes) > 1 or unset:
         return {}
     after = next(iter(changes.values()))
     query = representative_layers(model, ["heads"])[0].parameter

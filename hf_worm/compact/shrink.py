@@ -9,6 +9,7 @@ from torch import nn
 from hf_worm.layers import RepresentativeLayer, representative_layers
 from hf_worm.layers.heads import head_size
 from hf_worm.layers.layer import Slices
+from hf_worm.layers.neurons import TURNED
 
 Kept = dict[str, list[int]]  # by the layer's name: the units that stay, ascending
 
@@ -59,6 +60,8 @@ def replace_(model: nn.Module, parameter: nn.Parameter, smaller: nn.Parameter) -
                     module.out_features, module.in_features = smaller.shape
                 elif isinstance(module, nn.Conv2d) and name == "weight":
                     module.out_channels, module.in_channels = smaller.shape[:2]
+                elif type(module).__name__ == TURNED and name == "weight":
+                    vars(module).update(nx=smaller.shape[0], nf=smaller.shape[1])
 
 
 def holders(model: nn.Module, weight: nn.Parameter) -> list[nn.Module]:
@@ -112,7 +115,8 @@ def require_block_alone(model: nn.Module, layer: RepresentativeLayer) -> None:
         layer (`RepresentativeLayer`): The block's neurons.
     """
     advice = "its neurons can be pruned, but not cut out."
-    units, width = layer.shape.numel(), layer.views[-1].parameter.shape[0]
+    units = layer.shape.numel()
+    width = layer.views[-1].parameter.numel() // units
     owned = {id(view.parameter) for view in layer.views}
     for block in holders(model, layer.parameter):
         kind = type(block).__name__

@@ -154,7 +154,7 @@ def _find(entry: str, model: nn.Module, named: Named) -> list[Units]:
     if word == "batchnorm":
         views = batchnorm_scales(model)
     elif word == "neurons":
-        views = neurons(named)
+        views = neurons(model, named)
     elif word == "heads":
         views = heads(model)
     elif word in ROLES:

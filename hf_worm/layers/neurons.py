@@ -1,5 +1,7 @@
 """FFN neurons, found by the names that the projections of a feed-forward block have side by side."""
 
+from typing import Any
+
 from torch import nn
 
 from .attention import in_attention
@@ -18,7 +20,7 @@ FAMILIES = (
     (("wi",), "wo"),  # T5
     (("ffn",), "ffn_output"),  # ALBERT
     (("dense_h_to_4h",), "dense_4h_to_h"),  # GPT-NeoX, BLOOM, Falcon
-    (("c_fc",), "c_proj"),  # GPT-Neo, Starcoder2; GPT-2's are no `nn.Linear`
+    (("c_fc",), "c_proj"),  # GPT-2, GPT-Neo, Starcoder2
     (("up_proj",), "down_proj"),  # Nemotron
     (("w1", "w3"), "w2"),  # Llama's original code
     (("linear1",), "linear2"),  # `nn.TransformerEncoderLayer`
@@ -29,23 +31,26 @@ FAMILIES = (
     (("Wi",), "Wo"),  # ModernBERT
     (("weights_in",), "weights_out"),  # DINOv2's SwiGLU
 )
+TURNED = "Conv1D"  # GPT-2's projection, whose weight is the transpose of that of an `nn.Linear`
 # Projections that may hold a gate's rows ahead of those that it gates, or after them: a neuron has one of each.
 GATED = ("gate_up_proj", "Wi", "weights_in", "fc1")
 
 
-def neurons(named: Named) -> list[tuple[View, ...]]:
+def neurons(model: nn.Module, named: Named) -> list[tuple[View, ...]]:
     """Views of the hidden neurons of every feed-forward block: rows and biases leading in, columns leading out.
 
     Args:
-        named (`list[tuple[str, nn.Parameter]]`): All parameters of the model.
+        model (`nn.Module`): The model.
+        named (`list[tuple[str, nn.Parameter]]`): All its parameters.
     """
     parameters = dict(named)
+    turned = {module.weight for module in model.modules() if type(module).__name__ == TURNED}
     found: dict[nn.Parameter, tuple[View, ...]] = {}  # by the projection that leads out
     for name in parameters:
         for inputs, output in FAMILIES:
             block = name.removesuffix(f"{inputs[0]}.weight")
             if block != name and (not block or block.endswith(".")):
-                views = _of_block(parameters, block, inputs, output)
+                views = _of_block(parameters, block, inputs, output, turned)
                 leading_out = parameters.get(f"{block}{output}.weight")
                 if leading_out is not None and len(views) > len(found.get(leading_out, ())):  # a gate belongs to it
                     found[leading_out] = views
@@ -76,19 +81,27 @@ def experts(named: Named) -> Named:
 
 
 def _of_block(
-    parameters: dict[str, nn.Parameter], block: str, inputs: tuple[str, ...], output: str
+    parameters: dict[str, nn.Parameter], block: str, inputs: tuple[str, ...], output: str, turned: set[Any]
 ) -> tuple[View, ...]:
-    """Views of a block's neurons; none where it is no such block."""
-    leading_in = [parameters.get(f"{block}{name}.weight") for name in inputs]
-    leading_out = parameters.get(f"{block}{output}.weight")
-    weights = [weight for weight in (*leading_in, leading_out) if weight is not None and weight.dim() == 2]
+    """Views of a block's neurons; none where it is no such block.
+
+    Args:
+        parameters (`dict[str, nn.Parameter]`): All of the model, by name.
+        block (`str`): What the names of the block's parameters begin with.
+        inputs, output: One of [`FAMILIES`].
+        turned (`set[nn.Parameter]`): Weights whose columns lead out of a projection, and whose rows lead in.
+    """
+    found = [parameters.get(f"{block}{name}.weight") for name in (*inputs, output)]
+    leading_out = found[-1]
+    weights = [weight for weight in found if weight is not None and weight.dim() == 2]
     if leading_out is None or len(weights) != len(inputs) + 1:
         return ()
-    units = leading_out.shape[1]
+    rows, columns = (1, 0) if leading_out in turned else (0, 1)
+    units = leading_out.shape[columns]
     parts = 2 if inputs[0] in GATED and len(weights[0]) == 2 * units else 1
     biases = [parameters[f"{block}{name}.bias"] for name in inputs if f"{block}{name}.bias" in parameters]
-    # The biases of GPT-2's `Conv1D` are as many as the columns of its weight.
-    if any(len(parameter) != parts * units for parameter in (*weights[:-1], *biases)):
+    leading_in = [(weight, rows) for weight in weights[:-1]] + [(bias, 0) for bias in biases]
+    if any(parameter.shape[axis] != parts * units for parameter, axis in leading_in):
         return ()
-    rows = [View(parameter, Slices(0, units, parts)) for parameter in (*weights[:-1], *biases)]
-    return (*rows, View(leading_out, Slices(1, units)))
+    views = [View(parameter, Slices(axis, units, parts)) for parameter, axis in leading_in]
+    return (*views, View(leading_out, Slices(columns, units)))

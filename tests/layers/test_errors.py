@@ -219,7 +219,7 @@ def test_frozen_layers_are_named() -> None:
 
 
 def test_where_there_are_no_larger_units_single_weights_are_not_said_to_replace_them() -> None:
-    model = build(GPT2)
+    model = build(MAMBA)
     message = error(model, ["neurons", "heads"])
     assert message.startswith("Found no feed-forward block") and "and no attention with separate query, key" in message
     assert "can't be made smaller by them (`compact=True`). To prune single weights instead" in message

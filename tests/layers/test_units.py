@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModel, BartConfig, GPT2Config, PreTrainedConfig, T5Config
+from transformers import AutoModel, BartConfig, MambaConfig, PreTrainedConfig, T5Config
 from zoo import HEADS, HIDDEN, NEURONS, SIZE, ZOO, zoo_model
 
 from hf_worm import TicketSearch, WormConfig
@@ -152,7 +152,7 @@ def test_a_word_in_some_places_finds_the_layers_there() -> None:
 
 
 def test_a_model_whose_neurons_or_heads_are_unknown_says_what_was_looked_for() -> None:
-    model = AutoModel.from_config(GPT2Config(n_embd=12, n_layer=1, n_head=3, vocab_size=40))
+    model = AutoModel.from_config(MambaConfig(vocab_size=40, hidden_size=8, num_hidden_layers=2, state_size=2))
     with pytest.raises(ValueError, match=r"Found no feed-forward block of `nn\.Linear`"):
         representative_layers(model, ["neurons"])
     with pytest.raises(ValueError, match="Found no attention with separate query, key, value and output projections"):
