@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -19,6 +19,28 @@ PHASES = ("search", "draw", "retrain")
 START = "start"  # beside the window's masks, which go by their place in it: those that a search began with
 
 
+class Counts(NamedTuple):
+    """What a training has taken, as a `TrainerState` counts it.
+
+    Args:
+        steps (`int`, *optional*, defaults to 0): Optimizer steps.
+        epochs (`float`, *optional*, defaults to 0.0): Epochs.
+        tokens (`int`, *optional*, defaults to 0): Input tokens, where `include_num_input_tokens_seen` has them counted.
+        flos (`float`, *optional*, defaults to 0.0): Floating-point operations, by the model's own estimate.
+    """
+
+    steps: int = 0
+    epochs: float = 0.0
+    tokens: int = 0
+    flos: float = 0.0
+
+    def less(self, other: "Counts") -> "Counts":
+        """What is left without another's."""
+        return Counts(
+            self.steps - other.steps, self.epochs - other.epochs, self.tokens - other.tokens, self.flos - other.flos
+        )
+
+
 @dataclass
 class Progress:
     """Where a run is and what it has measured; it travels with every checkpoint.
@@ -28,6 +50,8 @@ class Progress:
         observed_step (`int`): Optimizer steps done at the newest observation.
         steps (`dict[str, int]`): Optimizer steps of each finished phase.
         epochs (`dict[str, float]`): Epochs of each finished phase.
+        tokens (`dict[str, int]`): Input tokens of each finished phase; 0 where they are not counted.
+        flos (`dict[str, float]`): Floating-point operations of each finished phase.
         seconds (`dict[str, float]`): Wall-clock seconds of each phase so far, over all its resumptions.
         metrics (`dict[str, dict[str, float]]`): The evaluations `before_draw`, `drawn` and `retrained`.
         costs (`dict[str, Any]`): Where the model was made smaller, what [`~hf_worm.speed.costs`] measured.
@@ -40,6 +64,8 @@ class Progress:
     observed_step: int = 0
     steps: dict[str, int] = field(default_factory=dict)
     epochs: dict[str, float] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    flos: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     costs: dict[str, Any] = field(default_factory=dict)
@@ -53,6 +79,8 @@ class Progress:
         for name, kind in (
             ("steps", int),
             ("epochs", (int, float)),
+            ("tokens", int),
+            ("flos", (int, float)),
             ("seconds", (int, float)),
             ("metrics", dict),
             ("costs", dict),
@@ -73,12 +101,21 @@ class Progress:
         self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + now - self._since
         self._since = now
 
-    def finish(self, steps: int, epochs: float) -> None:
-        """Close the current phase with the optimizer steps and epochs that it took."""
+    def finish(self, taken: Counts) -> None:
+        """Close the current phase with what it took."""
         self.tick()
-        self.steps[self.phase] = self.steps.get(self.phase, 0) + steps
+        phase = self.phase
+        self.steps[phase] = self.steps.get(phase, 0) + taken.steps
         # Differences of fractions, which a resumed run takes of others, are the same up to rounding.
-        self.epochs[self.phase] = round(self.epochs.get(self.phase, 0.0) + epochs, 12)
+        self.epochs[phase] = round(self.epochs.get(phase, 0.0) + taken.epochs, 12)
+        self.tokens[phase] = self.tokens.get(phase, 0) + taken.tokens
+        self.flos[phase] = self.flos.get(phase, 0.0) + taken.flos
+
+    def total(self) -> Counts:
+        """What all finished phases took."""
+        return Counts(
+            sum(self.steps.values()), sum(self.epochs.values()), sum(self.tokens.values()), sum(self.flos.values())
+        )
 
 
 def save_state(folder: str | os.PathLike[str], progress: Progress, search_state: Mapping[str, Any]) -> None:

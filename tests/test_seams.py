@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import json
 import pickle
 import warnings
 from collections.abc import Iterator
@@ -369,6 +370,29 @@ def test_the_epochs_of_a_resumed_run_are_the_same(bert: BertForSequenceClassific
         whole, again = (report(tmp_path / name) for name in ("whole", "again"))
         assert again["search"]["epochs"] == whole["search"]["epochs"] == pytest.approx(4 / 3)
         assert again["retrain"]["epochs"] == whole["retrain"]["epochs"] == 1.0
+
+
+@pytest.mark.parametrize("schedule", ["restart", "continue"])
+def test_tokens_and_operations_are_those_of_the_run(
+    bert: BertForSequenceClassification, tmp_path: Path, schedule: str
+) -> None:
+    """Rows of 12 tokens in steps of 8, whichever phase a checkpoint is of, and of a run that was resumed too."""
+    config = WormConfig(stopping_point=0.5, retrain_schedule=schedule)
+    settings = {"include_num_input_tokens_seen": "all", "logging_steps": 1, "num_train_epochs": 4}
+    whole = worm_trainer(copy.deepcopy(bert), tmp_path / "whole", config, save_strategy="epoch", **settings)
+    whole.train()
+    assert whole.progress.steps == {"search": 24, "retrain": 8}
+    assert whole.progress.flos["search"] == 3 * whole.progress.flos["retrain"] > 0
+    logged = [(entry["step"], entry["num_input_tokens_seen"]) for entry in whole.state.log_history if "loss" in entry]
+    assert logged == [(step, 96 * step) for step in range(1, 33)]
+    one = whole.state.total_flos / 32
+    for checkpoint in checkpoints(tmp_path / "whole"):
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        assert state["num_input_tokens_seen"] == 96 * state["global_step"]
+        assert state["total_flos"] == one * state["global_step"]
+        resumed = worm_trainer(copy.deepcopy(bert), tmp_path / "resumed", config, **settings)
+        resumed.train(resume_from_checkpoint=str(checkpoint))
+        assert [resumed.state.num_input_tokens_seen, resumed.state.total_flos] == [96 * 32, one * 32]
 
 
 def test_the_largest_seed(bert: BertForSequenceClassification, tmp_path: Path) -> None:

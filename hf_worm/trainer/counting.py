@@ -1,4 +1,4 @@
-"""One count of steps and epochs for a run of several trainings."""
+"""One count of steps, epochs, tokens and floating-point operations for a run of several trainings."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from transformers import Trainer, TrainerControl
 from transformers.trainer_utils import TrainOutput
+
+from hf_worm.run import Counts
 
 if TYPE_CHECKING:
     _Trainer = Trainer
@@ -24,8 +26,7 @@ class CountingTrainerMixin(_Trainer):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._steps_before = 0  # of the finished trainings, which the parent does not count
-        self._epochs_before = 0.0
+        self._before = Counts()  # what the finished trainings took, which the parent does not count
         super().__init__(*args, **kwargs)
         for event in ("on_save", "on_evaluate"):
             setattr(self.callback_handler, event, partial(self._tell_callbacks, getattr(self.callback_handler, event)))
@@ -45,26 +46,39 @@ class CountingTrainerMixin(_Trainer):
             return event(*args, **kwargs)
 
     def _report_to_hp_search(self, trial: Any, step: int, metrics: dict[str, float]) -> None:
-        super()._report_to_hp_search(trial, step + self._steps_before, metrics)
+        super()._report_to_hp_search(trial, step + self._before.steps, metrics)
 
     @contextmanager
     def _counting_the_run(self) -> Iterator[None]:
         state = self.state
         of_the_phase = state.global_step, state.epoch, state.max_steps, state.best_global_step
         self._count(+1)
+        if self._before.tokens:  # the parent tells tokens per second from this on
+            self._initial_num_input_tokens_seen += self._before.tokens
         try:
             yield
         finally:
             state.global_step, state.epoch, state.max_steps, state.best_global_step = of_the_phase
+            state.num_input_tokens_seen -= self._before.tokens
+            state.total_flos -= self._before.flos  # to which a checkpoint adds those since the last
+            if self._before.tokens:
+                self._initial_num_input_tokens_seen -= self._before.tokens
 
     def _count(self, sign: int) -> None:
         """Make the state count from the start of the run (+1), or from that of the phase again (-1)."""
-        self.state.global_step += sign * self._steps_before
-        self.state.max_steps += sign * self._steps_before
+        self.state.global_step += sign * self._before.steps
+        self.state.max_steps += sign * self._before.steps
         if self.state.epoch is not None:
-            self.state.epoch += sign * self._epochs_before
+            self.state.epoch += sign * self._before.epochs
         if self.state.best_global_step:
-            self.state.best_global_step += sign * self._steps_before
+            self.state.best_global_step += sign * self._before.steps
+        self.state.num_input_tokens_seen += sign * self._before.tokens
+        self.state.total_flos += sign * self._before.flos
+
+    def _taken(self) -> Counts:
+        """What the training has taken so far."""
+        state = self.state
+        return Counts(state.global_step, state.epoch or 0.0, state.num_input_tokens_seen, state.total_flos)
 
 
 def together(search: TrainOutput, retraining: TrainOutput, goes_on: bool) -> TrainOutput:

@@ -18,7 +18,7 @@ from transformers.trainer_utils import TrainOutput, get_last_checkpoint, has_len
 
 from hf_worm.checkpoint import require_whole
 from hf_worm.core.truncation import StepTruncation, unwrapped
-from hf_worm.run import Progress, load_state, save_state
+from hf_worm.run import Counts, Progress, load_state, save_state
 from hf_worm.ticket import Held
 from hf_worm.trainer.counting import CountingTrainerMixin
 from hf_worm.trainer.renamed import load_renamed
@@ -83,10 +83,10 @@ class PhasedTrainerMixin(CountingTrainerMixin):
         self._checkpoint_state = None if checkpoint is None else load_state(checkpoint)
         before = self.progress if self._checkpoint_state is None else self._checkpoint_state[0]
         # A training that goes on counts its steps from the start of the run already, and its epochs if it knows them.
-        steps = sum(before.steps.values()) if goes_on else 0
-        epochs = sum(before.epochs.values()) if goes_on and not self._streams else 0.0
-        self._steps_before = sum(before.steps.values()) - steps
-        self._epochs_before = sum(before.epochs.values()) - epochs
+        counted = before.total() if goes_on else Counts()
+        if self._streams:
+            counted = counted._replace(epochs=0.0)
+        self._before = before.total().less(counted)
         self._log_before = self.state.log_history if before.steps else []
         self._handover = self._leave() if goes_on and checkpoint is None else None
         self._renew_optimizer()
@@ -106,9 +106,9 @@ class PhasedTrainerMixin(CountingTrainerMixin):
             if self._handover is not None:
                 self._handover.folder.cleanup()
                 self._handover = None
-        self.progress.finish(self.state.global_step - steps, (self.state.epoch or 0.0) - epochs)
+        self.progress.finish(self._taken().less(counted))
         self._count(+1)
-        self._steps_before, self._epochs_before = 0, 0.0
+        self._before = Counts()
         return TrainOutput(self.state.global_step, output.training_loss, output.metrics)
 
     def _begin_epoch(self) -> None:

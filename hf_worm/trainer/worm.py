@@ -175,7 +175,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
         if not self._search.history:
             raise RuntimeError("There is no mask to draw yet: call `search_ticket()` first.")
         if "search" not in self.progress.steps and self.state.global_step:  # it was interrupted
-            self.progress.finish(self.state.global_step, self.state.epoch or 0.0)
+            self.progress.finish(self._taken())
         self.progress.enter("draw")
         self._evaluate_stage("before_draw")
         dense = None
