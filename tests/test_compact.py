@@ -25,6 +25,8 @@ from transformers import (
     BertModel,
     BigBirdConfig,
     BigBirdForSequenceClassification,
+    BitNetConfig,
+    BitNetForCausalLM,
     BloomConfig,
     CLIPVisionConfig,
     Dinov2Config,
@@ -53,8 +55,6 @@ from transformers import (
     Phi3ForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
-    SegformerConfig,
-    SegformerForImageClassification,
     StableLmConfig,
     Starcoder2Config,
     T5Config,
@@ -369,10 +369,8 @@ def gemma3n() -> PreTrainedModel:
     return Gemma3nForCausalLM(config)
 
 
-def segformer() -> PreTrainedModel:
-    sizes = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_attention_heads": [1, 2], "mlp_ratios": [2, 2]}
-    strides = {"sr_ratios": [2, 1], "patch_sizes": [7, 3], "strides": [4, 2], "num_encoder_blocks": 2}
-    return SegformerForImageClassification(SegformerConfig(**sizes, **strides, decoder_hidden_size=8))
+def bitnet() -> PreTrainedModel:
+    return BitNetForCausalLM(BitNetConfig(**SMALL, num_key_value_heads=2))
 
 
 def bigbird() -> PreTrainedModel:
@@ -383,10 +381,10 @@ def bigbird() -> PreTrainedModel:
     ("make", "word", "message"),
     [
         (gemma3n, "neurons", "`Gemma3nTextMLP` keeps the largest activations by statistics of all neurons"),
-        (segformer, "neurons", r"has a weight `dwconv.dwconv.weight` of shape \(16, 1, 3, 3\) for its neurons besides"),
+        (bitnet, "neurons", r"`BitNetMLP` has a weight `ffn_sub_norm.weight` of shape \(20,\) for its neurons besides"),
         (bigbird, "heads", "`BigBirdBlockSparseAttention` takes the number of its heads from elsewhere"),
     ],
-    ids=["gemma3n", "segformer", "bigbird"],
+    ids=["gemma3n", "bitnet", "bigbird"],
 )
 def test_what_depends_on_their_number_elsewhere_cannot_be_cut_out(
     make: Callable[[], PreTrainedModel], word: str, message: str

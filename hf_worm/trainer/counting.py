@@ -53,16 +53,17 @@ class CountingTrainerMixin(_Trainer):
         state = self.state
         of_the_phase = state.global_step, state.epoch, state.max_steps, state.best_global_step
         self._count(+1)
-        if self._before.tokens:  # the parent tells tokens per second from this on
-            self._initial_num_input_tokens_seen += self._before.tokens
+        first = getattr(self, "_initial_num_input_tokens_seen", None)  # of the training; transformers 5.0 has none
+        if first is not None:  # from which on the parent tells tokens per second
+            self._initial_num_input_tokens_seen = first + self._before.tokens
         try:
             yield
         finally:
             state.global_step, state.epoch, state.max_steps, state.best_global_step = of_the_phase
             state.num_input_tokens_seen -= self._before.tokens
             state.total_flos -= self._before.flos  # to which a checkpoint adds those since the last
-            if self._before.tokens:
-                self._initial_num_input_tokens_seen -= self._before.tokens
+            if first is not None:
+                self._initial_num_input_tokens_seen = first
 
     def _count(self, sign: int) -> None:
         """Make the state count from the start of the run (+1), or from that of the phase again (-1)."""
