@@ -33,6 +33,7 @@ from transformers import (
     Dinov2Model,
     EncoderDecoderConfig,
     EncoderDecoderModel,
+    FSMTConfig,
     Gemma3nForCausalLM,
     Gemma3nTextConfig,
     Glm4Config,
@@ -40,6 +41,7 @@ from transformers import (
     GPT2Config,
     GPTNeoConfig,
     GPTNeoXConfig,
+    LEDConfig,
     LiltConfig,
     LlamaConfig,
     LlamaForSequenceClassification,
@@ -51,10 +53,12 @@ from transformers import (
     MoonshineForConditionalGeneration,
     NemotronConfig,
     Olmo2Config,
+    PegasusXConfig,
     Phi3Config,
     Phi3ForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
+    SpeechT5Config,
     StableLmConfig,
     Starcoder2Config,
     T5Config,
@@ -392,6 +396,28 @@ def test_what_depends_on_their_number_elsewhere_cannot_be_cut_out(
     model = make()
     ticket, _ = drawn(model, layers=[word])
     with pytest.raises(ValueError, match=message):
+        ticket.compact(model)
+
+
+SEQ2SEQ = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in (("layers", 1), ("ffn_dim", 20))}
+SEQ2SEQ |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        FSMTConfig(langs=["en", "de"], src_vocab_size=40, tgt_vocab_size=40, d_model=HIDDEN, **SEQ2SEQ),
+        LEDConfig(vocab_size=40, d_model=HIDDEN, **SEQ2SEQ, attention_window=4),
+        MoonshineConfig(vocab_size=40, hidden_size=HIDDEN, intermediate_size=NEURONS, **SIDES),
+        PegasusXConfig(vocab_size=40, d_model=HIDDEN, **SEQ2SEQ),
+        SpeechT5Config(vocab_size=40, hidden_size=HIDDEN, **SEQ2SEQ),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_attentions_that_count_their_heads_by_something_else_cannot_be_cut(config: PreTrainedConfig) -> None:
+    model = AutoModel.from_config(config)
+    ticket, _ = drawn(model, layers=["heads"])
+    with pytest.raises(ValueError, match="Attention` takes the number of its heads from elsewhere"):
         ticket.compact(model)
 
 
