@@ -386,7 +386,7 @@ def bigbird() -> PreTrainedModel:
     [
         (gemma3n, "neurons", "`Gemma3nTextMLP` keeps the largest activations by statistics of all neurons"),
         (bitnet, "neurons", r"`BitNetMLP` has a weight `ffn_sub_norm.weight` of shape \(20,\) for its neurons besides"),
-        (bigbird, "heads", "`BigBirdBlockSparseAttention` takes the number of its heads from elsewhere"),
+        (bigbird, "heads", "`BigBirdBlockSparseAttention` is replaced as it runs.*attention_type='original_full'"),
     ],
     ids=["gemma3n", "bitnet", "bigbird"],
 )
@@ -419,6 +419,17 @@ def test_attentions_that_count_their_heads_by_something_else_cannot_be_cut(confi
     ticket, _ = drawn(model, layers=["heads"])
     with pytest.raises(ValueError, match="Attention` takes the number of its heads from elsewhere"):
         ticket.compact(model)
+
+
+def test_heads_of_a_bigbird_that_attends_to_all_are_cut_out(tmp_path: Path) -> None:
+    sizes = {**SMALL, "vocab_size": 70, "max_position_embeddings": 64}
+    model = BigBirdForSequenceClassification(BigBirdConfig(**sizes, attention_type="original_full"))
+    ticket, zeroed = drawn(model, layers=["heads"])
+    compact = ticket.compact(model)
+    compact.save_pretrained(tmp_path)
+    given = inputs(model)
+    torch.testing.assert_close(outputs(compact, given), outputs(zeroed, given), rtol=1e-5, atol=1e-5)
+    assert torch.equal(outputs(load_compact(tmp_path), given), outputs(compact, given))
 
 
 def test_a_number_of_heads_that_a_class_asserts_against_is_recorded(tmp_path: Path) -> None:

@@ -16,10 +16,9 @@ Kept = dict[str, list[int]]  # by the layer's name: the units that stay, ascendi
 # What attentions keep of the number of their heads, and of the width of all of them together.
 COUNTS = ("num_attention_heads", "num_heads", "n_heads", "num_key_value_heads")
 WIDTHS = ("all_head_size", "inner_dim", "embed_dim")
-# Attentions that count heads by the width of their input or of the configuration, or are replaced as they run.
+REPLACED = "BlockSparseAttention"  # of BigBird and its kin, by one as the configuration says, where inputs are short
+# Attentions that count heads by the width of their input or of the configuration.
 COUNTING = (
-    "BigBirdBlockSparseAttention",  # until it is loaded with `attention_type="original_full"`
-    "BigBirdPegasusBlockSparseAttention",
     "modeling_fsmt.Attention",
     "GroupViTAttention",
     "LEDDecoderAttention",
@@ -133,6 +132,11 @@ def require_projections_alone(attention: nn.Module, layer: RepresentativeLayer) 
     kind, advice = type(attention).__name__, "its heads can be pruned, but not cut out. Compact the neurons alone."
     if hasattr(attention, "has_relative_attention_bias"):  # or it is given that of another one, which has all heads
         raise ValueError(f"`{kind}` has a position bias for each head: {advice}")
+    if kind.endswith(REPLACED):
+        raise ValueError(
+            f"`{kind}` is replaced as it runs, by one with all heads: they can be pruned, but not cut out. Load the "
+            "model with `attention_type='original_full'`, or compact the neurons alone."
+        )
     if f"{type(attention).__module__}.{kind}".endswith(COUNTING):
         raise ValueError(f"`{kind}` takes the number of its heads from elsewhere: {advice}")
     owned = {id(view.parameter) for view in layer.views}

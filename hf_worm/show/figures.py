@@ -52,9 +52,8 @@ def shown(records: Sequence[Record]) -> list[Shown]:
     names = short_names([record.path.rstrip("/") for record in records], "/")
     if len(records) == 1:
         names = [Path(records[0].path).resolve().name]
-    names = [
-        shortened(name, LABEL).replace("$", r"\$") for name in names
-    ]  # a pair of them would be taken for a formula
+    # A pair of `$` would be taken for a formula.
+    names = [shortened(name, LABEL).replace("$", r"\$") for name in names]
     colours: Sequence[Any] = COLOURS[: len(records)]
     if len(records) > len(COLOURS):
         colours = [colormaps["viridis"](0.9 * place / (len(records) - 1)) for place in range(len(records))]

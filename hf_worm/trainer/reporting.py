@@ -102,7 +102,7 @@ class ReportingTrainerMixin(PhasedTrainerMixin):
     def _own_random_numbers(self) -> Iterator[None]:
         """Those of the seed, and from a collator that has a seed of its own, those of that."""
         collator: Any = self.data_collator
-        if getattr(collator, "seed", None) is not None:
+        if getattr(collator, "seed", None) is not None and hasattr(collator, "generator"):
             self.data_collator = own = copy.copy(collator)
             own.generator = None  # it makes one at its first batch
         try:
