@@ -1,4 +1,4 @@
-"""The page and the figure on fading, from the finished runs of `reproduce.py --fading --comparison`."""
+"""The page and the figure on fading, from the runs of `reproduce.py --fading --comparison --earlier`."""
 
 import statistics
 from dataclasses import replace
@@ -7,7 +7,19 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from pages import COLOURS
-from protocol import COMPARED, COMPARISONS, FADED, FADING, METHODS, QUERY_KEY, SCALES, TEXT, Scale, Setting
+from protocol import (
+    COMPARED,
+    COMPARISONS,
+    FADED,
+    FADED_EARLIER,
+    FADING,
+    METHODS,
+    QUERY_KEY,
+    SCALES,
+    TEXT,
+    Scale,
+    Setting,
+)
 from summary import (
     BEFORE,
     DRAWN,
@@ -71,6 +83,30 @@ def schedules(scale: Scale, records: Records) -> list[str]:
         if rows:
             lines += [f"### Fading {task}: {', '.join(layers)}, p = {ratio:g}", "", *table(head, rows)]
     return lines
+
+
+def earlier(scale: Scale, records: Records) -> list[str]:
+    """Fading that begins or is drawn earlier, less pruning before fine-tuning, where that ended above the preset."""
+    found = of_part("earlier", scale, records)
+    task, layers, ratio = FADED_EARLIER
+    before = by_seed(found, method="before")
+    ways = dict.fromkeys(replace(setting, seed=0) for setting in found if setting.method == "worm_fade")
+    if len(ways) < 2:
+        return []
+    rows = [[TITLES["before"], "–", "–", "–", *cells([*before.values()], *stages("before")), ""]]
+    for way in ways:
+        runs = {setting.seed: record for setting, record in found.items() if replace(setting, seed=0) == way}
+        less_before = interval([*paired(runs, before, RETRAINED, RETRAINED).values()])
+        how = [way.truncate_from, f"{way.fade_epochs:g}", str(way.samples_per_epoch)]
+        rows.append([TITLES["worm_fade"], *how, *cells([*runs.values()], *stages("worm_fade")), less_before])
+    head = ["method", "from", "fade epochs", "samplings an epoch", "seeds", "before the draw, %", "drawn, %"]
+    head += ["drop, points", "in the end, %", "epochs to the ticket", "less pruning before fine-tuning, points"]
+    return [
+        *section("Fading earlier, where pruning before fine-tuning ended above it", "--earlier"),
+        f"{task}: {', '.join(layers)}, p = {ratio:g}, one schedule of {scale.search_epochs + 1:g} epochs.",
+        "",
+        *table(head, rows),
+    ]
 
 
 COLUMNS: tuple[Number, ...] = (BEFORE, DRAWN, drop, RETRAINED, SEARCHED, STEPS)
@@ -212,11 +248,13 @@ def write(scale_name: str, records: Records, out: Path) -> Path | None:
     scale = SCALES[scale_name]
     if not of_part("fading", scale, records):
         return None
-    parts = ("comparison", "fading")
-    lines = begin("Fading: the comparison and the schedules", " --fading --comparison", scale_name, records, parts)
+    parts = ("comparison", "earlier", "fading")
+    flags = " --fading --comparison --earlier"
+    lines = begin("Fading: the comparison and the schedules", flags, scale_name, records, parts)
     if story(scale, records, out / f"fading-{scale_name}.png"):
         lines += [f"![Accuracy against optimizer steps](fading-{scale_name}.png)", ""]
-    lines += [*verdicts(scale, records), *comparison(scale, records), *schedules(scale, records)]
+    for part in (verdicts, comparison, earlier, schedules):
+        lines += part(scale, records)
     page = out / f"fading-{scale_name}.md"
     page.write_text("\n".join(lines))
     return page

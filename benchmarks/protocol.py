@@ -167,6 +167,13 @@ SAMPLED = {"mrpc": (1, 4), "sst2": SAMPLES_PER_EPOCH}
 SAMPLED_METHODS = ("eb_train", "worm_update")
 # Where ways to fade are compared: layers and ratio. On SST-2 queries and keys alone are hardly missed.
 FADED = {"sst2": (QUERY_KEY_VALUE, 0.8), "mrpc": (QUERY_KEY, 0.8), **dict.fromkeys(IMAGES, (BATCHNORM, 0.5))}
+# Where pruning before fine-tuning ended above fading, and what fades earlier than the preset.
+FADED_EARLIER = ("sst2", QUERY_KEY, 0.5)
+EARLIER: tuple[dict[str, Any], ...] = (
+    {"samples_per_epoch": 4},
+    {"truncate_from": "start"},
+    {"truncate_from": "start", "samples_per_epoch": 4, "fade_epochs": 0.25},
+)
 UNIT_TASKS = ("mrpc", "rte")
 UNITS = (
     *((("neurons",), ratio) for ratio in (0.3, 0.5, 0.75)),
@@ -193,7 +200,8 @@ def settings_of(part: str, scale: Scale, seeds: int | None = None) -> Iterator[S
         scale (`Scale`): One of `SCALES`.
         seeds (`int`, *optional*): Seeds, if not the scale's own number.
     """
-    usual = {"comparison": scale.comparison_seeds, **dict.fromkeys(IMAGE_PARTS, scale.image_seeds)}
+    usual = dict.fromkeys(("comparison", "earlier"), scale.comparison_seeds)
+    usual |= dict.fromkeys(IMAGE_PARTS, scale.image_seeds)
     for seed in range(1, 1 + (seeds or usual.get(part, scale.text_seeds))):
         yield from (replace(setting, seed=seed) for setting in _of_a_seed(part, scale))
 
@@ -208,6 +216,7 @@ PARTS = (
     "schedules",
     "fading",
     "comparison",
+    "earlier",
     "units",
     "scores",
     *TEXT_PARTS,
@@ -274,6 +283,12 @@ def _of_a_seed(part: str, scale: Scale) -> Iterable[Setting]:
                 yield _fading_image(task, scale)
             elif method != "before":  # fresh scales are all 1
                 yield _image(task, method, scale, **_in_all(scale))
+    elif part == "earlier":
+        task, layers, ratio = FADED_EARLIER
+        yield _text(task, "before", scale, prune_ratio=ratio, layers=layers)
+        for changes in ({}, *EARLIER):
+            changes = {"prune_ratio": ratio, "layers": layers, **_one_schedule(scale), **changes}
+            yield _text(task, "worm_fade", scale, **changes)
     elif part == "scores":
         for task, (layers, ratio) in product(TEXT, SCORED_UNITS):
             yield _text(task, "scores", scale, layers=layers, prune_ratio=ratio)

@@ -1,9 +1,10 @@
 """Reproduces the paper's tables and figures, and compares the baselines, at a small or at the paper's own scale.
 
     python benchmarks/reproduce.py [--table 1 2 ...] [--figure 1 2] [--baselines] [--sampling] [--start] [--drift]
-                                   [--schedules] [--fading] [--comparison] [--units] [--scores] [--scale small | full]
-                                   [--task mrpc ...] [--method eb_train ...] [--seeds N] [--model FOLDER]
-                                   [--data FOLDER] [--workers N] [--minutes M] [--out benchmarks/results]
+                                   [--schedules] [--fading] [--comparison] [--earlier] [--units] [--scores]
+                                   [--scale small | full] [--task mrpc ...] [--method eb_train ...] [--seeds N]
+                                   [--model FOLDER] [--data FOLDER] [--workers N] [--minutes M]
+                                   [--out benchmarks/results]
 
 Nothing named: all of it. A finished run is a line of OUT/reproduce-SCALE.jsonl, and is not repeated: interrupted and
 started again, it goes on where it was. The pages are made anew from those lines at the end (`--pages`: only that).
@@ -137,6 +138,7 @@ def main() -> None:
     )
     parser.add_argument("--fading", action="store_true", help="how fast, by which curve, from when on weights fade")
     parser.add_argument("--comparison", action="store_true", help="fading beside the baselines, at more seeds")
+    parser.add_argument("--earlier", action="store_true", help="fading earlier, where a baseline ended above it")
     parser.add_argument("--units", action="store_true", help="neurons and heads instead of single weights")
     parser.add_argument("--scores", action="store_true", help="what units are ranked by, drawn and not retrained")
     parser.add_argument("--scale", choices=SCALES, default="small")

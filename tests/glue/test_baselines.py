@@ -371,6 +371,8 @@ def test_the_pages_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert f"| rte: query, key | 0.9 | 2 | 30.0 ± 0.0 | 30.0 ± 0.0 | 74.5 ± 0.7 | {others} | – | dense |" in fading
     assert "the mean of the 6 tables of queries and keys with p ≥ 0.8, seed by seed: dense" in fading
     assert "## How to fade" in fading and "### rte: query, key, p = 0.9" in fading
+    assert "| WORM, fading | start | 0.25 | 4 | 2 | 80.0 ± 0.0 | 50.0 ± 0.0 | 30.0 ± 0.0 | 78.5 ± 0.7 |" in fading
+    assert fading.count("| 3.00 ± 0.00 | +2.0 (+1.1 to +2.9) |") == 4, "four ways to fade"
     assert "### mrpc: query, key, value, p = 0.8" in fading and "### vgg11_bn: batchnorm, p = 0.5" in fading
     assert "## mrpc: neurons and heads, p = 0.5" in units
     assert "| WORM, fading | 2 | 80.0 ± 0.0 | 50.0 ± 0.0 | 30.0 ± 0.0 | 78.5 ± 0.7 | 78.5 ± 0.7 | 8.0 ± 0.0 |" in units
