@@ -61,9 +61,11 @@ class Slices:
         return left.movedim(0, self.axis).contiguous()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # parameters are compared by identity: tensors have no truth value
 class View:
     """The part of one parameter that belongs to the units of a representative layer.
+
+    Two views are equal if they are the same part of the same parameter.
 
     Args:
         parameter (`nn.Parameter`): The parameter.
@@ -75,10 +77,18 @@ class View:
 
     parameter: nn.Parameter
     part: Callable[[torch.Tensor], torch.Tensor] = whole
-    sharded: bool = field(init=False, repr=False, compare=False)  # asked once, and not at every step
+    sharded: bool = field(init=False, repr=False)  # asked once, and not at every step
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sharded", is_sharded(self.parameter))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, View):
+            return NotImplemented
+        return self.parameter is other.parameter and self.part == other.part
+
+    def __hash__(self) -> int:
+        return hash((id(self.parameter), self.part))
 
     @property
     def weight(self) -> torch.Tensor:

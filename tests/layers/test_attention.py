@@ -1,5 +1,6 @@
 """Query, key and value projections of the model zoo, each model tiny and built from its config."""
 
+import copy
 import re
 
 import pytest
@@ -145,6 +146,16 @@ def test_the_default_is_query_and_key_in_the_order_of_the_model() -> None:
         f"encoder.layer.{block}.attention.self.{child}.weight" for block in range(LAYERS) for child in ("query", "key")
     ]
     assert representative_layers(model, ["key", "query"]) == representative_layers(model)
+
+
+def test_layers_are_equal_where_they_are_parts_of_the_same_parameters() -> None:
+    model = build(ZOO["bert"][0])
+    for entries in (["query", "key"], ["neurons", "heads"]):
+        layers, again = representative_layers(model, entries), representative_layers(model, entries)
+        twins = representative_layers(copy.deepcopy(model), entries)  # of the same names and values
+        assert layers == again and len({*layers, *again}) == len(layers)
+        assert all(layer != twin for layer, twin in zip(layers, twins, strict=True))
+        assert layers[0].views[0] != layers[0].views[0].weight
 
 
 def test_t5_cross_attention_is_included() -> None:
