@@ -15,8 +15,8 @@ import pytest
 import torch
 from hypothesis import settings
 from torch import nn
-from training import SmallCNN
-from transformers import BertConfig, BertForSequenceClassification
+from training import SmallCNN, small_bert
+from transformers import BertForSequenceClassification
 
 torch.set_num_threads(1)  # the tensors are tiny, and threads only get in each other's way
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=60)
@@ -45,18 +45,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def _bert() -> BertForSequenceClassification:
-    config = BertConfig(
-        vocab_size=64,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        num_labels=2,
-    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return BertForSequenceClassification(config)
+        return BertForSequenceClassification(small_bert(max_position_embeddings=32))
 
 
 @pytest.fixture

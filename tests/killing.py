@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from training import SmallCNN, examples, images, report, worm_trainer
-from transformers import BertConfig, BertForSequenceClassification
+from training import SmallCNN, examples, images, report, small_bert, worm_trainer
+from transformers import BertForSequenceClassification
 
 from hf_worm import Ticket, WormConfig
 from hf_worm.checkpoint import whole_before
@@ -80,7 +80,7 @@ def train(folder: Path, scenario: Scenario) -> None:
 def make_trainer(folder: Path, scenario: Scenario) -> Any:
     torch.manual_seed(0)
     rows = images() if scenario.model == "cnn" else examples()
-    model = SmallCNN() if scenario.model == "cnn" else small_bert()
+    model = SmallCNN() if scenario.model == "cnn" else BertForSequenceClassification(small_bert())
     preset = {"cnn": WormConfig.cnn, "compact": compact, "continued": continued}.get(scenario.model, WormConfig)
     sampling = {"sample_strategy": "steps", "sample_steps": 5} if scenario.sampling == "steps" else {}
     settings = {"window": 3, "stopping_point": 0.3, "margin": 0.3, "truncation_target": scenario.target, **sampling}
@@ -101,19 +101,6 @@ def compact(**settings: Any) -> WormConfig:
 
 def continued(**settings: Any) -> WormConfig:
     return WormConfig(retrain_schedule="continue", **settings)
-
-
-def small_bert() -> BertForSequenceClassification:
-    return BertForSequenceClassification(
-        BertConfig(
-            vocab_size=64,
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=32,
-            num_labels=2,
-        )
-    )
 
 
 def outcome(folder: Path) -> dict[str, Any]:

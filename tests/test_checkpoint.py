@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from training import checkpoints, same_weights, weights, worm_trainer
-from transformers import BertConfig, BertForSequenceClassification
+from training import checkpoints, same_weights, small_bert, weights, worm_trainer
+from transformers import BertForSequenceClassification
 
 from hf_worm import WormConfig
 from hf_worm.checkpoint import require_whole, whole_before
@@ -23,10 +23,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with checkpoints after each of three epochs of search and one of retraining: 8, 16, 24, 32."""
     folder = tmp_path_factory.mktemp("trained")
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, num_labels=2
-    )
-    worm_trainer(BertForSequenceClassification(config), folder, save_strategy="epoch").train()
+    worm_trainer(BertForSequenceClassification(small_bert()), folder, save_strategy="epoch").train()
     return folder
 
 

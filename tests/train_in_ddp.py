@@ -10,8 +10,8 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
-from training import SequentialTrainer, sum_over_items, weights, without_dropout, worm_trainer
-from transformers import BertConfig, BertForSequenceClassification
+from training import SequentialTrainer, small_bert, sum_over_items, weights, without_dropout, worm_trainer
+from transformers import BertForSequenceClassification
 
 from hf_worm import WormConfig
 
@@ -23,9 +23,6 @@ def digest(tensors: dict[str, torch.Tensor]) -> str:
 def train(folder: Path, batch_size: int, target: str, checkpoint: str | None = None) -> None:
     """Train, and leave `rankN.json` beside the weights."""
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, num_labels=2
-    )
     if target == "compact":
         settings = WormConfig(stopping_point=0.9, margin=0.1, layers=["neurons", "heads"], compact=True)
     elif target == "fade":
@@ -33,7 +30,7 @@ def train(folder: Path, batch_size: int, target: str, checkpoint: str | None = N
     else:
         settings = WormConfig(stopping_point=0.05, margin=0.5, truncation_target=target)
     trainer = worm_trainer(
-        without_dropout(BertForSequenceClassification(config)),
+        without_dropout(BertForSequenceClassification(small_bert())),
         folder,
         settings,
         SequentialTrainer,

@@ -9,12 +9,27 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import Dataset, Sampler, SequentialSampler
-from transformers import TrainerCallback, TrainingArguments
+from transformers import BertConfig, TrainerCallback, TrainingArguments
 
 from hf_worm import Ticket, WormConfig, WormTrainer
 
 QUERY_AND_KEY = [f"bert.encoder.layer.{i}.attention.self.{role}.weight" for i in range(2) for role in ("query", "key")]
 BATCHNORMS = ["norm1", "norm2", "norm3"]  # of the `cnn` fixture
+SETTINGS = {  # of quick, quiet trainings
+    "per_device_train_batch_size": 8,
+    "learning_rate": 1e-3,
+    "save_strategy": "no",
+    "report_to": [],
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "logging_steps": 4,
+}
+
+
+def small_bert(**changes: Any) -> BertConfig:
+    """Of two blocks with two heads, 16 features, 32 neurons, 64 words and two labels."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    return BertConfig(**{"vocab_size": 64, **sizes, **changes})
 
 
 def examples(count: int = 64, length: int = 12) -> list[dict[str, Any]]:
@@ -76,17 +91,7 @@ def without_dropout(model: nn.Module) -> nn.Module:
 
 
 def arguments(folder: Path | str, **changes: Any) -> TrainingArguments:
-    settings = {
-        "num_train_epochs": 5,
-        "per_device_train_batch_size": 8,
-        "learning_rate": 1e-3,
-        "save_strategy": "no",
-        "report_to": [],
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "logging_steps": 4,
-    }
-    return TrainingArguments(str(folder), **{**settings, **changes})
+    return TrainingArguments(str(folder), **{**SETTINGS, "num_train_epochs": 5, **changes})
 
 
 class SequentialTrainer(WormTrainer):

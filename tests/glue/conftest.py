@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from training import small_bert
+from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY = (*SPECIAL, *GOOD, *BAD, *THINGS, "the", "was")
@@ -38,14 +39,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mask_token="[MASK]",
     ).save_pretrained(folder)
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(VOCABULARY),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-    )
+    config = small_bert(vocab_size=len(VOCABULARY), max_position_embeddings=32)
     BertForSequenceClassification(config).save_pretrained(folder)
     return folder
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 from small_models import STAGES, VOCABULARY, half_is_zero, sentences, small_tokenizer
-from training import QUERY_AND_KEY, report
-from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
+from training import QUERY_AND_KEY, report, small_bert
+from transformers import AutoModelForSequenceClassification, BertModel
 
 from hf_worm import Ticket
 
@@ -43,15 +43,7 @@ def flags(tmp_path: Path) -> list[str]:
             writer.writerow(["sentence1", "sentence2", "label"])
             for first, second in zip(texts[start : start + count], texts[start + 48 :], strict=False):
                 writer.writerow([first, second, "agree" if first.split()[2] == second.split()[2] else "differ"])
-    config = BertConfig(
-        vocab_size=len(VOCABULARY),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-    )
-    BertModel(config).save_pretrained(tmp_path / "bert")
+    BertModel(small_bert(vocab_size=len(VOCABULARY), max_position_embeddings=32)).save_pretrained(tmp_path / "bert")
     small_tokenizer().save_pretrained(tmp_path / "bert")
     settings: dict[str, Any] = {
         "model_name_or_path": tmp_path / "bert",

@@ -18,8 +18,8 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from small_models import STAGES, VOCABULARY, check_resuming, half_is_zero, sentences, small_tokenizer
-from training import checkpoints, loaded_by, report, same_weights, weights
-from transformers import BertConfig, BertModel
+from training import SETTINGS, checkpoints, loaded_by, report, same_weights, small_bert, weights
+from transformers import BertModel
 
 from hf_worm import Ticket, WormConfig, WormTrainerMixin
 
@@ -32,16 +32,7 @@ class WormSentenceTransformerTrainer(WormTrainerMixin, SentenceTransformerTraine
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> SentenceTransformer:
     """A BERT of two blocks and the mean of its tokens."""
     folder = str(tmp_path_factory.mktemp("bert"))
-    BertModel(
-        BertConfig(
-            vocab_size=len(VOCABULARY),
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=32,
-            max_position_embeddings=32,
-        )
-    ).save_pretrained(folder)
+    BertModel(small_bert(vocab_size=len(VOCABULARY), max_position_embeddings=32)).save_pretrained(folder)
     small_tokenizer().save_pretrained(folder)
     return SentenceTransformer(modules=[Transformer(folder), Pooling(16)], device="cpu")
 
@@ -54,19 +45,10 @@ def pairs(start: int = 0, count: int = 32) -> Dataset:
 
 
 def parts(model: SentenceTransformer, folder: Path, **changes: Any) -> dict[str, Any]:
-    settings = {
-        "num_train_epochs": 4,
-        "per_device_train_batch_size": 8,
-        "learning_rate": 1e-3,
-        "save_strategy": "no",
-        "report_to": [],
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "logging_steps": 4,
-    }
+    settings = {**SETTINGS, "num_train_epochs": 4, **changes}
     return {
         "model": model,
-        "args": SentenceTransformerTrainingArguments(str(folder), **{**settings, **changes}),
+        "args": SentenceTransformerTrainingArguments(str(folder), **settings),
         "train_dataset": pairs(),
         "eval_dataset": pairs(32, 16),
         "loss": CoSENTLoss(model),

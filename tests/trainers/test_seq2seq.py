@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from small_models import STAGES, check_resuming, half_is_zero, sentences, small_tokenizer
-from training import report, same_weights, weights
+from training import SETTINGS, report, same_weights, weights
 from transformers import (
     AutoModelForSeq2SeqLM,
     DataCollatorForSeq2Seq,
@@ -82,22 +82,11 @@ def longest(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def parts(model: T5ForConditionalGeneration, folder: Path, **changes: Any) -> dict[str, Any]:
-    settings = {
-        "num_train_epochs": 4,
-        "per_device_train_batch_size": 8,
-        "learning_rate": 1e-2,
-        "save_strategy": "no",
-        "report_to": [],
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "logging_steps": 4,
-        "predict_with_generate": True,
-        "generation_max_length": 5,
-        "generation_num_beams": 2,
-    }
+    generation = {"predict_with_generate": True, "generation_max_length": 5, "generation_num_beams": 2}
+    settings = {**SETTINGS, "num_train_epochs": 4, "learning_rate": 1e-2, **generation, **changes}
     return {
         "model": model,
-        "args": Seq2SeqTrainingArguments(str(folder), **{**settings, **changes}),
+        "args": Seq2SeqTrainingArguments(str(folder), **settings),
         "train_dataset": rows(sentences()),
         "eval_dataset": rows(sentences(40)[32:]),
         "data_collator": DataCollatorForSeq2Seq(TOKENIZER, model=model),

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from huggingface_hub import ModelCard, RepoUrl
 from small_models import STAGES, VOCABULARY, check_resuming, half_is_zero, sentences, small_tokenizer
-from training import checkpoints, report, same_weights, weights
+from training import SETTINGS, checkpoints, report, same_weights, weights
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from hf_worm import Ticket, WormConfig, WormTrainerMixin
@@ -42,20 +42,10 @@ def llama() -> LlamaForCausalLM:
 
 
 def parts(model: LlamaForCausalLM, folder: Path, **changes: Any) -> dict[str, Any]:
-    settings = {
-        "num_train_epochs": 4,
-        "per_device_train_batch_size": 8,
-        "learning_rate": 1e-3,
-        "save_strategy": "no",
-        "report_to": [],
-        "use_cpu": True,
-        "bf16": False,
-        "disable_tqdm": True,
-        "logging_steps": 4,
-    }
+    settings = {**SETTINGS, "num_train_epochs": 4, "bf16": False, **changes}
     return {
         "model": model,
-        "args": trl.SFTConfig(str(folder), **{**settings, **changes}),
+        "args": trl.SFTConfig(str(folder), **settings),
         "train_dataset": Dataset.from_dict({"text": sentences()}),
         "eval_dataset": Dataset.from_dict({"text": sentences(40)[32:]}),
         "processing_class": small_tokenizer(),
