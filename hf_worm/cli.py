@@ -86,7 +86,7 @@ def show_layers(argv: Sequence[str]) -> int:
         "--layers",
         nargs="+",
         help="query, key, value, batchnorm, neurons, heads, parameter names or patterns (default: query key; batchnorm "
-        f"of {' and '.join(NEW_MODELS)})",
+        f"of {' and '.join(NEW_MODELS)}, and of folders of them)",
     )
     parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own code, if it has any")
     options = parser.parse_args(argv)
@@ -96,7 +96,8 @@ def show_layers(argv: Sequence[str]) -> int:
                 config: PreTrainedConfig = NEW_MODELS[options.model].config()
             else:
                 config = AutoConfig.from_pretrained(options.model, trust_remote_code=options.trust_remote_code)
-            usual = WormConfig.cnn() if options.model in NEW_MODELS else WormConfig()
+            of_cnns = tuple(new.config for new in NEW_MODELS.values())
+            usual = WormConfig.cnn() if isinstance(config, of_cnns) else WormConfig()
             entries = (usual if options.layers is None else WormConfig(layers=options.layers)).layers
             if hasattr(config, RECORD):
                 model: nn.Module = outline(config, options.model)

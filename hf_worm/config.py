@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from inspect import signature
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
@@ -17,8 +18,10 @@ from huggingface_hub.errors import (
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported, but not by name
 
 CONFIG_NAME = "worm_config.json"
+HUB_OPTIONS = frozenset(signature(hf_hub_download).parameters) - {"repo_id", "filename"}
 
 
 @dataclass(frozen=True)
@@ -245,10 +248,11 @@ class WormConfig:
 
         Args:
             dir_or_repo (`str` or `os.PathLike`): A folder, or the id of a repository on the Hub.
-            hub_options: Passed on to `hf_hub_download` (`revision`, `token`, `cache_dir`, ...).
+            hub_options: As for `hf_hub_download` (`subfolder`, `revision`, `token`, ...).
 
         Raises:
             FileNotFoundError: The folder or repository has no `worm_config.json`.
+            TypeError: `hf_hub_download` has no such option.
             ValueError: The file is not JSON, names an unknown setting or holds a wrong value.
         """
         path = find_file(dir_or_repo, CONFIG_NAME, **hub_options)
@@ -292,15 +296,26 @@ def is_count(value: object, least: int) -> bool:
 def find_file(dir_or_repo: str | os.PathLike[str], name: str, **hub_options: Any) -> Path:
     """Path of the file `name` in a folder, or in a Hub repository (downloaded into the Hub's cache).
 
+    Args:
+        dir_or_repo (`str` or `os.PathLike`): The folder, or the repository's id.
+        name (`str`): The file's name.
+        hub_options: Of `hf_hub_download`; of a folder here, `subfolder` alone counts.
+
     Raises:
         FileNotFoundError: `dir_or_repo` is a folder or repository without that file, or neither of them.
+        TypeError: `hf_hub_download` has no such option.
     """
+    unknown = sorted(hub_options.keys() - HUB_OPTIONS)
+    if unknown:
+        raise TypeError(
+            f"`from_pretrained` takes the options of `hf_hub_download`, of which {unknown} are none. A setting is "
+            "changed in what was read: `dataclasses.replace(config, prune_ratio=0.8)`."
+        )
     folder = Path(dir_or_repo)
     if not folder.is_dir():
+        require_id(dir_or_repo)
         try:
             return Path(hf_hub_download(str(dir_or_repo), name, **hub_options))
-        except HFValidationError as error:
-            raise FileNotFoundError(f"{folder} is neither a folder nor the id of a Hub repository.") from error
         except GatedRepoError:
             raise
         except RepositoryNotFoundError as error:
@@ -317,9 +332,18 @@ def find_file(dir_or_repo: str | os.PathLike[str], name: str, **hub_options: Any
                 f"The Hub repository {folder} holds no `{name}` at revision `{hub_options.get('revision') or 'main'}`: "
                 "it was not pushed by hf_worm, or pushed before the ticket was drawn."
             ) from error
+    folder = folder / (hub_options.get("subfolder") or "")
     if not (folder / name).is_file():
         raise FileNotFoundError(f"{folder} holds no `{name}`: it was not saved by hf_worm, or the file was removed.")
     return folder / name
+
+
+def require_id(repo: str | os.PathLike[str]) -> None:
+    """Raise a `FileNotFoundError` if what is no folder here can't be the id of a Hub repository either."""
+    try:
+        validate_repo_id(str(repo))
+    except HFValidationError as error:
+        raise FileNotFoundError(f"{repo} is neither a folder nor the id of a Hub repository.") from error
 
 
 def read_json(path: Path) -> Any:

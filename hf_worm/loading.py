@@ -10,10 +10,11 @@ import torch
 import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from hf_worm import models
 from hf_worm.compact import RECORD, shrink_as_recorded_
-from hf_worm.config import is_count
+from hf_worm.config import is_count, require_id
 
-HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "subfolder", "force_download", "proxies")
+OF_BOTH = ("revision", "token", "cache_dir", "local_files_only", "subfolder", "force_download", "proxies")
 DTYPES = ("dtype", "torch_dtype")
 NAME_IT = "`load_compact(..., architecture=...)`"
 
@@ -29,8 +30,8 @@ def load_compact(
     Args:
         path_or_repo (`str` or `os.PathLike`): A folder that `save_pretrained` wrote, or the id of a Hub repository.
         architecture (`type`, *optional*):
-            The model's class, where it is not one of Transformers, or another of the same base model than was saved,
-            such as `BertModel` for a `BertForSequenceClassification`.
+            The model's class, where it is not one of Transformers or of `hf_worm.models`, or another of the same base
+            model than was saved, such as `BertModel` for a `BertForSequenceClassification`.
         options: As for the class's `from_pretrained` (`dtype`, `device_map`, `revision`, `num_labels`, ...).
 
     Returns:
@@ -40,13 +41,16 @@ def load_compact(
         ValueError:
             `architecture` is no model's class, the checkpoint names none of Transformers, or its record of shapes is
             damaged.
+        OSError: There is no such folder or repository, or it holds no model.
     """
     if architecture is not None and not (isinstance(architecture, type) and issubclass(architecture, PreTrainedModel)):
         raise ValueError(
             f"`architecture` must be a model's own class, such as `BertForSequenceClassification`, got "
             f"`{getattr(architecture, '__name__', repr(architecture))}`. For a class of Transformers, leave it out."
         )
-    hub_options = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
+    if not os.path.isdir(path_or_repo):
+        require_id(path_or_repo)
+    hub_options = {name: options.pop(name) for name in OF_BOTH if name in options}
     dtypes = {name: options.pop(name) for name in DTYPES if name in options}  # a configuration takes no "auto"
     config = options.pop("config", None)
     if not isinstance(config, PreTrainedConfig):
@@ -114,7 +118,7 @@ def _fitting(
 
 def _architecture(config: PreTrainedConfig, path_or_repo: str | os.PathLike[str]) -> type[PreTrainedModel]:
     named = (config.architectures or ["none"])[0]
-    found = getattr(transformers, named, None)
+    found = getattr(transformers, named, None) or getattr(models, named, None)
     if isinstance(found, type) and issubclass(found, PreTrainedModel):
         return found
     raise ValueError(

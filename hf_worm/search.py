@@ -11,7 +11,7 @@ from torch import nn
 from hf_worm.config import WormConfig
 from hf_worm.core.masks import NotFiniteError, count_kept, keep_masks, last_of_largest, pack, pruned_share, unpack
 from hf_worm.core.sharding import full
-from hf_worm.core.truncation import Scaled, StepTruncation, fade_factor, fading, scale_gradients, scale_tensor
+from hf_worm.core.truncation import Scaled, StepTruncation, fade_factor, fading, hooked, scale_gradients, scale_tensor
 from hf_worm.core.window import MaskWindow, Observation, read_observations
 from hf_worm.layers import RepresentativeLayer, doubts, representative_layers, require_optimized, require_trainable
 from hf_worm.layers.layer import reshard
@@ -52,9 +52,12 @@ class TicketSearch:
     Raises:
         ValueError:
             The model lacks a layer that `config.layers` names, one of them is frozen, or the model is under FSDP1.
+        TypeError: `config` is no `WormConfig`.
     """
 
     def __init__(self, model: nn.Module, config: WormConfig) -> None:
+        if not isinstance(config, WormConfig):
+            raise TypeError(f"`config` must be a `WormConfig`, got a `{type(config).__name__}`.")
         reshard(model)
         self._model = model
         self.config = config
@@ -174,7 +177,7 @@ class TicketSearch:
                 lost in rounding.
             TypeError: The optimizer's step has no hooks, nor has one that it wraps.
         """
-        require_optimized(self.layers, optimizer, every=self.config.truncation_target != "gradient")
+        require_optimized(self.layers, hooked(optimizer), every=self.config.truncation_target != "gradient")
         if self.config.truncation_target == "fade":
             self._fade = self._fade_of_a_step(steps_per_epoch)
             self._scales = None

@@ -147,7 +147,7 @@ class Ticket:
             TypeError: The optimizer's step has no hooks, nor has one that it wraps.
         """
         layers = self._layers(model)
-        require_optimized(layers, optimizer)
+        require_optimized(layers, hooked(optimizer))
         return Held(
             [(view, ~view.local_mask(self.masks[layer.name])) for layer in layers for view in layer.views], optimizer
         )
@@ -188,10 +188,11 @@ class Ticket:
 
         Args:
             dir_or_repo (`str` or `os.PathLike`): A folder, or the id of a repository on the Hub.
-            hub_options: Passed on to `hf_hub_download` (`revision`, `token`, `cache_dir`, ...).
+            hub_options: As for `hf_hub_download` (`subfolder`, `revision`, `token`, ...).
 
         Raises:
             FileNotFoundError: The folder lacks one of the three files.
+            TypeError: `hf_hub_download` has no such option.
             ValueError: A file is damaged, or is not what [`~Ticket.save_pretrained`] writes.
         """
         masks = read_masks(find_file(dir_or_repo, TICKET_NAME, **hub_options))

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from hf_worm import TicketSearch, WormConfig, __version__, cli
-from hf_worm.models import CifarResNetConfig
+from hf_worm.models import CifarResNetConfig, CifarResNetForImageClassification
 
 HF_WORM = Path(sys.executable).with_name("hf-worm")
 
@@ -166,12 +166,15 @@ def test_layers_of_a_model_that_is_no_classifier_are_those_of_its_class(
     )
 
 
-def test_layers_of_a_model_of_the_papers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_layers_of_a_model_of_the_papers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["layers", "resnet18", "--layers", "batchnorm"]) == 0
     named = capsys.readouterr().out
     assert "20 layers, " in named
     assert cli.main(["layers", "resnet18"]) == 0
     assert capsys.readouterr().out == named, "as `hf-worm image` watches"
+    CifarResNetForImageClassification(CifarResNetConfig()).save_pretrained(tmp_path)
+    assert cli.main(["layers", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == named, "and saves"
 
 
 def test_a_terminal_without_greek_letters_ends_no_run() -> None:

@@ -568,6 +568,11 @@ def test_a_parallel_model_is_taken_out_of_its_wrapper(bert: BertForSequenceClass
         distributed.destroy_process_group()
 
 
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/nowhere is neither a folder nor the id of a Hub reposit"):
+        load_compact(tmp_path / "nowhere")
+
+
 def test_options_are_those_of_from_pretrained(bert: BertForSequenceClassification, tmp_path: Path) -> None:
     ticket, _ = drawn(bert, layers=["heads"])
     ticket.compact(bert).save_pretrained(tmp_path)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from training import checkpoints, report, same_weights, weights, worm_trainer
 
-from hf_worm import Ticket, TicketSearch, WormConfig
+from hf_worm import Ticket, TicketSearch, WormConfig, load_compact
 from hf_worm.models import (
     CifarResNetConfig,
     CifarResNetForImageClassification,
@@ -66,6 +66,7 @@ def test_compact_equals_drawn_and_comes_back(name: str, ratio: float, scope: str
     compact.save_pretrained(tmp_path)
     plain = type(model).from_pretrained(tmp_path)
     assert torch.equal(logits(plain), logits(compact)), "its configuration says the widths"
+    assert torch.equal(logits(load_compact(tmp_path)), logits(compact))
     size, dense = (sum(p.numel() for p in one.parameters()) for one in (compact, model))
     assert size < (1 - 0.8 * ratio) * dense
 

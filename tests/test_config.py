@@ -282,6 +282,21 @@ def test_a_folder_without_the_file_is_named(tmp_path: Path) -> None:
         WormConfig.from_pretrained(tmp_path)
 
 
+def test_a_subfolder_is_read(tmp_path: Path) -> None:
+    WormConfig().save_pretrained(tmp_path)
+    WormConfig(**OTHER).save_pretrained(tmp_path / "checkpoint-9")
+    assert WormConfig.from_pretrained(tmp_path, subfolder="checkpoint-9", revision="v1") == WormConfig(**OTHER)
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path / 'nowhere'} holds no `worm_config.json`")):
+        WormConfig.from_pretrained(tmp_path, subfolder="nowhere")
+
+
+def test_a_setting_is_no_option_of_the_hub(tmp_path: Path) -> None:
+    WormConfig().save_pretrained(tmp_path)
+    for place in (tmp_path, "someone/a-ticket"):
+        with pytest.raises(TypeError, match=r"options of `hf_hub_download`, of which \['prune_ratio'\] are none"):
+            WormConfig.from_pretrained(place, prune_ratio=0.9)
+
+
 def test_a_repository_is_read_through_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     WormConfig(**OTHER).save_pretrained(tmp_path)
     asked = []

@@ -506,6 +506,17 @@ def test_update_without_an_optimizer_is_refused_at_the_first_step(model: nn.Modu
     TicketSearch(model, WormConfig.eb_train(truncation_target="update")).truncate_gradients()  # there is nothing to do
 
 
+@pytest.mark.parametrize("config", [None, {"prune_ratio": 0.5}])
+def test_settings_of_another_type_are_refused(config: Any, model: nn.Module) -> None:
+    with pytest.raises(TypeError, match=f"`config` must be a `WormConfig`, got a `{type(config).__name__}`"):
+        TicketSearch(model, config)
+
+
+def test_what_is_no_optimizer_is_refused(model: nn.Module) -> None:
+    with pytest.raises(TypeError, match=r"`list` is no `torch\.optim\.Optimizer`"):
+        TicketSearch(model, WormConfig()).attach(list(model.parameters()))  # type: ignore[arg-type]
+
+
 def test_an_optimizer_of_another_model_is_refused(model: nn.Module) -> None:
     search = TicketSearch(model, WormConfig(truncation_target="update"))
     other = torch.optim.SGD(copy.deepcopy(model).parameters(), lr=0.1)

@@ -210,8 +210,9 @@ def test_what_is_held_can_be_copied_and_pickled(model: nn.Module) -> None:
 def test_an_optimizer_without_hooks_is_refused_and_the_model_stays(model: nn.Module) -> None:
     before, weights = weights_of(model), list(model.parameters())
     without = SimpleNamespace(param_groups=[{"params": weights}], state={}, step=lambda: None)
-    with pytest.raises(TypeError, match="its step has no hooks"):
-        random_ticket(model).hold(model, without)  # type: ignore[arg-type]
+    for wrong in (without, weights):
+        with pytest.raises(TypeError, match="its step has no hooks"):
+            random_ticket(model).hold(model, wrong)  # type: ignore[arg-type]
     assert all(torch.equal(before[name], now) for name, now in weights_of(model).items())
 
 
@@ -404,6 +405,15 @@ def test_a_repository_is_read_through_the_hub(
     assert read.history == HISTORY and list(read.masks) == list(ticket.masks)
     names = ("ticket.safetensors", "worm_config.json", "worm_history.json")
     assert sorted(asked) == [("someone/a-ticket", name, {"revision": "v1"}) for name in names]
+
+
+def test_a_subfolder_is_read(model: nn.Module, tmp_path: Path) -> None:
+    first, second = (random_ticket(model) for _ in range(2))
+    first.save_pretrained(tmp_path)
+    second.save_pretrained(tmp_path / "checkpoint-9")
+    read = Ticket.from_pretrained(tmp_path, subfolder="checkpoint-9")
+    assert all(torch.equal(read.masks[name], mask) for name, mask in second.masks.items())
+    assert any(not torch.equal(read.masks[name], mask) for name, mask in first.masks.items())
 
 
 @pytest.mark.parametrize("name", ["ticket.safetensors", "worm_config.json", "worm_history.json"])

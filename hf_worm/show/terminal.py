@@ -5,7 +5,7 @@ from dataclasses import asdict
 from textwrap import wrap
 
 from hf_worm.job.table import aligned, cost_lines, counted, method_line, plain_table, stage_table
-from hf_worm.report import NOTE, REPORT_NAME, STAGES, number, pruned_line
+from hf_worm.report import NOTE, NOTE_COMPACT, REPORT_NAME, STAGES, number, pruned_line
 from hf_worm.search import FADE_BOUND
 from hf_worm.show.record import Record, shared_ends, short_names, shortened
 
@@ -214,7 +214,8 @@ def pruned_lines(record: Record) -> list[str]:
         return []
     units = sum(mask.numel() for mask in record.masks.values())
     pruned = units - sum(int(mask.count_nonzero()) for mask in record.masks.values())
-    verb, layers = "Pruned" if record.drawn else "To be pruned, by the newest mask", ", ".join(record.config.layers)
+    drawn, layers = "Cut out" if record.config.compact else "Pruned", ", ".join(record.config.layers)
+    verb = drawn if record.drawn else "To be pruned, by the newest mask"
     return paragraph(f"{verb}: {pruned:,} units of {units:,}, {pruned / units:.1%} of {layers}.")
 
 
@@ -222,7 +223,9 @@ def honest_note(record: Record) -> list[str]:
     """What the pruning does and does not do to size and speed, once something is pruned."""
     if not record.drawn:
         return []
-    return paragraph(NOTE if record.account is None else record.account["note"])
+    if record.account is not None:
+        return paragraph(record.account["note"])
+    return paragraph(NOTE_COMPACT if record.config.compact else NOTE)
 
 
 def note_lines(record: Record) -> list[str]:

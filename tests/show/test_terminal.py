@@ -1,15 +1,17 @@
 """The text of one run: its numbers are those of the report."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from short_runs import Runs
 from training import QUERY_AND_KEY, report
 
-from hf_worm import Observation, WormConfig
+from hf_worm import Observation, Ticket, WormConfig
 from hf_worm.job.table import result_table
-from hf_worm.report import NOTE
+from hf_worm.report import NOTE, NOTE_COMPACT
 from hf_worm.show.reading import read_run
 from hf_worm.show.terminal import run_text
 
@@ -43,6 +45,14 @@ def test_the_result_is_that_of_the_report(runs: Runs) -> None:
     assert " ".join(shown["Account"][1:]) == NOTE
     assert shown[""] == ["finished; search: 3 epochs, 24 steps; retraining: 1 epoch, 8 steps"]
     assert "Not here" not in shown
+
+
+def test_of_a_ticket_alone_its_settings_say_whether_it_was_cut_out(tmp_path: Path) -> None:
+    masks = {"blocks.0.weight": torch.tensor([True, False, False, True])}
+    for compact, verb, note in ((False, "Pruned", NOTE), (True, "Cut out", NOTE_COMPACT)):
+        Ticket(masks, WormConfig(layers=["neurons"], compact=compact)).save_pretrained(tmp_path)
+        shown = sections(run_text(read_run(str(tmp_path))))["Account"]
+        assert " ".join(shown) == f"{verb}: 2 units of 4, 50.0% of neurons. {note}"
 
 
 def test_settings_are_all_named(runs: Runs) -> None:
