@@ -208,6 +208,7 @@ class TicketSearch:
         masks = self._unpacked(self._window.masks[-1])
         for layer in self.layers:
             layer.zero_(masks[layer.name])
+        self._scales = None  # one number for each weight, of no use any more
         emptied = [name for name, mask in masks.items() if not mask.any()]
         if emptied:
             warnings.warn(

@@ -51,23 +51,28 @@ def repeated(batch: Batch, rows: int) -> dict[str, Any]:
 
 
 def forward(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """A forward pass for its outputs alone, of which the first is returned: the model can't be trained afterwards."""
+    """A forward pass for its outputs alone: the model can't be trained afterwards.
+
+    Returns:
+        `torch.Tensor`: The first that is not a single number, as a loss is; or the first, where all are.
+    """
     model.eval()
     with torch.inference_mode():
-        return _first(model(**batch))
+        outputs = _outputs(model(**batch))
+    return next((output for output in outputs if output.dim()), outputs[0])
 
 
 def training_step(model: nn.Module, batch: Batch) -> None:
     """Forward and backward, without the optimizer's step."""
     model.train()
-    torch.autograd.backward(_first(model(**batch)).float().mean())
+    torch.autograd.backward(_outputs(model(**batch))[0].float().mean())
     model.zero_grad(set_to_none=True)
 
 
-def _first(outputs: Any) -> torch.Tensor:
+def _outputs(outputs: Any) -> list[torch.Tensor]:
     values = [outputs] if isinstance(outputs, torch.Tensor) else outputs
     values = values.values() if isinstance(values, Mapping) else values
-    return next(value for value in values if isinstance(value, torch.Tensor) and value.is_floating_point())
+    return [value for value in values if isinstance(value, torch.Tensor) and value.is_floating_point()]
 
 
 def race(

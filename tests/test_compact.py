@@ -1,12 +1,13 @@
 """A compact model computes what the drawn one does, and its checkpoint comes back as it was."""
 
 import copy
+import itertools
 import json
 import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from training import arguments
 from transformers import (
+    AutoformerConfig,
     AutoModel,
     AutoModelForSequenceClassification,
     BartConfig,
@@ -406,6 +408,7 @@ SEQ2SEQ |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
 @pytest.mark.parametrize(
     "config",
     [
+        AutoformerConfig(prediction_length=4, d_model=HIDDEN, **SEQ2SEQ),
         FSMTConfig(langs=["en", "de"], src_vocab_size=40, tgt_vocab_size=40, d_model=HIDDEN, **SEQ2SEQ),
         LEDConfig(vocab_size=40, d_model=HIDDEN, **SEQ2SEQ, attention_window=4),
         MoonshineConfig(vocab_size=40, hidden_size=HIDDEN, intermediate_size=NEURONS, **SIDES),
@@ -414,11 +417,61 @@ SEQ2SEQ |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
     ],
     ids=lambda config: config.model_type,
 )
-def test_attentions_that_count_their_heads_by_something_else_cannot_be_cut(config: PreTrainedConfig) -> None:
+def test_attentions_that_depend_on_the_number_of_their_heads_cannot_be_cut(config: PreTrainedConfig) -> None:
     model = AutoModel.from_config(config)
     ticket, _ = drawn(model, layers=["heads"])
-    with pytest.raises(ValueError, match="Attention` takes the number of its heads from elsewhere"):
+    with pytest.raises(ValueError, match=r"What `.*Attention` computes depends on the number of its heads besides"):
         ticket.compact(model)
+
+
+def test_heads_of_a_bigbird_that_has_seen_a_short_text_cannot_be_cut_out() -> None:
+    """It has put ordinary attentions in the place of its own, and its configuration says nothing of that."""
+    model = bigbird()
+    model(torch.tensor([[1, 2, 3]]))
+    assert type(model.bert.encoder.layer[0].attention.self).__name__ == "BigBirdSelfAttention"
+    ticket, _ = drawn(model, layers=["heads"])
+    with pytest.raises(ValueError, match="`BigBirdSelfAttention` is replaced as it runs"):
+        ticket.compact(model)
+
+
+def tie(first: nn.Module, second: nn.Module, names: Sequence[str], kinds: Sequence[str] = ("weight",)) -> None:
+    for name, kind in itertools.product(names, kinds):
+        setattr(second.get_submodule(name), kind, getattr(first.get_submodule(name), kind))
+
+
+@pytest.mark.parametrize(
+    ("word", "names"),
+    [
+        ("neurons", ["output.dense"]),
+        ("heads", ["attention.self.key", "attention.self.value"]),
+        ("heads", [*(f"attention.self.{role}" for role in ("query", "key", "value")), "attention.output.dense"]),
+    ],
+    ids=["output", "key and value", "weights without biases"],
+)
+def test_units_that_share_some_of_their_weights_cannot_be_cut_out(
+    word: str, names: list[str], bert: BertForSequenceClassification
+) -> None:
+    tie(*bert.bert.encoder.layer, names)
+    ticket, _ = drawn(bert, layers=[word])
+    with pytest.raises(ValueError, match=f"what its {word} own besides are shared with other layers in part"):
+        ticket.compact(bert)
+
+
+def test_units_that_share_all_of_their_weights_are_cut_out(bert: BertForSequenceClassification) -> None:
+    tie(*bert.bert.encoder.layer, ["intermediate.dense"], ["weight", "bias"])
+    tie(*bert.bert.encoder.layer, ["output.dense"])
+    ticket, zeroed = drawn(bert, layers=["neurons"])
+    assert len(ticket.masks) == 1
+    given = inputs(bert)
+    torch.testing.assert_close(outputs(ticket.compact(bert), given), outputs(zeroed, given), rtol=1e-5, atol=1e-5)
+
+
+def test_heads_with_one_weight_for_query_and_key_are_cut_out(bert: BertForSequenceClassification) -> None:
+    for block in bert.bert.encoder.layer:
+        block.attention.self.key.weight = block.attention.self.query.weight
+    ticket, zeroed = drawn(bert, layers=["heads"])
+    given = inputs(bert)
+    torch.testing.assert_close(outputs(ticket.compact(bert), given), outputs(zeroed, given), rtol=1e-5, atol=1e-5)
 
 
 def test_heads_of_a_bigbird_that_attends_to_all_are_cut_out(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import io
 import json
+import pickle
 import re
 import warnings
 from collections.abc import Callable
@@ -504,6 +505,18 @@ def test_update_without_an_optimizer_is_refused_at_the_first_step(model: nn.Modu
     with pytest.raises(RuntimeError, match=re.escape("call `search.attach(optimizer)` first")):
         search.truncate_gradients()
     TicketSearch(model, WormConfig.eb_train(truncation_target="update")).truncate_gradients()  # there is nothing to do
+
+
+def test_the_factors_of_the_truncation_go_with_the_draw(model: nn.Module) -> None:
+    search = TicketSearch(model, WormConfig(truncate_from="start"))
+    search.observe()
+    without = len(pickle.dumps(search))
+    backward(model)
+    search.truncate_gradients()
+    factors = sum(4 * layer.parameter.numel() for layer in search.layers)
+    assert len(pickle.dumps(search)) > without + factors
+    search.draw()
+    assert len(pickle.dumps(search)) < without + factors / 2
 
 
 @pytest.mark.parametrize("config", [None, {"prune_ratio": 0.5}])

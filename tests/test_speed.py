@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import BertForSequenceClassification
 
-from hf_worm.speed import costs, counts, repeated
+from hf_worm.speed import costs, counts, forward, repeated
 
 
 class Net(nn.Module):
@@ -37,6 +37,18 @@ def test_counts_are_those_by_hand() -> None:
     for times in found["seconds"].values():
         assert set(times) == {"dense", "compact"}
         assert all(0 < one["low"] <= one["median"] <= one["high"] and one["rounds"] >= 3 for one in times.values())
+
+
+class LossFirst(Net):
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        return dict(reversed(super().forward(x, labels).items()))
+
+
+def test_outputs_are_not_the_loss() -> None:
+    batch = {"x": torch.randn(5, 6), "labels": torch.tensor([0, 2, 1, 1, 0])}
+    model = LossFirst(8)
+    assert torch.equal(forward(model, batch), model(**batch)["logits"])
+    assert forward(nn.Flatten(0), {"input": torch.tensor(2.0)}).numel() == 1, "where there is nothing else"
 
 
 def test_each_model_takes_the_same_batches_of_1_and_32_rows() -> None:

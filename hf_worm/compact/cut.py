@@ -8,7 +8,13 @@ from torch import nn
 
 from hf_worm.compact.channels import HasChannels, cut_channels_
 from hf_worm.compact.record import describe
-from hf_worm.compact.shrink import holders, require_block_alone, require_projections_alone, shrink_
+from hf_worm.compact.shrink import (
+    holders,
+    require_block_alone,
+    require_owned_alike,
+    require_projections_alone,
+    shrink_,
+)
 from hf_worm.layers import RepresentativeLayer, representative_layers
 from hf_worm.layers.layer import WORDS
 from hf_worm.layers.names import firsts
@@ -31,9 +37,11 @@ def require_larger_units(model: nn.Module, layers: Sequence[RepresentativeLayer]
     for layer in layers:
         if layer.granularity == "neuron":
             require_block_alone(model, layer)
+            require_owned_alike(model, layer)
         if layer.granularity == "head":
             for attention in holders(model, layer.parameter):
-                require_projections_alone(attention, layer)
+                require_projections_alone(model, attention, layer)
+            require_owned_alike(model, layer)
 
 
 def cut_(model: nn.Module, layers: Sequence[RepresentativeLayer], masks: Mapping[str, torch.Tensor]) -> None:

@@ -17,8 +17,10 @@ Kept = dict[str, list[int]]  # by the layer's name: the units that stay, ascendi
 COUNTS = ("num_attention_heads", "num_heads", "n_heads", "num_key_value_heads")
 WIDTHS = ("all_head_size", "inner_dim", "embed_dim")
 REPLACED = "BlockSparseAttention"  # of BigBird and its kin, by one as the configuration says, where inputs are short
-# Attentions that count heads by the width of their input or of the configuration.
+STANDING_IN = ("BigBirdSelfAttention", "BigBirdPegasusSelfAttention")  # what it is replaced by
+# Attentions that count heads by the width of their input or of the configuration, or average over them.
 COUNTING = (
+    "AutoformerAttention",
     "modeling_fsmt.Attention",
     "GroupViTAttention",
     "LEDDecoderAttention",
@@ -127,18 +129,41 @@ def require_block_alone(model: nn.Module, layer: RepresentativeLayer) -> None:
                 raise ValueError(f"`{kind}` has a weight `{name}` of shape {shape} for its neurons besides: {advice}")
 
 
-def require_projections_alone(attention: nn.Module, layer: RepresentativeLayer) -> None:
-    """Raise where an attention has weights beside its four projections, other than those of a norm of each head."""
+def require_owned_alike(model: nn.Module, layer: RepresentativeLayer) -> None:
+    """Raise where some of a layer's weights are those of other layers as well, and others are not.
+
+    Args:
+        model (`nn.Module`): The model.
+        layer (`RepresentativeLayer`): The layer, of neurons or heads.
+    """
+    if len({len(holders(model, view.parameter)) for view in layer.views}) > 1:
+        raise ValueError(
+            f"`{layer.name}` and what its {layer.granularity}s own besides are shared with other layers in part: such "
+            f"{layer.granularity}s can be pruned, but not cut out."
+        )
+
+
+def require_projections_alone(model: nn.Module, attention: nn.Module, layer: RepresentativeLayer) -> None:
+    """Raise where an attention has weights beside its four projections, other than those of a norm of each head.
+
+    Args:
+        model (`nn.Module`): The model.
+        attention (`nn.Module`): One of its attentions.
+        layer (`RepresentativeLayer`): The attention's heads.
+    """
     kind, advice = type(attention).__name__, "its heads can be pruned, but not cut out. Compact the neurons alone."
     if hasattr(attention, "has_relative_attention_bias"):  # or it is given that of another one, which has all heads
         raise ValueError(f"`{kind}` has a position bias for each head: {advice}")
-    if kind.endswith(REPLACED):
+    sparse = any(
+        getattr(getattr(part, "config", None), "attention_type", None) == "block_sparse" for part in model.modules()
+    )
+    if kind.endswith(REPLACED) or (sparse and kind in STANDING_IN):
         raise ValueError(
             f"`{kind}` is replaced as it runs, by one with all heads: they can be pruned, but not cut out. Load the "
             "model with `attention_type='original_full'`, or compact the neurons alone."
         )
     if f"{type(attention).__module__}.{kind}".endswith(COUNTING):
-        raise ValueError(f"`{kind}` takes the number of its heads from elsewhere: {advice}")
+        raise ValueError(f"What `{kind}` computes depends on the number of its heads besides: {advice}")
     owned = {id(view.parameter) for view in layer.views}
     for path, module in attention.named_modules():
         own = list(module.named_parameters(path, recurse=False))

@@ -164,7 +164,21 @@ def heads_left_out(queries: Named, model: nn.Module, named: Named) -> str:
     """
     return (
         f"Not all attentions of `{type(model).__name__}` are watched: the heads of some are not known, for want of "
-        f"an output projection or of a head's width: {firsts(list(group(queries, named)), LISTED)}."
+        f"an output projection or of a head's width, or since they share more than keys and values: "
+        f"{firsts(list(group(queries, named)), LISTED)}."
+    )
+
+
+def partly_shared(names: Sequence[str], model: nn.Module) -> str:
+    """The warning for units some of whose weights belong to those of another layer as well.
+
+    Args:
+        names (`list[str]`): Of the layers; the first parameter of one may be shared, and have the other's name.
+        model (`nn.Module`): The model.
+    """
+    return (
+        f"`{type(model).__name__}` has layers that share some of their weights with others, but not all. One is "
+        f"watched, and what it prunes of the shared weights is pruned in both; not watched: {firsts(names, LISTED)}."
     )
 
 

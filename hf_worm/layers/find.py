@@ -23,6 +23,7 @@ from .errors import (
     not_found,
     nowhere,
     owned_twice,
+    partly_shared,
     two_ratios,
     unknown_entry,
 )
@@ -93,6 +94,7 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
     # Words before names and patterns, so that a β that goes with its γ is not a layer of its own as well.
     chosen: dict[nn.Parameter, tuple[Units, float | None]] = {}
     owned: dict[nn.Parameter, tuple[str, Units]] = {}  # by whom, as what
+    partly: list[Units] = []  # whose weights are others' too, but not all of them
     for entry in sorted(found, key=lambda entry: entry.partition(PLACE)[0] not in WORDS):
         for units in found[entry]:
             parameters = [view.parameter for view in units.views]
@@ -103,6 +105,8 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
                     raise owned_twice(name, other, entry)
                 if ratios[entry] != ratios[other]:
                     raise two_ratios(name, {other: ratios[other], entry: ratios[entry]})
+            if len(taken) < len(parameters) and taken:
+                partly.append(units)
             if not taken:
                 chosen[parameters[0]] = units, ratios[entry]
                 owned.update(dict.fromkeys(parameters, (entry, units)))
@@ -117,6 +121,8 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
     separate = others([(name, weight) for name, weight in named if weight in queries])
     if separate:
         warnings.warn(heads_left_out(separate, model, named), stacklevel=2)
+    if partly:
+        warnings.warn(partly_shared([_name(units, named) for units in partly], model), stacklevel=2)
     if "neurons" in ratios and (trained := others(experts(named))):
         warnings.warn(experts_left_out(trained, model, named), stacklevel=2)
     unwatched = [name for name in derived_parameters(model) if any(_means(entry, name, model) for entry in ratios)]
@@ -161,7 +167,7 @@ def _find(entry: str, model: nn.Module, named: Named) -> list[Units]:
         views = ((View(parameter),) for parameter in projections(named, word))
     else:
         return [Units((View(parameter),), "weight") for name, parameter in named if matches(name, entry)]
-    found = [Units(owned, WORDS[word]) for owned in views]
+    found = [Units(tuple(dict.fromkeys(owned)), WORDS[word]) for owned in views]  # tied ones (query and key) once
     return [units for units in found if matches(_name(units, named), place)] if at else found
 
 

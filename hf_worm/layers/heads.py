@@ -10,16 +10,20 @@ OUTPUTS = ("o_proj", "out_proj", "o", "out_lin", "dense")
 OUTPUTS_BESIDE = ("output.dense",)  # BERT and its kin
 # What attentions call the width of a head.
 HEAD_SIZES = ("attention_head_size", "head_dim", "key_value_proj_dim")
+DIFFERENTIAL = "lambda_q1"  # a parameter of differential attentions
 
 
 def heads(model: nn.Module) -> list[tuple[View, ...]]:
     """Views of the heads of every attention: rows and biases of query, key and value, columns of the output projection.
 
-    Heads that share a key and a value (grouped-query attention) are one unit.
+    Heads that share a key and a value (grouped-query attention) are one unit. Those of differential attention, where
+    half of the values go to all heads (DiffLlama), can't be told apart.
     """
     modules = dict(model.named_modules())
     found = []
     for path, module in modules.items():
+        if hasattr(module, DIFFERENTIAL):
+            continue
         for family in FAMILIES:
             projections = [modules.get(f"{path}.{name}" if path else name) for name in family]
             output = _output(modules, path)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModel, BartConfig, MambaConfig, PreTrainedConfig, T5Config
+from transformers import AutoModel, BartConfig, DiffLlamaConfig, MambaConfig, PreTrainedConfig, T5Config
 from zoo import HEADS, HIDDEN, NEURONS, SIZE, ZOO, zoo_model
 
 from hf_worm import TicketSearch, WormConfig
@@ -53,6 +53,41 @@ def parts_of_head(family: tuple[nn.Module, str, str, str, int], layer: Represent
 
 
 PARTS: dict[str, Callable[..., list[Any]]] = {"neurons": parts_of_neuron, "heads": parts_of_head}
+
+
+def test_a_weight_that_a_unit_has_as_query_and_as_key_is_one_of_its_weights() -> None:
+    model = zoo_model("bert")
+    for block in model.encoder.layer:
+        block.attention.self.key.weight = block.attention.self.query.weight
+    search = TicketSearch(model, WormConfig(layers=["heads"], truncation=0.1, truncate_from="start"))
+    layer = search.layers[0]
+    attention = model.encoder.layer[0].attention
+    own = [*attention.self.query.parameters(), attention.self.key.bias, *attention.self.value.parameters()]
+    own.append(attention.output.dense.weight)
+    assert layer.scores.sum().item() == pytest.approx(sum(parameter.abs().sum().item() for parameter in own))
+    search.observe()
+    for parameter in own:
+        parameter.grad = torch.ones_like(parameter)
+    search.truncate_gradients()
+    for parameter in own:
+        assert parameter.grad is not None and parameter.grad.unique().tolist() == pytest.approx([0.1, 1.0])
+
+
+def test_layers_that_share_some_of_their_weights_are_told() -> None:
+    model = zoo_model("bert")
+    first, second = (block.intermediate.dense for block in model.encoder.layer)
+    second.weight = first.weight
+    with pytest.warns(UserWarning, match=r"share some of their weights with others.*not watched: `encoder\.layer\.0"):
+        assert len(representative_layers(model, ["neurons"])) == 1
+
+
+def test_heads_of_differential_attention_are_not_told_apart() -> None:
+    """Half of the values go to all heads."""
+    sizes = {"hidden_size": HIDDEN, "num_attention_heads": 4, "intermediate_size": NEURONS, "vocab_size": 40}
+    model = AutoModel.from_config(DiffLlamaConfig(**sizes, num_hidden_layers=1, num_key_value_heads=4))
+    with pytest.raises(ValueError, match="Found no attention with separate query, key, value and output projections"):
+        representative_layers(model, ["heads"])
+    assert len(representative_layers(model, ["query", "neurons"])) == 2
 
 
 @pytest.mark.parametrize("word", PARTS)
