@@ -1,4 +1,4 @@
-"""The two CNNs of the paper (arXiv:2406.11872), which the Auto classes know once this is imported.
+"""The two CNNs of the paper (arXiv:2406.11872), which the Auto classes know once `hf_worm` is imported.
 
 Checkpoints carry the code of their model, so that they load where `hf_worm` is not installed too:
 `AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)`.
