@@ -169,16 +169,18 @@ def heads_left_out(queries: Named, model: nn.Module, named: Named) -> str:
     )
 
 
-def partly_shared(names: Sequence[str], model: nn.Module) -> str:
-    """The warning for units some of whose weights belong to those of another layer as well.
+def partly_shared(weights: Named, model: nn.Module, named: Named) -> str:
+    """The warning for units that are left out, since some of their weights are those of another layer's units.
 
     Args:
-        names (`list[str]`): Of the layers; the first parameter of one may be shared, and have the other's name.
+        weights (`list[tuple[str, nn.Parameter]]`): Their other weights.
         model (`nn.Module`): The model.
+        named (`list[tuple[str, nn.Parameter]]`): All its parameters.
     """
     return (
         f"`{type(model).__name__}` has layers that share some of their weights with others, but not all. One is "
-        f"watched, and what it prunes of the shared weights is pruned in both; not watched: {firsts(names, LISTED)}."
+        f"watched, and what it prunes of the shared weights is pruned in both; not watched: "
+        f"{firsts(list(group(weights, named)), LISTED)}."
     )
 
 

@@ -94,7 +94,7 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
     # Words before names and patterns, so that a β that goes with its γ is not a layer of its own as well.
     chosen: dict[nn.Parameter, tuple[Units, float | None]] = {}
     owned: dict[nn.Parameter, tuple[str, Units]] = {}  # by whom, as what
-    partly: list[Units] = []  # whose weights are others' too, but not all of them
+    partly: set[nn.Parameter] = set()  # of units that are left out, since some of their weights are taken
     for entry in sorted(found, key=lambda entry: entry.partition(PLACE)[0] not in WORDS):
         for units in found[entry]:
             parameters = [view.parameter for view in units.views]
@@ -105,15 +105,20 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
                     raise owned_twice(name, other, entry)
                 if ratios[entry] != ratios[other]:
                     raise two_ratios(name, {other: ratios[other], entry: ratios[entry]})
-            if len(taken) < len(parameters) and taken:
-                partly.append(units)
-            if not taken:
+            if taken:
+                partly.update(parameters)
+            else:
                 chosen[parameters[0]] = units, ratios[entry]
                 owned.update(dict.fromkeys(parameters, (entry, units)))
 
-    def others(weights: Named) -> Named:
-        return [(name, weight) for name, weight in weights if weight not in owned and weight.requires_grad]
+    accounted = set(owned)
 
+    def others(weights: Named) -> Named:
+        return [(name, weight) for name, weight in weights if weight not in accounted and weight.requires_grad]
+
+    if rest := others([(name, weight) for name, weight in named if weight in partly]):
+        warnings.warn(partly_shared(rest, model, named), stacklevel=2)
+    accounted |= partly
     fused = others(fused_projections(named))
     if fused and any(entry in (*ROLES, "heads") for entry in ratios):
         warnings.warn(left_out(layers, fused, model, named), stacklevel=2)
@@ -121,8 +126,6 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
     separate = others([(name, weight) for name, weight in named if weight in queries])
     if separate:
         warnings.warn(heads_left_out(separate, model, named), stacklevel=2)
-    if partly:
-        warnings.warn(partly_shared([_name(units, named) for units in partly], model), stacklevel=2)
     if "neurons" in ratios and (trained := others(experts(named))):
         warnings.warn(experts_left_out(trained, model, named), stacklevel=2)
     unwatched = [name for name in derived_parameters(model) if any(_means(entry, name, model) for entry in ratios)]

@@ -79,7 +79,7 @@ def group(chosen: Named, named: Named) -> dict[str, list[nn.Parameter]]:
     for name, parameter in chosen:
         if name == first_names[parameter]:
             groups.setdefault(pattern(name), []).append(parameter)
-    loose = {entry for entry, members in groups.items() if _reaches_beyond(entry, members, named)}
+    loose = [entry for entry, members in groups.items() if _reaches_beyond(entry, members, named)]
     for entry in loose:
         del groups[entry]
         groups.update({name: [parameter] for name, parameter in chosen if pattern(name) == entry})

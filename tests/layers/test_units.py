@@ -77,8 +77,11 @@ def test_layers_that_share_some_of_their_weights_are_told() -> None:
     model = zoo_model("bert")
     first, second = (block.intermediate.dense for block in model.encoder.layer)
     second.weight = first.weight
-    with pytest.warns(UserWarning, match=r"share some of their weights with others.*not watched: `encoder\.layer\.0"):
+    with pytest.warns(UserWarning, match="share some of their weights with others") as told:
         assert len(representative_layers(model, ["neurons"])) == 1
+    assert len(told) == 1
+    block = "encoder.layer.1"
+    assert f"not watched: `{block}.intermediate.dense.bias`, `{block}.output.dense.weight`." in str(told[0].message)
 
 
 def test_heads_of_differential_attention_are_not_told_apart() -> None:
