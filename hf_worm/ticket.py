@@ -123,6 +123,26 @@ class Ticket:
             )
         return replace(self, masks=left_pruned(compact, self.config.layers, self.masks))
 
+    def shuffled(self, seed: int) -> "Ticket":
+        """A control for this ticket: it prunes as many units of each layer, but which ones is drawn at random.
+
+        A model that ends as well with it owes nothing to how the units were ranked (Su et al., arXiv:2009.11094;
+        Frankle et al., arXiv:2009.08576). With a `WormTrainer`, set `trainer.ticket` to it between `search_ticket()`
+        and `retrain()`.
+
+        Args:
+            seed (`int`): Of the draw.
+
+        Returns:
+            `Ticket`: With the settings and the history of this one.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        shuffled = {}
+        for name in sorted(self.masks):  # in an order that saving and loading doesn't change
+            mask = self.masks[name]
+            shuffled[name] = mask.flatten()[torch.randperm(mask.numel(), generator=generator)].view(mask.shape)
+        return replace(self, masks={name: shuffled[name] for name in self.masks})
+
     def hold(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> "Held":
         """Apply the ticket now and again after every step of `optimizer`.
 

@@ -125,6 +125,21 @@ def test_a_given_ticket_is_cut_out_and_retrained(bert: BertForSequenceClassifica
         single.retrain()
 
 
+def test_a_control_with_random_units(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    config = WormConfig.eb_train(layers=["neurons"], stopping_point=0.9)
+    trainer, control = (worm_trainer(copy.deepcopy(bert), tmp_path / name, config) for name in ("found", "control"))
+    trainer.train()
+    control.search_ticket()
+    control.ticket = trainer.ticket.shuffled(seed=1)
+    control.retrain()
+    name = "bert.encoder.layer.0.intermediate.dense.weight"
+    assert torch.equal(control.model.get_parameter(name).any(dim=1), control.ticket.masks[name])
+    assert not torch.equal(control.ticket.masks[name], trainer.ticket.masks[name])
+    assert control.progress.steps == trainer.progress.steps
+    controlled, found = report(tmp_path / "control"), report(tmp_path / "found")
+    assert (controlled["account"], controlled["layers"]) == (found["account"], found["layers"])
+
+
 def card(trainer: WormTrainer) -> Path:
     trainer.create_model_card()
     return Path(trainer.args.output_dir) / "README.md"

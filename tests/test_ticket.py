@@ -83,6 +83,26 @@ def test_apply_zeroes_what_is_pruned_and_nothing_else(model: nn.Module) -> None:
     assert len(ticket.masks) == 4
 
 
+def test_shuffled_prunes_as_many_of_each_layer_at_random(model: nn.Module, tmp_path: Path) -> None:
+    ticket = random_ticket(model, "weight")
+    given = {name: mask.clone() for name, mask in ticket.masks.items()}
+    controls = [ticket.shuffled(seed) for seed in range(40)]
+    for control in controls:
+        assert list(control.masks) == list(given)
+        assert all(
+            mask.sum() == given[name].sum() and mask.shape == given[name].shape for name, mask in control.masks.items()
+        )
+        assert (control.config, control.history, control.converged) == (ticket.config, ticket.history, ticket.converged)
+    for name, mask in given.items():
+        assert torch.equal(ticket.masks[name], mask), "it stays as it is"
+        often = torch.stack([control.masks[name] for control in controls]).float().mean(0)
+        share = mask.float().mean()
+        assert (often - share).abs().max() < 5 * (share * (1 - share) / len(controls)).sqrt(), "each unit is as likely"
+    ticket.save_pretrained(tmp_path)
+    again = Ticket.from_pretrained(tmp_path).shuffled(7)
+    assert all(torch.equal(mask, controls[7].masks[name]) for name, mask in again.masks.items())
+
+
 def test_tickets_are_told_apart_as_objects(model: nn.Module) -> None:
     ticket = random_ticket(model)
     assert ticket == ticket and ticket != copy.deepcopy(ticket) and len({ticket, ticket}) == 1
