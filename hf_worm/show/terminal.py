@@ -14,6 +14,9 @@ INDENT = "  "
 NAME = 44  # characters of a layer's name, at the most
 METRICS = 50  # characters of a row of metrics, at the most
 BAR = 20  # characters of a bar that stands for all units of a layer
+NOTE_OF_A_TICKET = (
+    "Whether a model has zeros in their place or is without them (`ticket.compact`), a ticket alone can't say."
+)
 PHASES = {"search": "search", "retrain": "retraining"}
 
 
@@ -225,7 +228,10 @@ def honest_note(record: Record) -> list[str]:
         return []
     if record.account is not None:
         return paragraph(record.account["note"])
-    return paragraph(NOTE_COMPACT if record.config.compact else NOTE)
+    if record.config.compact:
+        return paragraph(NOTE_COMPACT)
+    larger = any(mask.dim() == 1 for mask in record.masks.values())
+    return paragraph(NOTE_OF_A_TICKET if larger and record.status == "ticket" else NOTE)
 
 
 def note_lines(record: Record) -> list[str]:

@@ -13,7 +13,7 @@ from hf_worm import Observation, Ticket, WormConfig
 from hf_worm.job.table import result_table
 from hf_worm.report import NOTE, NOTE_COMPACT
 from hf_worm.show.reading import read_run
-from hf_worm.show.terminal import run_text
+from hf_worm.show.terminal import NOTE_OF_A_TICKET, run_text
 
 SECTIONS = ["Result", "Settings", "Observations", "Training", "Pruned", "Account", "Not here"]
 
@@ -47,12 +47,21 @@ def test_the_result_is_that_of_the_report(runs: Runs) -> None:
     assert "Not here" not in shown
 
 
-def test_of_a_ticket_alone_its_settings_say_whether_it_was_cut_out(tmp_path: Path) -> None:
-    masks = {"blocks.0.weight": torch.tensor([True, False, False, True])}
-    for compact, verb, note in ((False, "Pruned", NOTE), (True, "Cut out", NOTE_COMPACT)):
-        Ticket(masks, WormConfig(layers=["neurons"], compact=compact)).save_pretrained(tmp_path)
-        shown = sections(run_text(read_run(str(tmp_path))))["Account"]
-        assert " ".join(shown) == f"{verb}: 2 units of 4, 50.0% of neurons. {note}"
+@pytest.mark.parametrize(
+    ("shape", "compact", "verb", "note"),
+    [
+        ((4,), False, "Pruned", NOTE_OF_A_TICKET),
+        ((4,), True, "Cut out", NOTE_COMPACT),
+        ((2, 2), False, "Pruned", NOTE),
+    ],
+)
+def test_of_a_ticket_alone_its_settings_say_whether_it_was_cut_out(
+    shape: tuple[int, ...], compact: bool, verb: str, note: str, tmp_path: Path
+) -> None:
+    masks = {"blocks.0.weight": torch.tensor([True, False, False, True]).view(shape)}
+    Ticket(masks, WormConfig(layers=["neurons"], compact=compact)).save_pretrained(tmp_path)
+    shown = sections(run_text(read_run(str(tmp_path))))["Account"]
+    assert " ".join(shown) == f"{verb}: 2 units of 4, 50.0% of neurons. {note}"
 
 
 def test_settings_are_all_named(runs: Runs) -> None:
