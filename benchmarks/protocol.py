@@ -174,7 +174,6 @@ EARLIER: tuple[dict[str, Any], ...] = (
     {"truncate_from": "start"},
     {"truncate_from": "start", "samples_per_epoch": 4, "fade_epochs": 0.25},
 )
-UNIT_TASKS = ("mrpc", "rte")
 UNITS = (
     *((("neurons",), ratio) for ratio in (0.3, 0.5, 0.75)),
     (("heads",), 1 / 3),
@@ -182,6 +181,7 @@ UNITS = (
 )
 SCORED_UNITS = tuple((layers, ratio) for layers, ratio in UNITS if len(layers) == 1)
 UNIT_METHODS = ("eb_train", "worm_gradient", "worm_update", "worm_fade", "one_shot", "l2_norm", "random")
+UNITS_WITHOUT = {"mrpc": (), "rte": ("l2_norm",), "sst2": ("worm_gradient", "worm_update", "l2_norm")}
 # Task, layers and ratio of each table of the comparison.
 COMPARISONS = (
     *((task, QUERY_KEY, ratio) for task, ratio in product(TEXT, COMPARED_RATIOS)),
@@ -293,9 +293,12 @@ def _of_a_seed(part: str, scale: Scale) -> Iterable[Setting]:
         for task, (layers, ratio) in product(TEXT, SCORED_UNITS):
             yield _text(task, "scores", scale, layers=layers, prune_ratio=ratio)
     elif part == "units":
-        for task, (layers, ratio), method in product(UNIT_TASKS, UNITS, UNIT_METHODS):
-            if method not in UNIT_SCORES or (task == "mrpc" and layers == ("neurons",)):
-                yield _text(task, method, scale, layers=layers, prune_ratio=ratio, epochs=scale.search_epochs + 3)
+        for task, (layers, ratio) in product(TEXT, UNITS):
+            without = (*UNITS_WITHOUT[task], *(() if layers == ("neurons",) else UNIT_SCORES))
+            for method in UNIT_METHODS:
+                if method not in without:
+                    changes = {"layers": layers, "prune_ratio": ratio, "epochs": scale.search_epochs + 3}
+                    yield _text(task, method, scale, **changes)
     else:
         raise ValueError(f"`part` must be one of {', '.join(PARTS)}, got {part!r}.")
 

@@ -11,7 +11,6 @@ from protocol import (
     TEXT,
     UNIT_METHODS,
     UNIT_SCORES,
-    UNIT_TASKS,
     UNITS,
     Scale,
 )
@@ -61,7 +60,7 @@ def in_short(found: Records) -> list[str]:
     lines = [*section("Less random units", "--units"), f"In the end. {NOTE}", ""]
     for title, of in MEASURES.items():
         rows = []
-        for task, (layers, ratio) in product(UNIT_TASKS, UNITS):
+        for task, (layers, ratio) in product(TEXT, UNITS):
             differences = [[*less_random(found, task, layers, ratio, method, of).values()] for method in methods]
             if any(differences):
                 rows.append([task, " and ".join(layers), f"{ratio:.2g}", *map(interval, differences)])
@@ -74,7 +73,7 @@ def tables(found: Records) -> list[str]:
     head = ["method", "seeds", "before the draw, %", "drawn, %", "drop, points", "after an epoch, %"]
     head += ["after three epochs, %", "steps in all"]
     lines: list[str] = []
-    for task, (layers, ratio) in product(UNIT_TASKS, UNITS):
+    for task, (layers, ratio) in product(TEXT, UNITS):
         rows = []
         for method in UNIT_METHODS:
             runs = group(found, task=task, layers=layers, prune_ratio=ratio, method=method)
