@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from training import checkpoints, examples, pruned_are_zero, report, same_weights, weights, worm_trainer
+from training import by_weights, checkpoints, examples, pruned_are_zero, report, same_weights, weights, worm_trainer
 from transformers import BertForSequenceClassification, TrainerCallback
 from transformers.training_args import OptimizerNames
 
@@ -37,16 +37,25 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
         if self.trainer.ticket is not None:
-            self.after_steps.append(pruned(self.trainer.ticket.masks, dict(model.named_parameters())))
+            self.after_steps.append(self.look(model))
 
     def before_forward(self, model: nn.Module, inputs: Any) -> None:
         if self.trainer.ticket is not None:
             into = self.before_passes if model.training else self.before_evaluations
-            into.append(pruned(self.trainer.ticket.masks, dict(model.named_parameters())))
+            into.append(self.look(model))
+
+    def look(self, model: nn.Module) -> float:
+        assert self.trainer.ticket is not None
+        return pruned(by_weights(self.trainer.ticket, model).masks, dict(model.named_parameters()))
 
 
 def watched(
-    model: nn.Module, folder: Path, steps: int = 16, callbacks: tuple[TrainerCallback, ...] = (), **changes: Any
+    model: nn.Module,
+    folder: Path,
+    steps: int = 16,
+    callbacks: tuple[TrainerCallback, ...] = (),
+    layers: Sequence[str] = ("query", "key"),
+    **changes: Any,
 ) -> tuple[WormTrainer, Watch]:
     """A trainer that draws early and retrains for `steps`, and what looks at its weights before all other callbacks."""
     watch = Watch()
@@ -61,7 +70,8 @@ def watched(
         "eval_steps": 5,
         **changes,
     }
-    trainer = worm_trainer(model, folder, WormConfig(**SHORT, retrain_epochs=steps * accumulated / 8), **settings)
+    config = WormConfig(layers=list(layers), retrain_epochs=steps * accumulated / 8, **SHORT)
+    trainer = worm_trainer(model, folder, config, **settings)
     watch.trainer = trainer
     model.register_forward_pre_hook(watch.before_forward)
     return trainer, watch
@@ -74,12 +84,13 @@ def saves_after_the_draw(folder: Path) -> list[Path]:
 def check_saves(trainer: WormTrainer, folder: Path) -> None:
     """Each save on disk since the draw, those of other classes' code included, holds zeros, and none before it does."""
     assert trainer.ticket is not None
+    ticket = by_weights(trainer.ticket, trainer.model)
     trainer.save_model(str(folder / "last"))
     trainer.model.save_pretrained(folder / "by-the-model")  # past the trainer
     after = saves_after_the_draw(folder)
     assert len(after) >= 3
-    assert all(pruned_are_zero(path, trainer.ticket) for path in [*after, folder / "last", folder / "by-the-model"])
-    assert not pruned_are_zero(checkpoints(folder)[0], trainer.ticket)
+    assert all(pruned_are_zero(path, ticket) for path in [*after, folder / "last", folder / "by-the-model"])
+    assert not pruned_are_zero(checkpoints(folder)[0], ticket)
 
 
 # Optimizers of the Trainer that come with torch and transformers.
@@ -97,11 +108,12 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("layers", [("query", "key"), ("neurons", "heads")], ids="+".join)
 @pytest.mark.parametrize("changes", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_zeros_under_the_optimizers_of_the_trainer(
-    bert: BertForSequenceClassification, tmp_path: Path, changes: dict[str, Any]
+    bert: BertForSequenceClassification, tmp_path: Path, changes: dict[str, Any], layers: tuple[str, ...]
 ) -> None:
-    trainer, watch = watched(bert, tmp_path, steps=24, **changes)
+    trainer, watch = watched(bert, tmp_path, steps=24, layers=layers, **changes)
     trainer.search_ticket()
     ticket = trainer.draw_ticket()
     drawn = weights(bert)
@@ -110,7 +122,7 @@ def test_zeros_under_the_optimizers_of_the_trainer(
     assert len(watch.after_steps) >= 24 and not any(watch.after_steps)
     assert len(watch.before_passes) >= 24 and not any(watch.before_passes)
     assert len(watch.before_evaluations) >= 5 and not any(watch.before_evaluations)
-    for name, mask in ticket.masks.items():
+    for name, mask in by_weights(ticket, bert).masks.items():
         assert (bert.get_parameter(name)[mask] != drawn[name][mask]).all(), "what is kept trains on"
     check_saves(trainer, tmp_path)
 

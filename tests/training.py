@@ -1,6 +1,7 @@
 """What the tests of the trainer share: a task, a trainer on it, and ways to look at a run."""
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import BertConfig, TrainerCallback, TrainingArguments
 
-from hf_worm import Ticket, WormConfig, WormTrainer
+from hf_worm import Ticket, WormConfig, WormTrainer, representative_layers
 
 QUERY_AND_KEY = [f"bert.encoder.layer.{i}.attention.self.{role}.weight" for i in range(2) for role in ("query", "key")]
 BATCHNORMS = ["norm1", "norm2", "norm3"]  # of the `cnn` fixture
@@ -145,6 +146,17 @@ def pruned_are_zero(folder: Path, ticket: Ticket) -> bool:
         bool((saved[name][~mask] == 0).all()) and bool((saved[name][mask] != 0).all())
         for name, mask in ticket.masks.items()
     )
+
+
+def by_weights(ticket: Ticket, model: nn.Module) -> Ticket:
+    """The ticket with a mask of the shape of each parameter that its units own a part of."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    masks: dict[str, torch.Tensor] = {}
+    for layer in representative_layers(model, ticket.config.layers):
+        for view in layer.views:
+            whole = masks.setdefault(names[view.parameter], torch.ones(view.parameter.shape, dtype=torch.bool))
+            view.part(whole)[~ticket.masks[layer.name]] = False
+    return dataclasses.replace(ticket, masks=masks)
 
 
 def loaded_by(card: str) -> nn.Module:
