@@ -18,11 +18,19 @@ from hf_worm import Ticket, WormConfig, WormTrainer
 
 SHORT = {"stopping_point": 1.0, "sample_strategy": "steps", "sample_steps": 2, "truncate_from": "start"}
 DRAWN_AT = 6  # optimizer steps: the third observation
+# A neuron or head all of which is 0 has no gradient, and stays 0 by itself unless something is written to it.
+of_any_size = pytest.mark.parametrize("layers", [("query", "key"), ("neurons", "heads")], ids="+".join)
 
 
 def pruned(masks: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> float:
     """The largest magnitude among what is pruned."""
     return max(float(found[name].detach()[~mask].abs().max()) for name, mask in masks.items())
+
+
+def masks_of(trainer: WormTrainer) -> dict[str, torch.Tensor]:
+    """Of the ticket, one for each parameter that it prunes a part of."""
+    assert trainer.ticket is not None
+    return by_weights(trainer.ticket, trainer.model).masks
 
 
 class Watch(TrainerCallback):
@@ -45,8 +53,7 @@ class Watch(TrainerCallback):
             into.append(self.look(model))
 
     def look(self, model: nn.Module) -> float:
-        assert self.trainer.ticket is not None
-        return pruned(by_weights(self.trainer.ticket, model).masks, dict(model.named_parameters()))
+        return pruned(masks_of(self.trainer), dict(model.named_parameters()))
 
 
 def watched(
@@ -108,7 +115,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("layers", [("query", "key"), ("neurons", "heads")], ids="+".join)
+@of_any_size
 @pytest.mark.parametrize("changes", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_zeros_under_the_optimizers_of_the_trainer(
     bert: BertForSequenceClassification, tmp_path: Path, changes: dict[str, Any], layers: tuple[str, ...]
@@ -175,18 +182,19 @@ class MovingAverage(TrainerCallback):
                 parameter.data.copy_(self.average[name])
 
 
+@of_any_size
 @pytest.mark.parametrize("event", ["save", "end"])
 def test_an_average_that_remembers_the_time_before_the_draw(
-    bert: BertForSequenceClassification, tmp_path: Path, event: str
+    bert: BertForSequenceClassification, tmp_path: Path, event: str, layers: tuple[str, ...]
 ) -> None:
     average = MovingAverage(event)
-    trainer, watch = watched(bert, tmp_path, callbacks=(average,))
+    trainer, watch = watched(bert, tmp_path, callbacks=(average,), layers=layers)
     trainer.train()
     assert len(average.wrote) >= 2
-    assert pruned(trainer.ticket.masks, average.average) > 0, "the average knew nothing from before the draw"
+    assert pruned(masks_of(trainer), average.average) > 0, "the average knew nothing from before the draw"
     assert len(watch.before_evaluations) >= 5 and not any(watch.before_evaluations), "what was measured is not saved"
     check_saves(trainer, tmp_path)
-    for name, mask in trainer.ticket.masks.items():
+    for name, mask in masks_of(trainer).items():
         if event == "end":
             assert torch.equal(bert.get_parameter(name)[mask], average.average[name][mask]), "the rest is the average"
 
@@ -194,11 +202,12 @@ def test_an_average_that_remembers_the_time_before_the_draw(
 UNEVALUATED: dict[str, Any] = {"eval_strategy": "no", "eval_dataset": None}
 
 
+@of_any_size
 @pytest.mark.parametrize("changes", [{}, UNEVALUATED], ids=["evaluated", "never-evaluated"])
 def test_noise_reaches_no_save_and_no_evaluation(
-    bert: BertForSequenceClassification, tmp_path: Path, changes: dict[str, Any]
+    bert: BertForSequenceClassification, tmp_path: Path, changes: dict[str, Any], layers: tuple[str, ...]
 ) -> None:
-    trainer, watch = watched(bert, tmp_path, callbacks=(Noise(),), **changes)
+    trainer, watch = watched(bert, tmp_path, callbacks=(Noise(),), layers=layers, **changes)
     trainer.train()
     assert any(watch.before_passes), "the noise was there, until the next step took it away"
     assert not any(watch.before_evaluations)
@@ -315,11 +324,12 @@ class ScheduleFree(torch.optim.Optimizer):
                 y.copy_(x.lerp_(z, 1 / self.count).lerp_(z, 1 - self.beta))
 
 
+@of_any_size
 def test_a_slow_copy_from_before_the_draw_brings_nothing_back(
-    bert: BertForSequenceClassification, tmp_path: Path
+    bert: BertForSequenceClassification, tmp_path: Path, layers: tuple[str, ...]
 ) -> None:
     optimizer = Lookahead(bert.parameters(), lr=0.05, momentum=0.9)
-    trainer, watch = watched(bert, tmp_path, optimizers=(optimizer, None))
+    trainer, watch = watched(bert, tmp_path, optimizers=(optimizer, None), layers=layers)
     trainer.train()
     assert optimizer.wrote_back > 0, "the slow copy knew nothing from before the draw"
     assert len(watch.after_steps) == 16
@@ -327,9 +337,10 @@ def test_a_slow_copy_from_before_the_draw_brings_nothing_back(
     check_saves(trainer, tmp_path)
 
 
+@of_any_size
 @pytest.mark.parametrize("changes", [{}, UNEVALUATED], ids=["evaluated", "never-evaluated"])
 def test_an_optimizer_that_swaps_weights_for_evaluation(
-    bert: BertForSequenceClassification, tmp_path: Path, changes: dict[str, Any]
+    bert: BertForSequenceClassification, tmp_path: Path, changes: dict[str, Any], layers: tuple[str, ...]
 ) -> None:
     """What it trains on, what it evaluates and what it leaves at the end all hold the zeros."""
     swapping: list[ScheduleFree] = []
@@ -339,7 +350,7 @@ def test_an_optimizer_that_swaps_weights_for_evaluation(
             super().__init__(*args, **kwargs)
             swapping.append(self)
 
-    trainer, watch = watched(bert, tmp_path, **changes)
+    trainer, watch = watched(bert, tmp_path, layers=layers, **changes)
     trainer.optimizer_cls_and_kwargs = (Swapping, {"lr": 0.1})
     trainer.train()
     assert len(swapping) == 2, "one for each phase"
@@ -369,11 +380,12 @@ def test_the_best_model_stays_though_the_optimizer_swaps(bert: BertForSequenceCl
     assert not any(watch.after_steps + watch.before_passes + watch.before_evaluations)
 
 
+@of_any_size
 def test_nothing_of_the_pruned_weights_enters_shared_statistics(
-    bert: BertForSequenceClassification, tmp_path: Path
+    bert: BertForSequenceClassification, tmp_path: Path, layers: tuple[str, ...]
 ) -> None:
     """Adafactor scales a weight by means over its row and column: those of pruned weights' gradients are left out."""
-    trainer, _ = watched(bert, tmp_path, optim="adafactor", max_grad_norm=0)
+    trainer, _ = watched(bert, tmp_path, optim="adafactor", max_grad_norm=0, layers=layers)
     seen: list[float] = []
     begin = trainer._begin_phase
 
@@ -381,8 +393,8 @@ def test_nothing_of_the_pruned_weights_enters_shared_statistics(
         begin()
         if not trainer.searching:
             optimizer = trainer._torch_optimizer
-            assert optimizer is not None and trainer.ticket is not None
-            masks = trainer.ticket.masks
+            assert optimizer is not None
+            masks = masks_of(trainer)
 
             def look(*_: Any) -> None:
                 gradients = {name: bert.get_parameter(name).grad for name in masks}
