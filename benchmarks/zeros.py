@@ -32,7 +32,7 @@ from transformers import BertConfig, BertForSequenceClassification, TrainerCallb
 from transformers.training_args import OptimizerNames
 from transformers.utils.logging import disable_progress_bar
 
-from hf_worm import WormConfig, WormTrainer
+from hf_worm import Ticket, WormConfig, WormTrainer, representative_layers
 
 # What an optimizer's name begins with or contains, and the distribution on PyPI that it comes in.
 PACKAGES = {
@@ -67,13 +67,14 @@ class Watch(TrainerCallback):
         self.looked = {"steps": 0, "saves": 0, "forward passes": 0}
         self.broken = dict.fromkeys(self.looked, 0)
         self.drawn: dict[str, torch.Tensor] = {}
+        self.masks: dict[str, torch.Tensor] = {}
 
     def look(self, where: str, weights: dict[str, torch.Tensor]) -> None:
         if self.trainer.ticket is None:
             return
         self.looked[where] += 1
-        masks = self.trainer.ticket.masks
-        self.broken[where] += any(weights[name].detach().masked_select(~mask).any() for name, mask in masks.items())
+        self.masks = self.masks or masks_of_weights(self.trainer.ticket, self.trainer.model)
+        self.broken[where] += any(weights[name].detach()[~mask].any() for name, mask in self.masks.items())
 
     def before_forward(self, model: nn.Module, inputs: Any) -> None:
         self.look("forward passes", dict(model.named_parameters()))
@@ -90,10 +91,20 @@ class Watch(TrainerCallback):
 
     def moved(self, model: nn.Module) -> float:
         """Share of the kept weights that are not what they were when drawn."""
-        assert self.trainer.ticket is not None
         weights = dict(model.named_parameters())
-        kept = [(weights[name][mask] != self.drawn[name][mask]) for name, mask in self.trainer.ticket.masks.items()]
+        kept = [(weights[name][mask] != self.drawn[name][mask]) for name, mask in self.masks.items()]
         return torch.cat(kept).double().mean().item()
+
+
+def masks_of_weights(ticket: Ticket, model: nn.Module) -> dict[str, torch.Tensor]:
+    """By parameter, which of its weights the ticket keeps: a neuron owns some of several."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    masks: dict[str, torch.Tensor] = {}
+    for layer in representative_layers(model, ticket.config.layers):
+        for view in layer.views:
+            mask = masks.setdefault(names[view.parameter], torch.ones(view.parameter.shape, dtype=torch.bool))
+            view.part(mask)[~ticket.masks[layer.name]] = False
+    return masks
 
 
 def package(name: str) -> str | None:
@@ -106,10 +117,10 @@ def retrain(name: str, steps: int) -> dict[str, Any]:
     model = BertForSequenceClassification(
         BertConfig(
             vocab_size=64,
-            hidden_size=64,  # 4,096 weights in a query: below that, 8-bit optimizers keep their states in 32 bits
+            hidden_size=64,  # 4,096 weights in a matrix: below that, 8-bit optimizers keep their states in 32 bits
             num_hidden_layers=2,
             num_attention_heads=2,
-            intermediate_size=32,
+            intermediate_size=64,
             max_position_embeddings=8,
             num_labels=2,
         )
@@ -122,7 +133,7 @@ def retrain(name: str, steps: int) -> dict[str, Any]:
             folder,
             optim=name,
             optim_args="momentum=0.9" if name in MOMENTUM else "rank=4,update_proj_gap=50" if low_rank else None,
-            optim_target_modules=["query", "key", "value"] if low_rank else None,
+            optim_target_modules=["query", "key", "value", "dense"] if low_rank else None,
             learning_rate=1e-3,
             weight_decay=0.1,
             per_device_train_batch_size=8,
@@ -145,6 +156,7 @@ def retrain(name: str, steps: int) -> dict[str, Any]:
             eval_dataset=rows[:8],
             callbacks=[watch],
             worm_config=WormConfig(
+                layers=["query", "key", "neurons"],
                 stopping_point=1.0,
                 sample_strategy="steps",
                 sample_steps=SEARCHED // 3,
@@ -190,7 +202,7 @@ def outcome(name: str, steps: int) -> dict[str, Any]:
         last = traceback.extract_tb(error.__traceback__)[-1]
         lines = str(error).strip().splitlines() or [""]
         found["message"] = f"{type(error).__name__}: {lines[0]}"
-        if Path(last.filename).name == "supported.py":
+        if "`WormTrainer` does not support" in found["message"]:
             found["outcome"] = "refused"
         elif distribution is not None and " " not in found["package"]:
             found["outcome"] = "not installed"
@@ -214,8 +226,9 @@ def table(results: dict[str, Any]) -> str:
         f"`{results['command']}` on {results['machine']['cpu']}, torch {results['machine']['torch']}, transformers "
         f"{results['machine']['transformers']}, no GPU. A two-block BERT, searched for {SEARCHED} steps, drawn at a "
         f"ratio of 0.5 and retrained for {results['steps']:,} steps with a weight decay of 0.1 under each optimizer of "
-        "`OptimizerNames`. *Held*: each pruned query and key weight was exactly 0 after every step, in every "
-        "checkpoint on disk, and before every forward pass, those of evaluations included, while the kept ones moved. "
+        "`OptimizerNames`. *Held*: each pruned weight of query and key, and each weight of a pruned neuron, was "
+        "exactly 0 after every step, in every checkpoint on disk, and before every forward pass, those of evaluations "
+        "included, while the kept ones moved. "
         f"Of {len(kinds)}: {counts}.",
         "",
         "| optimizer | from | outcome | steps | saves | forward passes | kept weights that moved |",
