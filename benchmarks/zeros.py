@@ -32,7 +32,11 @@ from transformers import BertConfig, BertForSequenceClassification, TrainerCallb
 from transformers.training_args import OptimizerNames
 from transformers.utils.logging import disable_progress_bar
 
-from hf_worm import Ticket, WormConfig, WormTrainer, representative_layers
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from training import by_weights
+
+from hf_worm import WormConfig, WormTrainer
 
 # What an optimizer's name begins with or contains, and the distribution on PyPI that it comes in.
 PACKAGES = {
@@ -73,7 +77,7 @@ class Watch(TrainerCallback):
         if self.trainer.ticket is None:
             return
         self.looked[where] += 1
-        self.masks = self.masks or masks_of_weights(self.trainer.ticket, self.trainer.model)
+        self.masks = self.masks or by_weights(self.trainer.ticket, self.trainer.model).masks
         self.broken[where] += any(weights[name].detach()[~mask].any() for name, mask in self.masks.items())
 
     def before_forward(self, model: nn.Module, inputs: Any) -> None:
@@ -94,17 +98,6 @@ class Watch(TrainerCallback):
         weights = dict(model.named_parameters())
         kept = [(weights[name][mask] != self.drawn[name][mask]) for name, mask in self.masks.items()]
         return torch.cat(kept).double().mean().item()
-
-
-def masks_of_weights(ticket: Ticket, model: nn.Module) -> dict[str, torch.Tensor]:
-    """By parameter, which of its weights the ticket keeps: a neuron owns some of several."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    masks: dict[str, torch.Tensor] = {}
-    for layer in representative_layers(model, ticket.config.layers):
-        for view in layer.views:
-            mask = masks.setdefault(names[view.parameter], torch.ones(view.parameter.shape, dtype=torch.bool))
-            view.part(mask)[~ticket.masks[layer.name]] = False
-    return masks
 
 
 def package(name: str) -> str | None:

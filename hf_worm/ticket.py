@@ -128,7 +128,7 @@ class Ticket:
 
         A model that ends as well with it owes nothing to how the units were ranked (Su et al., arXiv:2009.11094;
         Frankle et al., arXiv:2009.08576). With a `WormTrainer`, set `trainer.ticket` to it between `search_ticket()`
-        and `retrain()`.
+        and `retrain()`; its search must not truncate (`WormConfig.eb_train()`), or what it shrank is not what goes.
 
         Args:
             seed (`int`): Of the draw.

@@ -381,6 +381,7 @@ def test_the_pages_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert f"| rte | neurons | 0.5 | {even} | {even} | {even} | +2.0 (+1.1 to +2.9) | {even} | – |" in units
     assert f"| sst2 | heads | 0.33 | {even} | – | – | +2.0 (+1.1 to +2.9) | {even} | – |" in units
     assert "| rte | heads | 0.33 | 2 | 60.0 ± 0.0 | 60.0 ± 0.0 | 60.0 ± 0.0 |" in units
+    assert "as high or higher by accuracy in 30 of 30 pairs of runs, and as low or lower by loss in 30." in units
     for figure in ("figure1", "figure2", "fading"):
         assert (tmp_path / f"{figure}-dry.png").stat().st_size > 5_000
 
