@@ -30,7 +30,7 @@ from hf_worm.models import (
     VggBnConfig,
     VggBnForImageClassification,
 )
-from hf_worm.speed import counts, forward, race, repeated, training_step
+from hf_worm.report.speed import counts, forward, race, repeated, training_step
 
 ACTIONS = {"forward": forward, "training step": training_step}
 LIMITS = {"neurons 0.5": 1.35, "neurons 0.75, heads 0.5": 2.0, "channels 0.5": 2.0}  # of the forward pass

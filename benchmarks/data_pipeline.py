@@ -20,8 +20,8 @@ from machine import machine
 from torch.utils.data import DataLoader
 from transformers import default_data_collator
 
-from hf_worm.image.augmentation import PadCropFlip
-from hf_worm.image.dataset import ImageDataset
+from hf_worm.commands.image.augmentation import PadCropFlip
+from hf_worm.commands.image.dataset import ImageDataset
 from hf_worm.models import CifarResNetConfig, CifarResNetForImageClassification
 
 ROWS, BATCH, LIMIT = 50_000, 128, 5.0

@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from hf_worm.image.digits import NAME as DIGITS
+from hf_worm.commands.image.digits import NAME as DIGITS
 
 CIFAR10 = "uoft-cs/cifar10"
 TEXT = ("mrpc", "rte", "sst2")

@@ -30,9 +30,9 @@ from torch.utils.data import DataLoader
 from transformers import set_seed
 
 from hf_worm import TicketSearch, WormConfig
-from hf_worm.glue.command import GLUE
-from hf_worm.glue.job import build_trainer
-from hf_worm.job.parsing import parse
+from hf_worm.commands.glue.command import GLUE
+from hf_worm.commands.glue.job import build_trainer
+from hf_worm.commands.job.parsing import parse
 
 R = 0.003
 BETAS = (0.9, 0.999)

@@ -2,7 +2,7 @@
 
 import sys
 
-from hf_worm.glue.command import main
+from hf_worm.commands.glue.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,6 +2,6 @@
 
 import sys
 
-from hf_worm.cli import main
+from hf_worm.commands.main import main
 
 sys.exit(main())

@@ -13,10 +13,10 @@ from hf_worm.core.masks import NotFiniteError, count_kept, keep_masks, last_of_l
 from hf_worm.core.sharding import full
 from hf_worm.core.truncation import Scaled, StepTruncation, fade_factor, fading, hooked, scale_gradients, scale_tensor
 from hf_worm.core.window import MaskWindow, Observation, read_observations
-from hf_worm.layers import RepresentativeLayer, doubts, representative_layers, require_optimized, require_trainable
-from hf_worm.layers.layer import reshard
-from hf_worm.layers.names import firsts
 from hf_worm.ticket import Ticket, mismatch
+from hf_worm.units import RepresentativeLayer, doubts, representative_layers, require_optimized, require_trainable
+from hf_worm.units.layer import reshard
+from hf_worm.units.names import firsts
 
 FADE_BOUND = 0.03  # share of the layers' L1 norm that fading weights may hold when they are drawn
 

@@ -15,13 +15,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_worm.compact import cut_, left_pruned, require_larger_units
-from hf_worm.config import WormConfig, find_file, parse_json, read_json, replace_file
+from hf_worm.config import WormConfig
 from hf_worm.core.masks import pack, unpack
 from hf_worm.core.sharding import local
 from hf_worm.core.truncation import hooked
 from hf_worm.core.window import Observation, read_observations
-from hf_worm.layers import RepresentativeLayer, View, representative_layers, require_optimized
-from hf_worm.layers.layer import reshard
+from hf_worm.files import find_file, parse_json, read_json, replace_file
+from hf_worm.units import RepresentativeLayer, View, representative_layers, require_optimized
+from hf_worm.units.layer import reshard
 
 TICKET_NAME = "ticket.safetensors"
 HISTORY_NAME = "worm_history.json"

@@ -23,10 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hf_worm.config import WormConfig
 from hf_worm.core import masks as masks_module
 from hf_worm.core.sharding import full, is_sharded, local
-from hf_worm.layers import RepresentativeLayer
-from hf_worm.layers.layer import View
 from hf_worm.search import TicketSearch
 from hf_worm.ticket import Ticket
+from hf_worm.units import RepresentativeLayer
+from hf_worm.units.layer import View
 
 EPOCHS, HELD_STEPS = 6, 3
 

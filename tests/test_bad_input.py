@@ -31,11 +31,11 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast, TrainingArguments
 
 from hf_worm import Ticket, TicketSearch, WormConfig
-from hf_worm.glue import demo
-from hf_worm.glue.command import main as glue
-from hf_worm.image.command import main as image
-from hf_worm.job.output_dir import find_checkpoint
-from hf_worm.run import STATE_NAME, Progress, load_state, save_state
+from hf_worm.commands.glue import demo
+from hf_worm.commands.glue.command import main as glue
+from hf_worm.commands.image.command import main as image
+from hf_worm.commands.job.output_dir import find_checkpoint
+from hf_worm.report.progress import STATE_NAME, Progress, load_state, save_state
 
 Row = tuple[str, Any, str]
 
@@ -961,8 +961,8 @@ def test_a_name_that_is_no_path_is_not_taken_for_one(image_flags: Any, tmp_path:
     monkeypatch.chdir(tmp_path)
     _made(tmp_path / "resnet18")
     arguments = TrainingArguments(output_dir="resnet18", do_train=True, use_cpu=True)
-    from hf_worm.image.command import IMAGE
-    from hf_worm.job.parsing import parse
+    from hf_worm.commands.image.command import IMAGE
+    from hf_worm.commands.job.parsing import parse
 
     assert find_checkpoint(arguments, True, IMAGE.inputs(parse(IMAGE, image_flags()))) is None
 
@@ -983,7 +983,7 @@ def test_a_folder_that_cant_be_written_to(tmp_path: Path) -> None:
         import os, tempfile
         from pathlib import Path
         from transformers import TrainingArguments
-        from hf_worm.job.output_dir import find_checkpoint
+        from hf_worm.commands.job.output_dir import find_checkpoint
         folder = Path({str(tmp_path)!r}) / "closed"
         folder.mkdir()
         arguments = TrainingArguments(output_dir=str(folder), use_cpu=True, do_train=True)

@@ -23,7 +23,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from hf_worm import TicketSearch, WormConfig, __version__, cli
+from hf_worm import TicketSearch, WormConfig, __version__
+from hf_worm.commands import main as cli
 from hf_worm.models import CifarResNetConfig, CifarResNetForImageClassification
 
 HF_WORM = Path(sys.executable).with_name("hf-worm")

@@ -17,12 +17,12 @@ from transformers import BertForSequenceClassification, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_worm import Ticket, WormConfig, WormTrainer, load_compact
-from hf_worm.cli import main
-from hf_worm.job.table import cost_lines, result_table
-from hf_worm.report import pruned_line
-from hf_worm.show.reading import read_run
-from hf_worm.show.terminal import run_text
-from hf_worm.speed import gains
+from hf_worm.commands.main import main
+from hf_worm.commands.show.reading import read_run
+from hf_worm.report.account import pruned_line
+from hf_worm.report.speed import gains
+from hf_worm.report.table import cost_lines, result_table
+from hf_worm.report.terminal import run_text
 
 EVALUATED = {"eval_dataset": examples(32), "compute_metrics": accuracy}
 

@@ -305,6 +305,6 @@ def test_a_repository_is_read_through_the_hub(tmp_path: Path, monkeypatch: pytes
         asked.append((repo, name, options))
         return str(tmp_path / name)
 
-    monkeypatch.setattr("hf_worm.config.hf_hub_download", download)
+    monkeypatch.setattr("hf_worm.files.hf_hub_download", download)
     assert WormConfig.from_pretrained("someone/a-ticket", revision="v1") == WormConfig(**OTHER)
     assert asked == [("someone/a-ticket", "worm_config.json", {"revision": "v1"})]

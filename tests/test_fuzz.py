@@ -17,8 +17,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_worm.config import parse_json
 from hf_worm.core.masks import pack, unpack
+from hf_worm.files import parse_json
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 fuzz = importlib.import_module("fuzz")

@@ -12,10 +12,10 @@ from training import QUERY_AND_KEY, SmallCNN, accuracy, checkpoints, examples, l
 from transformers import BertForSequenceClassification, PreTrainedModel, Trainer, TrainingArguments
 
 from hf_worm import TicketSearch, WormConfig, WormTrainer, WormTrainerMixin
-from hf_worm.hub import card_section, extend_model_card
 from hf_worm.models import CifarResNetConfig, CifarResNetForImageClassification
-from hf_worm.report import build_report, loading
-from hf_worm.run import Progress
+from hf_worm.report.account import build_report, loading
+from hf_worm.report.card import card_section, extend_model_card
+from hf_worm.report.progress import Progress
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import hf_worm
-from hf_worm import WormConfig, cli
+from hf_worm import WormConfig
+from hf_worm.commands import main as cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import BertForSequenceClassification
 
-from hf_worm.speed import costs, counts, forward, repeated
+from hf_worm.report.speed import costs, counts, forward, repeated
 
 
 class Net(nn.Module):

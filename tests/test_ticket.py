@@ -19,8 +19,8 @@ from torch import nn
 
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
-from hf_worm.layers import representative_layers
 from hf_worm.ticket import Ticket
+from hf_worm.units import representative_layers
 
 HISTORY = [
     Observation(0, (), None, None, False, False),
@@ -419,7 +419,7 @@ def test_a_repository_is_read_through_the_hub(
         asked.append((repo, name, options))
         return str(tmp_path / name)
 
-    monkeypatch.setattr("hf_worm.config.hf_hub_download", download)
+    monkeypatch.setattr("hf_worm.files.hf_hub_download", download)
     read = Ticket.from_pretrained("someone/a-ticket", revision="v1")
     assert read.history == HISTORY and list(read.masks) == list(ticket.masks)
     names = ("ticket.safetensors", "worm_config.json", "worm_history.json")

@@ -44,8 +44,8 @@ from transformers.hyperparameter_search import ALL_HYPERPARAMETER_SEARCH_BACKEND
 from transformers.trainer_utils import HPSearchBackend
 
 from hf_worm import Ticket, WormConfig, WormTrainer, WormTrainerMixin
-from hf_worm.show.reading import read_run
-from hf_worm.show.terminal import run_text, title_lines
+from hf_worm.commands.show.reading import read_run
+from hf_worm.report.terminal import run_text, title_lines
 
 CONVERGES = {"stopping_point": 0.5}
 NEVER = {"stopping_point": 0.0, "margin": 0.0}

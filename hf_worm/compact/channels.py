@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hf_worm.compact.shrink import replace_
-from hf_worm.layers.layer import Slices
+from hf_worm.units.layer import Slices
 
 
 @runtime_checkable

@@ -15,9 +15,9 @@ from hf_worm.compact.shrink import (
     require_projections_alone,
     shrink_,
 )
-from hf_worm.layers import RepresentativeLayer, representative_layers
-from hf_worm.layers.layer import WORDS
-from hf_worm.layers.names import firsts
+from hf_worm.units import RepresentativeLayer, representative_layers
+from hf_worm.units.layer import WORDS
+from hf_worm.units.names import firsts
 
 
 def require_larger_units(model: nn.Module, layers: Sequence[RepresentativeLayer]) -> None:

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from hf_worm.compact.shrink import Kept, holders, shrink_
-from hf_worm.layers import representative_layers
-from hf_worm.layers.heads import head_size
+from hf_worm.units import representative_layers
+from hf_worm.units.heads import head_size
 
 RECORD = "worm_compact"  # field of a model's configuration, for what its own fields can't say
 # What configurations call the number of neurons of a feed-forward block.

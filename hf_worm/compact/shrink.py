@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_worm.layers import RepresentativeLayer, representative_layers
-from hf_worm.layers.heads import head_size
-from hf_worm.layers.layer import Slices
-from hf_worm.layers.neurons import TURNED
+from hf_worm.units import RepresentativeLayer, representative_layers
+from hf_worm.units.heads import head_size
+from hf_worm.units.layer import Slices
+from hf_worm.units.neurons import TURNED
 
 Kept = dict[str, list[int]]  # by the layer's name: the units that stay, ascending
 

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import Trainer, TrainerControl
 from transformers.trainer_utils import TrainOutput
 
-from hf_worm.run import Counts
+from hf_worm.report.progress import Counts
 
 if TYPE_CHECKING:
     _Trainer = Trainer

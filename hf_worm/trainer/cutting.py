@@ -8,10 +8,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_worm.compact import try_cut
-from hf_worm.report import account
-from hf_worm.run import load_state
+from hf_worm.report.account import account
+from hf_worm.report.progress import load_state
+from hf_worm.report.speed import LARGE_BATCH, Batch, costs, forward
 from hf_worm.search import TicketSearch
-from hf_worm.speed import LARGE_BATCH, Batch, costs, forward
 from hf_worm.ticket import Ticket
 from hf_worm.trainer.reporting import ReportingTrainerMixin
 

@@ -2,7 +2,7 @@
 
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
-from hf_worm.run import Progress
+from hf_worm.report.progress import Progress
 from hf_worm.search import FADE_BOUND, sampling_advice
 
 NO_CONFIG = "This trainer has no `worm_config`: it can `train()`, as its parent class does."

@@ -16,10 +16,10 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint, has_length, set_seed
 
-from hf_worm.checkpoint import require_whole
 from hf_worm.core.truncation import StepTruncation, unwrapped
-from hf_worm.run import Counts, Progress, load_state, save_state
+from hf_worm.report.progress import Counts, Progress, load_state, save_state
 from hf_worm.ticket import Held
+from hf_worm.trainer.checkpoint import require_whole
 from hf_worm.trainer.counting import CountingTrainerMixin
 from hf_worm.trainer.renamed import load_renamed
 

@@ -8,8 +8,8 @@ from transformers.training_args import OptimizerNames
 
 from hf_worm.compact import require_larger_units
 from hf_worm.config import WormConfig
-from hf_worm.layers import idle
 from hf_worm.search import TicketSearch
+from hf_worm.units import idle
 
 # How training may be distributed: every process holds all of every weight, and of its averaged gradient.
 SUPPORTED = {DistributedType.NO} | {kind for kind in DistributedType if kind.startswith("MULTI_")}

@@ -7,8 +7,8 @@ from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_worm.compact.load import load_compact
 from hf_worm.core.random_states import random_states_kept
-from hf_worm.loading import load_compact
 
 
 def load_renamed(model: nn.Module, folder: str) -> bool:

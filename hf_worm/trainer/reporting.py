@@ -13,9 +13,9 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from hf_worm.config import WormConfig, replace_file
-from hf_worm.hub import correct_origin, extend_model_card
-from hf_worm.report import (
+from hf_worm.config import WormConfig
+from hf_worm.files import replace_file
+from hf_worm.report.account import (
     NOT_METRICS,
     REPORT_NAME,
     STAGES,
@@ -26,6 +26,7 @@ from hf_worm.report import (
     report_json,
     set_aside,
 )
+from hf_worm.report.card import correct_origin, extend_model_card
 from hf_worm.ticket import Ticket
 from hf_worm.trainer.messages import NO_CONFIG
 from hf_worm.trainer.phases import PhasedTrainerMixin

@@ -16,7 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput, set_seed
 
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
-from hf_worm.run import Progress, load_state
+from hf_worm.report.progress import Progress, load_state
 from hf_worm.search import TicketSearch
 from hf_worm.ticket import Ticket
 from hf_worm.trainer.callback import PhaseCallback

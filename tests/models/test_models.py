@@ -22,7 +22,7 @@ from transformers import (
     pipeline,
 )
 
-from hf_worm.image.model import new_processor
+from hf_worm.commands.image.model import new_processor
 from hf_worm.models import (
     CifarResNetConfig,
     CifarResNetForImageClassification,

@@ -9,8 +9,8 @@ from torch import nn
 from transformers import ResNetConfig
 from transformers.models.resnet.modeling_resnet import ResNetEncoder
 
-from hf_worm.layers import representative_layers
 from hf_worm.models import CifarResNetConfig, CifarResNetForImageClassification
+from hf_worm.units import representative_layers
 
 
 def small(**changes: object) -> CifarResNetForImageClassification:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from hf_worm.layers import representative_layers
 from hf_worm.models import VggBnConfig, VggBnForImageClassification
+from hf_worm.units import representative_layers
 
 # Where torchvision's vgg11_bn has its convolutions and its BatchNorms.
 CONVOLUTIONS = (0, 4, 8, 11, 15, 18, 22, 25)

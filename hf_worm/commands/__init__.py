@@ -1,0 +1,1 @@
+"""The `hf-worm` command: programs over the library."""

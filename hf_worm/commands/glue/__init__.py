@@ -1,0 +1,1 @@
+"""`hf-worm glue`: its tasks, data and model."""

@@ -1,0 +1,151 @@
+"""A command from end to end: parse, build, train or evaluate, save, print the result table."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_worm.commands.job.arguments import Arguments, D, M
+from hf_worm.commands.job.output_dir import clear, find_checkpoint
+from hf_worm.commands.job.parsing import CommandLine, error_line, parse
+from hf_worm.commands.job.task import Task
+from hf_worm.report.table import plain_table, result_table
+from hf_worm.trainer import WormTrainer
+from hf_worm.trainer.checkpoint import newest_finished
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(CommandLine[M, D]):
+    """What makes one command: its name, its arguments and their defaults, and how it builds a trainer.
+
+    Args:
+        build (`Callable`): The trainer and the task, from the arguments and the checkpoint to resume from, if any.
+        card (`Callable`): What `create_model_card` is given, from the arguments and the task.
+        inputs (`Callable`, *optional*): The folders and files that a run reads, from the arguments; `None` among them.
+    """
+
+    build: Callable[[Arguments[M, D], str | None], tuple[WormTrainer, Task]]
+    card: Callable[[Arguments[M, D], Task], dict[str, Any]]
+    inputs: Callable[[Arguments[M, D]], Iterable[str | None]] = lambda arguments: ()
+
+
+def main(command: Command[M, D], argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        command (`Command`): Which one.
+        argv (`Sequence[str]`, *optional*): What follows its name; by default the arguments of this process.
+
+    Returns:
+        `int`: The exit status. 0: done. 2: the arguments, the data or the model won't do; one line on stderr says why.
+        130: interrupted.
+    """
+    folder = None
+    try:
+        try:
+            arguments = parse(command, sys.argv[1:] if argv is None else argv)
+            overwrite = arguments.run.overwrite_output_dir
+            checkpoint = find_checkpoint(arguments.training, overwrite, command.inputs(arguments))
+            trainer, task = command.build(arguments, checkpoint)
+            if arguments.training.do_train:
+                _refuse_unknown_metric(trainer, task)
+        except (ValueError, OSError, ImportError) as error:  # the last: a setting needs a library that is not there
+            print(error_line(command.program, error), file=sys.stderr)
+            return 2
+        folder = str(arguments.training.output_dir)
+        run(command, trainer, task, arguments, checkpoint)
+    except KeyboardInterrupt:
+        print(f"\n{command.program}: interrupted.{_how_to_go_on(folder)}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(
+    command: Command[M, D], trainer: WormTrainer, task: Task, arguments: Arguments[M, D], checkpoint: str | None
+) -> None:
+    """Train or evaluate, save what came of it, and print the result table.
+
+    Args:
+        command (`Command`): Whose run it is.
+        trainer (`WormTrainer`): From its `build`.
+        task (`Task`): What it is for.
+        arguments (`Arguments`): Of the run.
+        checkpoint (`str`, *optional*): What to resume from.
+    """
+    training = arguments.training
+    if not training.do_train:
+        metrics = trainer.evaluate()
+        _save_metrics(trainer, "eval", metrics)
+        _print(trainer, plain_table("evaluated", _of_task(metrics, task)))
+        return
+    if arguments.run.overwrite_output_dir:
+        with training.main_process_first(local=False, desc="clearing the output folder"):
+            if trainer.is_world_process_zero():
+                clear(Path(str(training.output_dir)))
+    output = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    _save_metrics(trainer, "train", output.metrics)
+    if arguments.worm is None:
+        metrics = trainer.evaluate() if training.do_eval else {}
+        seconds = output.metrics.get("train_runtime")
+        table = plain_table("fine-tuned", _of_task(metrics, task), trainer.state.epoch, seconds)
+    else:
+        report = trainer.report()
+        last = list(report["metrics"].values())[-1] if report["metrics"] else {}
+        metrics = {f"eval_{name}": value for name, value in last.items()}
+        table = result_table(report)
+    if training.do_eval:
+        _save_metrics(trainer, "eval", metrics)
+    card = command.card(arguments, task)
+    if training.push_to_hub:
+        trainer.push_to_hub(**card)
+    else:
+        trainer.create_model_card(**card)
+    _print(trainer, table)
+
+
+def _refuse_unknown_metric(trainer: WormTrainer, task: Task) -> None:
+    """Refuse a `metric_for_best_model` that there won't be: the Trainer says so after the first epoch."""
+    wanted, splits = trainer.args.metric_for_best_model, trainer.eval_dataset
+    if not trainer.args.load_best_model_at_end or wanted is None:
+        return
+    prefixes = [f"{name}_" for name in splits] if isinstance(splits, dict) else [""]
+    known = [prefix + metric for prefix in prefixes for metric in (*task.metrics, "loss")]
+    if wanted.removeprefix("eval_") not in known:
+        raise ValueError(f"`metric_for_best_model` must be one of {', '.join(known)}, got {wanted!r}.")
+
+
+def _of_task(metrics: Mapping[str, float], task: Task) -> dict[str, float]:
+    """The task's metrics and the loss, by their plain names, without the evaluation's times."""
+    return {
+        name.removeprefix("eval_"): value for name, value in metrics.items() if name.endswith((*task.metrics, "loss"))
+    }
+
+
+def _save_metrics(trainer: WormTrainer, split: str, metrics: dict[str, float]) -> None:
+    if metrics:  # a resumed run that had no step left has none of training
+        trainer.log_metrics(split, metrics)
+        trainer.save_metrics(split, metrics)
+
+
+def _print(trainer: WormTrainer, table: str) -> None:
+    if trainer.is_world_process_zero():
+        print(f"\n{table}")
+
+
+def _how_to_go_on(folder: str | None) -> str:
+    if folder is None:
+        return ""
+    last: str | None = get_last_checkpoint(folder) if os.path.isdir(folder) else None  # type: ignore[no-untyped-call]
+    if last is None:
+        return " There is no checkpoint yet to go on from."
+    newest = newest_finished(Path(folder))
+    if newest is None:
+        return " There is no whole checkpoint yet to go on from: `--overwrite_output_dir` begins anew."
+    name = "last" if newest == Path(last) else newest
+    return f" To go on: the same command with `--resume_from_checkpoint {name}`, without `--overwrite_output_dir`."
