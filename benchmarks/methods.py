@@ -32,7 +32,7 @@ from hf_worm.commands.image.command import IMAGE
 from hf_worm.commands.image.job import build_trainer as build_for_images
 from hf_worm.commands.job.parsing import parse
 from hf_worm.core.masks import keep_mask
-from hf_worm.report.progress import load_state, save_state
+from hf_worm.trainer.state import load_state, save_state
 from hf_worm.units import RepresentativeLayer
 from hf_worm.units.layer import View
 

@@ -5,7 +5,7 @@ from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
 from hf_worm.search import TicketSearch
 from hf_worm.ticket import Ticket
-from hf_worm.trainer import WormTrainer, WormTrainerMixin
+from hf_worm.trainer import WormCallback, WormTrainer, WormTrainerMixin
 from hf_worm.units import RepresentativeLayer, representative_layers
 
 __version__ = "0.1.0"
@@ -15,6 +15,7 @@ __all__ = [
     "RepresentativeLayer",
     "Ticket",
     "TicketSearch",
+    "WormCallback",
     "WormConfig",
     "WormTrainer",
     "WormTrainerMixin",

@@ -46,7 +46,7 @@ def without(name: str) -> Damage:
 
 def other_format(folder: Path) -> None:
     path = folder / "worm_state.safetensors"
-    path.write_bytes(path.read_bytes().replace(b"hf_worm.state.v1", b"hf_worm.state.v9"))
+    path.write_bytes(path.read_bytes().replace(b"hf_worm.state.v2", b"hf_worm.state.v9"))
 
 
 EVERY: dict[str, tuple[Damage, str]] = {

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from torch import nn
 from training import accuracy, arguments, checkpoints, examples, report, same_weights, weights, worm_trainer
 from transformers import BertForSequenceClassification, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
@@ -221,18 +220,19 @@ def test_a_ticket_is_cut_out_once(bert: BertForSequenceClassification, tmp_path:
 
 
 def test_the_searchs_optimizer_takes_no_room_beside_three_models(
-    bert: BertForSequenceClassification, tmp_path: Path
+    bert: BertForSequenceClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = compact_trainer(bert, tmp_path, ["neurons"])
     trainer.search_ticket()
     optimizer = weakref.ref(trainer.optimizer.optimizer)
     told = []
 
-    def measure(dense: nn.Module, drawn: nn.Module) -> None:
+    def measure(*models: Any) -> dict[str, Any]:
         gc.collect()
         told.append(optimizer())
+        return {}
 
-    trainer._measure = measure
+    monkeypatch.setattr("hf_worm.trainer.cutting.measure", measure)
     trainer.draw_ticket()
     assert told == [None]
 
@@ -312,7 +312,7 @@ def test_trying_the_cut_changes_nothing(
     tried = compact_trainer(bert, tmp_path / "tried", ["neurons", "heads"])
     tried.train()
     monkeypatch.setattr("hf_worm.trainer.cutting.try_cut", lambda *_: None)
-    monkeypatch.setattr("hf_worm.trainer.cutting.CuttingTrainerMixin._batch", lambda *_: {})
+    monkeypatch.setattr("hf_worm.trainer.cutting.rows", lambda *_: {})
     monkeypatch.setattr("hf_worm.trainer.cutting.costs", lambda *_: {})
     plain = compact_trainer(bert, tmp_path / "plain", ["neurons", "heads"])
     plain.train()

@@ -182,7 +182,7 @@ def test_without_a_config_the_parent_class_loads(
     def ours(*_: object) -> bool:
         raise AssertionError("a run without a config loads as the Trainer does")
 
-    monkeypatch.setattr("hf_worm.trainer.phases.load_renamed", ours)
+    monkeypatch.setattr("hf_worm.trainer.worm.load_renamed", ours)
     kept = arguments(tmp_path, save_strategy="epoch", eval_strategy="epoch", load_best_model_at_end=True)
     rows = {"train_dataset": examples(), "eval_dataset": examples()}
     whole = WormTrainer(model=copy.deepcopy(bert), args=kept, worm_config=None, **rows)
@@ -281,7 +281,7 @@ def test_a_checkpoint_of_another_kind_of_run(bert: BertForSequenceClassification
     )
     plain.train()
     with pytest.raises(
-        ValueError, match=r"holds no `worm_state.safetensors`, so it is no checkpoint of a `WormTrainer`"
+        ValueError, match=r"holds no `worm_state.safetensors`, so it is no checkpoint of a run that prunes"
     ):
         worm_trainer(bert, tmp_path).train(resume_from_checkpoint=True)
 

@@ -15,6 +15,7 @@ from transformers import BertForSequenceClassification, TrainerCallback
 from transformers.training_args import OptimizerNames
 
 from hf_worm import Ticket, WormConfig, WormTrainer
+from hf_worm.core.truncation import unwrapped
 
 SHORT = {"stopping_point": 1.0, "sample_strategy": "steps", "sample_steps": 2, "truncate_from": "start"}
 DRAWN_AT = 6  # optimizer steps: the third observation
@@ -190,7 +191,7 @@ def test_an_average_that_remembers_the_time_before_the_draw(
     average = MovingAverage(event)
     trainer, watch = watched(bert, tmp_path, callbacks=(average,), layers=layers)
     trainer.train()
-    assert len(average.wrote) >= 2
+    assert len(average.wrote) >= (1 if event == "end" else 2)
     assert pruned(masks_of(trainer), average.average) > 0, "the average knew nothing from before the draw"
     assert len(watch.before_evaluations) >= 5 and not any(watch.before_evaluations), "what was measured is not saved"
     check_saves(trainer, tmp_path)
@@ -387,22 +388,24 @@ def test_nothing_of_the_pruned_weights_enters_shared_statistics(
     """Adafactor scales a weight by means over its row and column: those of pruned weights' gradients are left out."""
     trainer, _ = watched(bert, tmp_path, optim="adafactor", max_grad_norm=0, layers=layers)
     seen: list[float] = []
-    begin = trainer._begin_phase
 
-    def begin_and_look() -> None:
-        begin()
-        if not trainer.searching:
-            optimizer = trainer._torch_optimizer
-            assert optimizer is not None
+    class Looks(TrainerCallback):
+        """Looks at the gradients that an optimizer step of the retraining gets to see."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.known: list[Any] = []
+
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any, **kwargs: Any) -> None:
+            if not trainer.searching and unwrapped(optimizer) not in self.known:
+                self.known.append(unwrapped(optimizer))
+                unwrapped(optimizer).register_step_pre_hook(self.look)
+
+        def look(self, *_: Any) -> None:
             masks = masks_of(trainer)
+            gradients = {name: bert.get_parameter(name).grad for name in masks}
+            seen.append(pruned(masks, {name: g for name, g in gradients.items() if g is not None}))
 
-            def look(*_: Any) -> None:
-                gradients = {name: bert.get_parameter(name).grad for name in masks}
-                seen.append(pruned(masks, {name: g for name, g in gradients.items() if g is not None}))
-
-            optimizer.register_step_pre_hook(look)
-
-    trainer._begin_phase = begin_and_look  # type: ignore[method-assign]
+    trainer.add_callback(Looks())
     trainer.train()
     assert len(seen) == 16 and not any(seen)
 

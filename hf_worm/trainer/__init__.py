@@ -1,5 +1,6 @@
-"""The three phases in a `transformers.Trainer`: search, draw, retraining."""
+"""Search, draw and retraining in a `transformers.Trainer`."""
 
+from hf_worm.trainer.callback import WormCallback
 from hf_worm.trainer.worm import WormTrainer, WormTrainerMixin
 
-__all__ = ["WormTrainer", "WormTrainerMixin"]
+__all__ = ["WormCallback", "WormTrainer", "WormTrainerMixin"]

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is whole: what was being written when a run was killed, or was damaged since, is refused."""
+"""Find and check checkpoints: one that a killed run left half written, or that was damaged since, is refused."""
 
 import json
 import math
@@ -10,8 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from transformers.trainer import TRAINER_STATE_NAME
 
-from hf_worm.report.progress import load_state
-from hf_worm.ticket import Ticket
+from hf_worm.trainer.state import OlderRunError, load_run
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 TRAINING = ("optimizer.pt", "scheduler.pt", "rng_state*.pth")  # without them the parent would begin anew, silently
@@ -28,6 +27,8 @@ def require_whole(folder: str) -> None:
     """
     try:
         _check(Path(folder))
+    except OlderRunError:
+        raise
     except ValueError as error:
         previous = whole_before(Path(folder))
         advice = (
@@ -87,7 +88,6 @@ def _check(folder: Path) -> None:
         json.loads(state.read_bytes())["global_step"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"Can't resume from {folder}: `{state.name}` is damaged ({error!r}).") from error
-    progress, _ = load_state(folder)
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, framework="pt"):
@@ -101,11 +101,7 @@ def _check(folder: Path) -> None:
     for file in chain.from_iterable(saved.values()):
         if not zipfile.is_zipfile(file):  # as PyTorch writes them; what ends a zip file stands at its end
             raise ValueError(f"Can't resume from {folder}: `{file.name}` is damaged (cut off, or no file of PyTorch).")
-    if progress.phase == "retrain":
-        try:
-            Ticket.from_pretrained(folder)
-        except (FileNotFoundError, ValueError) as error:
-            raise ValueError(f"Can't resume from {folder}, a checkpoint of the retraining: {error}") from error
+    load_run(folder)
 
 
 def _steps(folder: Path) -> int:

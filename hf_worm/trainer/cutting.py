@@ -1,95 +1,80 @@
-"""Going on with a smaller model: what the ticket prunes is cut out between the draw and the retraining."""
+"""Going on with a smaller model: what a trainer cuts, tries and measures between the draw and the retraining."""
 
 import inspect
 import warnings
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.trainer_utils import TrainOutput
 
 from hf_worm.compact import try_cut
-from hf_worm.report.account import account
-from hf_worm.report.progress import load_state
 from hf_worm.report.speed import LARGE_BATCH, Batch, costs, forward
-from hf_worm.search import TicketSearch
-from hf_worm.ticket import Ticket
-from hf_worm.trainer.reporting import ReportingTrainerMixin
+from hf_worm.trainer.stages import same_random_numbers
+
+if TYPE_CHECKING:
+    from hf_worm.trainer.worm import WormTrainerMixin
 
 
-class CuttingTrainerMixin(ReportingTrainerMixin):
-    """Cuts what the ticket prunes out of the model, and measures what that gained."""
+def try_cutting(trainer: "WormTrainerMixin", layers: list[str]) -> None:
+    """Cut units out of a copy of the model, and raise before the search where the rest of it does not follow."""
+    batch = rows(trainer)
+    with trainer.accelerator.autocast():
+        try_cut(trainer.trained_model, layers, lambda model: forward(model, batch))
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._rest: Ticket | None = None  # of a model that was made smaller: what could not be cut out
-        super().__init__(*args, **kwargs)
 
-    @property
-    def compacted(self) -> bool:
-        """Whether what the ticket prunes has been cut out of the model."""
-        return self._rest is not None
+def measure(trainer: "WormTrainerMixin", dense: nn.Module, drawn: nn.Module) -> dict[str, Any]:
+    """Measure sizes and times of the dense, the drawn and the smaller model on rows of the training set.
 
-    def _load_dense(self, search: TicketSearch, checkpoint: str) -> None:
-        """Have the search, of the dense model, be that of a checkpoint of the retraining: it is cut out once more."""
-        try:
-            search.load_state_dict(load_state(checkpoint)[1])
-        except ValueError as error:
-            raise ValueError(
-                f"{checkpoint} is of a retraining after what was pruned had been cut out, which is done once more: "
-                f"resume it with the dense model that the run began with. {error}"
-            ) from error
+    The first process measures, while others have nothing to do: they would share its cores.
 
-    def _require_dense(self, checkpoint: str) -> None:
-        if self.compacted:
-            raise ValueError(
-                f"{checkpoint} is of a search in the dense model, and this trainer's model is the compact one by now. "
-                "Resume with a new trainer that is given the dense model."
-            )
+    Returns:
+        `dict[str, Any]`: As [`~hf_worm.report.speed.costs`]; empty where nothing was measured.
+    """
+    batch = rows(trainer)  # of which all processes take theirs
+    if not trainer.is_world_process_zero():
+        return {}
+    count = min(LARGE_BATCH, trainer.args.per_device_train_batch_size)
+    models = {"dense": dense, "drawn": drawn, "compact": trainer.trained_model}
+    try:
+        with trainer.accelerator.autocast():
+            return costs(models, batch, count)
+    except Exception as error:  # out of memory, or rows that can't be repeated: the run goes on without its times
+        warnings.warn(f"What the smaller model gains was not measured: {type(error).__name__}: {error}", stacklevel=2)
+        return {}
 
-    def _try_cut(self, search: TicketSearch) -> None:
-        """Cut units out of a copy, and raise before the search where the rest of the model does not follow."""
-        batch = self._batch()
-        with self.accelerator.autocast():
-            try_cut(self._trained_model, search.config.layers, lambda model: forward(model, batch))
 
-    def _cut_out(self) -> None:
-        """Go on with a smaller copy of the model."""
-        dense = self._trained_model
-        smaller = self._drawn.compact(dense)
-        self._dense_account = account(self._drawn, dense)
-        self.model = self.model_wrapped = self.callback_handler.model = smaller
-        self._rest = self._drawn.rest(smaller)
+def rows(trainer: "WormTrainerMixin") -> Batch:
+    """Take rows of the training set, and leave all random states as they are.
 
-    def _measure(self, dense: nn.Module, drawn: nn.Module) -> None:
-        """Sizes and times of the three models on rows of the training set.
+    With what the model's `forward` names alone, and without labels that it need not have (but for models of an
+    encoder and a decoder, which make the decoder's input of them).
+    """
+    with same_random_numbers(trainer):
+        batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    model = cast(PreTrainedModel, trainer.trained_model)  # another is refused
+    taken = inspect.signature(model.forward).parameters
+    left_out = [
+        name
+        for name in trainer.label_names
+        if name in taken and taken[name].default is None and not model.config.is_encoder_decoder
+    ]
+    return {name: value for name, value in batch.items() if name in taken and name not in left_out}
 
-        The first process measures, while others have nothing to do: they would share its cores.
-        """
-        batch = self._batch()  # of which all processes take theirs
-        if not self.is_world_process_zero():
-            return
-        rows = min(LARGE_BATCH, self.args.per_device_train_batch_size)
-        models = {"dense": dense, "drawn": drawn, "compact": self._trained_model}
-        try:
-            with self.accelerator.autocast():
-                self.progress.costs = costs(models, batch, rows)
-        except Exception as error:  # out of memory, or rows that can't be repeated: the run goes on without its times
-            warnings.warn(
-                f"What the smaller model gains was not measured: {type(error).__name__}: {error}", stacklevel=2
-            )
 
-    def _batch(self) -> Batch:
-        """Rows of the training set; no random state changes.
+def sum_outputs(search: TrainOutput, retraining: TrainOutput) -> TrainOutput:
+    """Join what two trainings of a run took: the sum of their times, and means over all steps.
 
-        With what the model's `forward` names alone, and without labels that it need not have (but for models of an
-        encoder and a decoder, which make the decoder's input of them).
-        """
-        with self._own_random_numbers():
-            batch = self._prepare_inputs(next(iter(self.get_train_dataloader())))
-        model = cast(PreTrainedModel, self._trained_model)  # another is refused
-        taken = inspect.signature(model.forward).parameters
-        left_out = [
-            name
-            for name in self.label_names
-            if name in taken and taken[name].default is None and not model.config.is_encoder_decoder
-        ]
-        return {name: value for name, value in batch.items() if name in taken and name not in left_out}
+    Args:
+        search, retraining (`TrainOutput`): Of the trainings; steps are counted from the start of the run.
+    """
+    steps = search.global_step, retraining.global_step - search.global_step
+    both = search.metrics, retraining.metrics
+    metrics = dict(retraining.metrics)
+    metrics["train_runtime"] = runtime = sum(phase["train_runtime"] for phase in both)
+    for name in ("train_samples_per_second", "train_steps_per_second"):
+        if all(name in phase for phase in both):
+            metrics[name] = round(sum(phase[name] * phase["train_runtime"] for phase in both) / runtime, 3)
+    losses = search.training_loss, retraining.training_loss
+    loss = sum(loss * count for loss, count in zip(losses, steps, strict=True)) / max(sum(steps), 1)
+    return TrainOutput(retraining.global_step, loss, {**metrics, "train_loss": loss})

@@ -1,323 +1,262 @@
-"""Several trainings one after another as one run: in one folder, with one count of steps, each of them resumable."""
+"""The phases of a `WormTrainer`'s run: what [`WormCallback`] does, and what takes a Trainer of one's own."""
 
 import copy
 import math
-import os
-import tempfile
-from abc import abstractmethod
-from typing import Any, NamedTuple, cast
+import warnings
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
-from torch.utils.data import DataLoader
-from transformers import TrainerCallback, TrainerState
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
-from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import TrainOutput, get_last_checkpoint, has_length, set_seed
+from tqdm.auto import tqdm
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from hf_worm.core.truncation import StepTruncation, unwrapped
-from hf_worm.report.progress import Counts, Progress, load_state, save_state
-from hf_worm.ticket import Held
-from hf_worm.trainer.checkpoint import require_whole
-from hf_worm.trainer.counting import CountingTrainerMixin
-from hf_worm.trainer.renamed import load_renamed
+from hf_worm.config import WormConfig
+from hf_worm.core.window import Observation
+from hf_worm.search import TicketSearch
+from hf_worm.trainer.callback import WormCallback, observation_logs, put_weights_in_place
+from hf_worm.trainer.compat import describe_bar, saved_state, was_stopped
+from hf_worm.trainer.messages import none_left, observation_line
+from hf_worm.trainer.refusals import refuse_compact
+from hf_worm.trainer.stages import StageNames
+from hf_worm.trainer.state import Saved
 
-STATE_FILES = {"optimizer": OPTIMIZER_NAME, "lr_scheduler": SCHEDULER_NAME}
+if TYPE_CHECKING:
+    from hf_worm.trainer.worm import WormTrainerMixin
 
-Checkpoint = str | os.PathLike[str] | bool | None  # what may be resumed from; `True`: the last in `output_dir`
 
-
-class Handover(NamedTuple):
-    """What a phase leaves to one that goes on with its training.
+class Phases(WormCallback):
+    """Search, draw and retrain in one training of a trainer that knows of them, with the draw evaluated and reported.
 
     Args:
-        folder (`tempfile.TemporaryDirectory`): Holds the `TrainerState`, for the parent to resume from.
-        states (`dict[str, Any]`): Of the optimizer and the schedule.
-        over_in (`str`, *optional*): The checkpoint that has them instead, if the phase was already over in it.
-        epoch_rng (`torch.Tensor`, *optional*):
-            Torch's random state when the epoch began, by which some samplers order rows.
-    """
-
-    folder: tempfile.TemporaryDirectory[str]
-    states: dict[str, Any]
-    over_in: str | None
-    epoch_rng: torch.Tensor | None
-
-
-class PhasedTrainerMixin(CountingTrainerMixin):
-    """Runs the parent's `train` once for each phase of a run.
-
-    A phase that goes on with the training of the one before is, to the parent, that training resumed.
+        trainer (`WormTrainerMixin`): The trainer.
+        config (`WormConfig`): The settings.
+        parts (`dict[str, Any]`): Score, selection, schedule and treatment of the user's own, each or `None`.
 
     Attributes:
-        progress (`Progress`): Steps, epochs, seconds and metrics of the phases so far.
+        draws (`bool`): Whether the training that runs draws the ticket, or ends with the search.
+        checkpoint (`str`, *optional*): What the training resumes from, if not from what another has just left.
+        names (`StageNames`): The trainer's first callback.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.progress = Progress()
-        self._phase: str | None = None  # while the parent's `train` runs
-        self._log_before: list[dict[str, float]] = []
-        self._checkpoint_state: tuple[Progress, dict[str, Any]] | None = None  # what a resumed phase begins from
-        self._saving_checkpoint = False
-        self._handle: StepTruncation | Held | None = None  # of the hooks on the optimizer's step
-        self._over_in: str | None = None  # the checkpoint in which the last phase was over, if it had no step left
-        self._handover: Handover | None = None  # while a phase goes on with the training of the one before
-        self._epoch_rng: torch.Tensor | None = None  # torch's random state at the beginning of the newest epoch
-        super().__init__(*args, **kwargs)
-        self._given_states: dict[str, Any] | None = None  # from the first phase on, of what the user made
+    def __init__(self, trainer: "WormTrainerMixin", config: WormConfig, parts: dict[str, Any]) -> None:
+        super().__init__(config, **parts)
+        self.trainer = trainer
+        self.draws = True
+        self.checkpoint: str | None = None
+        self.saved: Saved | None = None
+        self.log_before: list[dict[str, float]] = []  # of the training that this one goes on from
+        self.names = StageNames(self._end_training)
+        self._kind: type[TicketSearch] = TicketSearch
+        self._steps_of_an_epoch = 0
+        self._stepped = False  # the trainer's own `training_step` has run, at least once
+        self._untold = False  # the newest observation was made before training began, and is to be logged
 
-    def _train_phase(
-        self, phase: str, checkpoint: str | None, options: dict[str, Any], goes_on: bool = False
-    ) -> TrainOutput:
-        """Train one phase, from its beginning or from a checkpoint of it.
+    @property
+    def owner(self) -> str:
+        """The trainer's class."""
+        return type(self.trainer).__name__
 
-        Args:
-            phase (`str`): Its name.
-            checkpoint (`str`, *optional*): A checkpoint of the phase, to resume it.
-            options (`dict`): For the parent's `train`.
-            goes_on (`bool`, *optional*, defaults to `False`):
-                With the optimizer, the schedule and the place in the rows that the phase before left; otherwise with a
-                fresh optimizer and schedule.
-        """
-        self._checkpoint_state = None if checkpoint is None else load_state(checkpoint)
-        before = self.progress if self._checkpoint_state is None else self._checkpoint_state[0]
-        # A training that goes on counts its steps from the start of the run already, and its epochs if it knows them.
-        counted = before.total() if goes_on else Counts()
-        if self._streams:
-            counted = counted._replace(epochs=0.0)
-        self._before = before.total().less(counted)
-        self._log_before = self.state.log_history if before.steps else []
-        self._handover = self._leave() if goes_on and checkpoint is None else None
-        self._renew_optimizer()
-        self._phase = phase
-        try:
-            self._over_in = None
-            if checkpoint is not None and self._load_if_over(checkpoint):
-                output = TrainOutput(self.state.global_step, 0.0, {})
-                self._over_in = checkpoint
-            else:
-                resumed = checkpoint if self._handover is None else self._handover.folder.name
-                output = super().train(resume_from_checkpoint=resumed, **options)
-                self._put_weights_in_place()
-        finally:
-            self._phase = None
-            self._release_optimizer()
-            if self._handover is not None:
-                self._handover.folder.cleanup()
-                self._handover = None
-        self.progress.finish(self._taken().less(counted))
-        self._count(+1)
-        self._before = Counts()
-        return TrainOutput(self.state.global_step, output.training_loss, output.metrics)
+    @property
+    def restarts(self) -> bool:
+        """Whether the retraining has an optimizer and a schedule of its own."""
+        return self.config.retrain_schedule == "restart"
 
-    def _begin_epoch(self) -> None:
-        """Have an epoch that a phase goes on with be of the same rows in the same order."""
-        if self._handover is not None and self._handover.epoch_rng is not None:
-            torch.set_rng_state(self._handover.epoch_rng)
-            self._handover = self._handover._replace(epoch_rng=None)
-        self._epoch_rng = torch.get_rng_state()
+    def adopt(self, search: TicketSearch) -> None:
+        """Search from now on as a search does that the user has made: of its class, with its parts."""
+        self.search, self._kind = search, type(search)
+        self.parts = {name: getattr(search, name) for name in self.parts}
 
-    def _begin_phase(self) -> None:
-        """Set the phase up on the model and the optimizer as they now are: also after `model_init` or a restart."""
-        self._release_optimizer()
-        if self._checkpoint_state is not None:
-            self.progress = copy.deepcopy(self._checkpoint_state[0])
-        else:
-            self.state.log_history = self._log_before + self.state.log_history
-        self.progress.enter(str(self._phase))
+    def new_search(self, model: nn.Module) -> TicketSearch:
+        """Make a search of the kind that is in use."""
+        return self._kind(model, self.config, **copy.deepcopy(self.parts))
 
-    @abstractmethod
-    def _phase_state(self) -> dict[str, Any]:
-        """What a checkpoint of the phase holds beside the parent's files, as [`TicketSearch.state_dict`] has it."""
+    def retraining_steps(self) -> int:
+        """Count the optimizer steps of a retraining with a schedule of its own."""
+        return math.ceil(self.config.retrain_epochs * self._steps_of_an_epoch)
 
-    def _end_if_over(self, stopped: bool) -> bool:
-        """Do what ends a phase that was just loaded, if no step of it is left.
+    @property
+    def running(self) -> bool:
+        """Whether a training runs."""
+        return self._running
+
+    def put_weights_in_place(self) -> None:
+        """Have weights be those that are the training's result."""
+        put_weights_in_place(self.trainer.optimizer)
+
+    # The plan.
+
+    def plan(self, steps_per_epoch: int, planned: int) -> tuple[int, int | None]:
+        """Put the run where it begins, or where it was saved, and plan its optimizer steps.
 
         Args:
-            stopped (`bool`): Whether its checkpoint says so.
+            steps_per_epoch (`int`): Optimizer steps in an epoch.
+            planned (`int`): Steps of a training by the trainer's arguments alone.
 
         Returns:
-            `bool`: Whether it has ended.
+            `tuple[int, int | None]`: Steps of the whole run, and those that are done where none is left; else `None`.
         """
-        return stopped
-
-    def _load_if_over(self, checkpoint: str) -> bool:
-        """Load a checkpoint after which its phase has no step left; the parent would train one more."""
-        self.state = state = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
-        if self.args.auto_find_batch_size and state.train_batch_size is not None:
-            self._train_batch_size = state.train_batch_size  # as the parent will: there are other steps in an epoch
-        self._count(-1)
-        planned = self._planned_steps()
-        prolonged = state.max_steps <= state.global_step < planned
-        control = cast(dict[str, Any], state.stateful_callbacks or {}).get("TrainerControl", {}).get("args", {})
-        stopped = state.global_step >= planned or (control.get("should_training_stop", False) and not prolonged)
-        if (self.args.fp16_full_eval or self.args.bf16_full_eval) and not self.is_model_parallel:
-            self._move_model_to_device(self._trained_model, self.args.device)  # the parent's `train` would
-        self._load_from_checkpoint(checkpoint)
-        self._begin_phase()
-        saved = load_state(checkpoint)[0]
-        self.progress.seed = self.progress.seed if saved.seed is None else saved.seed  # no rows are put in order here
-        return self._end_if_over(stopped)
-
-    def _planned_steps(self) -> int:
-        # As the parent counts them; its own method changed its parameters within transformers 5.
-        if self.args.max_steps > 0:
-            return self.args.max_steps
-        return math.ceil(self.args.num_train_epochs * self._steps_in_epoch(self.get_train_dataloader()))
-
-    def _steps_in_epoch(self, batches: DataLoader[Any]) -> int:
-        return max(math.ceil(len(batches) / self.args.gradient_accumulation_steps), 1)
-
-    # Going on with the training of the phase before: the parent resumes it from a folder that holds its state alone.
-
-    def _leave(self) -> "Handover":
-        """What the phase that is over leaves to the next: call it before the optimizer is renewed."""
-        states = {}
-        if self._over_in is None:
-            states = {name: getattr(self, name).state_dict() for name in STATE_FILES}
+        self._steps_of_an_epoch, self.search_steps = steps_per_epoch, planned
+        if self.ticket is None or self.saved is not None:
+            self._put_in_place()
+        if self.ticket is not None:
+            total = self.progress.begun_step + self.retraining_steps() if self.restarts else planned
         else:
-            for file in STATE_FILES.values():
-                if not os.path.isfile(os.path.join(self._over_in, file)):
-                    raise ValueError(f"{self._over_in} holds no `{file}`, and the retraining goes on with it.")
-        state = copy.copy(self.state)
-        state.log_history = []  # it may hold what is no JSON, and is put back as the phase begins
-        exportable = [
-            part for part in (*self.callback_handler.callbacks, self.control) if isinstance(part, ExportableState)
-        ]
-        callbacks = cast(list[TrainerCallback], exportable)
-        state.stateful_callbacks = TrainerState(stateful_callbacks=callbacks).stateful_callbacks
-        state.best_metric = state.best_model_checkpoint = state.best_global_step = None  # of another model
-        folder = tempfile.TemporaryDirectory()
-        state.save_to_json(os.path.join(folder.name, TRAINER_STATE_NAME))
-        return Handover(folder, states, self._over_in, self._epoch_rng if self._over_in is None else None)
+            total = planned + (self.retraining_steps() if self.restarts and self._retrains else 0)
+        if self.checkpoint is None:
+            return total, None
+        state = saved_state(self.checkpoint)
+        return total, state.global_step if self._is_over(state, total) else None
 
-    def _handed_over(self, checkpoint: str | None) -> "Handover | None":
-        """What is handed over, if it is that which the parent takes for a checkpoint."""
-        left = self._handover
-        return left if left is not None and checkpoint == left.folder.name else None
+    def _put_in_place(self) -> None:
+        """Begin the run, or put it where it was saved; a retraining of a smaller model needs no search in it."""
+        if self.saved is None or not self.trainer.compacted:
+            self.restore(self.trainer.trained_model, self.saved)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        left = self._handed_over(checkpoint)
-        if left is None or left.over_in is not None:
-            super()._load_optimizer_and_scheduler(checkpoint if left is None else left.over_in)
+    def _is_over(self, state: TrainerState, total: int) -> bool:
+        """Whether a checkpoint leaves no step to take; the parent would train one more."""
+        if self.ticket is not None:
+            prolonged = state.max_steps <= state.global_step < total
+            stopped = self.saved is not None and was_stopped(state) and not prolonged
+            return stopped or state.global_step >= total
+        self._running = True
+        if self._observation_lost(state):
+            self._search.observe(state.global_step)
+            self.progress.observed_step, self._untold = state.global_step, True
+        planned = state.global_step >= self.search_steps
+        self.progress.stopped = self.progress.stopped and not planned
+        over = self._search.converged or planned or self.progress.stopped
+        return over and not (self._retrains and (self.restarts or state.global_step < total))
+
+    @property
+    def _retrains(self) -> bool:
+        """Whether the training that runs goes on after the search, if steps are left."""
+        return self.draws and not self.config.compact and self.config.retrain_epochs > 0
+
+    # Events.
+
+    def _refuse(self) -> None:
+        """What is refused is known by the trainer."""
+
+    def _begin(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
+        state.log_history = self.log_before + state.log_history
+        self.log_before = []
+        if self.progress.seed is None:
+            self.progress.seed = torch.initial_seed()
+        describe_bar(self.trainer, self.progress.phase, state.max_steps)
+        if self._untold:
+            self._log(self._search.history[-1], state)
+            self._untold = False
+        if self.ticket is None and self.config.compact:  # the model is on its device by now
+            refuse_compact(model, self._search, self.trainer.optimizer_given)
+            self.trainer.try_cut()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Refuse a step whose gradients the search has not seen: a subclass overrides `training_step` whole."""
+        if self.searching and self._search.needs_gradients and not self._stepped:
+            raise RuntimeError(
+                f"`{self.owner}.training_step` does not call that of `WormTrainerMixin`, which truncates the "
+                "gradients. Derive the trainer from the mixin first, `class Mine(WormTrainerMixin, Theirs)`, or "
+                "truncate the optimizer's steps: `WormConfig(truncation_target='update')`."
+            )
+
+    def take_gradients(self, loss_scale: torch.Tensor | None) -> None:
+        """Hand the gradients of an optimizer step to the search, once its last backward pass is done."""
+        self._stepped = True
+        self._search.truncate_gradients(loss_scale)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """End the search where another callback has asked for it; the trainer saves the state with the weights."""
+        self._end_search(state, control)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The end has been told already, ahead of all other callbacks."""
+
+    def _end_training(self, state: TrainerState, control: TrainerControl) -> None:
+        if not self._running:
             return
-        for name, state in left.states.items():
-            getattr(self, name).load_state_dict(state)
-
-    def _load_scaler(self, checkpoint: str | None) -> None:
-        left = self._handed_over(checkpoint)  # the accelerator still has it, unless the phase was over in a checkpoint
-        super()._load_scaler(checkpoint if left is None else left.over_in)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        if self._handed_over(checkpoint) is None:
-            super()._load_rng_state(checkpoint)
-            if self.args.ignore_data_skip or self.state.epoch == int(self.state.epoch or 0.0):
-                self._epoch_rng = torch.get_rng_state()  # the epoch has begun, and its rows are not drawn yet
+        ended, searched = self._ended(state, control), self.searching
+        self.stop()
+        if not ended:
+            return
+        if not searched:
+            self._finish(state, self.trainer.trained_model)
+            self._evaluate("retrained")
+            self.trainer.write_report()
+        elif self.draws and not self.config.compact:
+            self._draw(state)
+            self._tell_none_left()
+            self.trainer.log_result("drawn")
         else:
-            # The same when it is resumed, whatever was drawn since.
-            set_seed((self.args.seed + self.state.global_step) % 2**32)
+            self._close_search(state)
 
-    def _renew_optimizer(self) -> None:
-        # An optimizer that the user made can't be made anew for a phase: it goes back to the state that it came in.
-        if self._given_states is None:
-            self._given_states = {name: copy.deepcopy(getattr(self, name).state_dict()) for name in self._given}
-        for name in STATE_FILES:
-            if name in self._given_states:
-                getattr(self, name).load_state_dict(copy.deepcopy(self._given_states[name]))
-            else:
-                setattr(self, name, None)
+    def stop(self) -> None:
+        """Take all hooks off, and have weights be those that are the training's result."""
+        self._release()
+        self._running = False
+        self.put_weights_in_place()
 
-    def _forget_optimizer(self) -> None:
-        """Have nobody hold the optimizer of the phase before: its state is as large as two models."""
-        self._renew_optimizer()
-        self.callback_handler.optimizer = self.callback_handler.lr_scheduler = None
-        # All of `free_memory` but the model, which the parent would prepare, and measure that, at each evaluation.
-        self.accelerator._optimizers.clear()
-        self.accelerator._schedulers.clear()
+    def _tell_none_left(self) -> None:
+        assert self.ticket is not None
+        if self.config.retrain_epochs > 0 and self.ticket.converged:  # else the draw has warned already
+            warnings.warn(f"{none_left(self.progress, self.config)} The drawn model is the result.", stacklevel=2)
 
-    @property
-    def _given(self) -> list[str]:
-        """Which of optimizer and schedule the user made."""
-        if self._given_states is None:
-            return [name for name in STATE_FILES if getattr(self, name) is not None]
-        return list(self._given_states)
+    def _goes_on(self, state: TrainerState) -> bool:
+        return self._retrains and (self.restarts or state.global_step < state.max_steps)
 
-    def _release_optimizer(self) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+    def _log(self, observation: Observation, state: TrainerState) -> None:
+        self.trainer.log(observation_logs(observation, self._search))
+        if self.trainer.is_world_process_zero():
+            tqdm.write(observation_line(observation, self.config, state.epoch or 0.0))
 
-    def _put_weights_in_place(self) -> None:
-        """Have an optimizer that trains on other weights than those that are its result (schedule-free) swap them."""
-        if isinstance(self.optimizer, AcceleratedOptimizer):
-            self.optimizer.eval()
+    # The draw and the retraining.
 
-    @property
-    def _torch_optimizer(self) -> torch.optim.Optimizer | None:
-        return None if self.optimizer is None else unwrapped(self.optimizer)
+    def observe(self, state: TrainerState, control: TrainerControl) -> Observation:
+        """Sample the masks, log what they show, and print it in a line."""
+        self._observe(state, control)
+        return self._search.history[-1]
 
-    @property
-    def searching(self) -> bool:
-        """Whether the search is what trains now."""
-        return self._phase == "search"
+    def draw(self, state: TrainerState) -> None:
+        """Draw the ticket outside a training."""
+        self.put_weights_in_place()
+        self._draw(state)
 
-    @property
-    def _streams(self) -> bool:
-        """Whether the training set is a stream, of which nobody knows how long it is."""
-        return self.train_dataset is not None and not has_length(self.train_dataset)
+    def _before_draw(self) -> None:
+        self._evaluate("before_draw")
+        if self.config.compact:
+            self.trainer.keep_dense()
 
-    @property
-    def _trained_model(self) -> nn.Module:
-        return cast(nn.Module, self.model)
+    def _after_draw(self) -> None:
+        self._evaluate("drawn")
+        self.progress.tick()
+        if self.config.compact:
+            self.trainer.cut_drawn()
+        self.trainer.write_report()
 
-    @property
-    def _output_dir(self) -> str:
-        return str(self.args.output_dir)
+    def _evaluate(self, stage: str) -> None:
+        metrics = self.trainer.evaluate_stage(stage)
+        if metrics is not None:
+            self.progress.metrics[stage] = metrics
 
-    def _find_checkpoint(self, resume_from_checkpoint: Checkpoint) -> str | None:
-        if not resume_from_checkpoint:
-            return None
-        if not isinstance(resume_from_checkpoint, bool):
-            checkpoint = os.fspath(resume_from_checkpoint)
-            require_whole(checkpoint)
-            return checkpoint
-        last: str | None = None
-        if os.path.isdir(self._output_dir):
-            last = get_last_checkpoint(self._output_dir)  # type: ignore[no-untyped-call]
-        if last is None:
-            raise ValueError(f"There is no checkpoint in {self._output_dir} to resume from.")
-        require_whole(last)
-        return last
+    def _begin_retraining(self, state: TrainerState) -> None:
+        super()._begin_retraining(state)
+        if self.restarts:
+            steps = self.retraining_steps()
+            self.trainer.restart_optimizer(steps)
+            state.max_steps = state.global_step + steps
+        describe_bar(self.trainer, "retrain", state.max_steps)
 
-    # Checkpoints.
+    def _hold(self, model: nn.Module, optimizer: Any) -> None:
+        ticket = self.trainer.rest or self.ticket
+        assert ticket is not None
+        self._handle = ticket.hold(model, self.trainer.optimizer)  # which may be another than before the draw
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self._saving_checkpoint = self._phase is not None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._saving_checkpoint = False
+    def _finish(self, state: TrainerState, model: nn.Module) -> None:
+        self.progress.finish(state.global_step, state.epoch or 0.0)
+        self.trainer.apply_ticket()  # whatever callbacks did to the weights at the end of training
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        # First of all files, and so a mark of what a killed run leaves; the parent's state, which is the last, marks a
-        # whole checkpoint.
-        if self._saving_checkpoint and self.args.should_save:
-            save_state(output_dir if output_dir is not None else self._output_dir, self.progress, self._phase_state())
-        super()._save(output_dir, state_dict)
-
-    def _load_callback_state(self) -> None:
-        # The one method that the parent calls between reading a checkpoint's `TrainerState` and using it.
-        self._count(-1)
-        if self._handover is None:  # or they are as the phase before left them
-            super()._load_callback_state()
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, *model: nn.Module | None) -> None:
-        if self._handed_over(resume_from_checkpoint) is not None:
-            return  # the weights are in place
-        if self._phase is None or not load_renamed(self._trained_model, resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, *model)
-
-    def _load_best_model(self) -> None:
-        if self._phase is None or not load_renamed(self._trained_model, str(self.state.best_model_checkpoint)):
-            super()._load_best_model()
+    def _save(self, args: TrainingArguments, state: TrainerState) -> None:
+        """The trainer saves the state ahead of the weights."""

@@ -3,11 +3,9 @@
 import torch
 from accelerate.utils import DistributedType
 from torch import nn
-from transformers import PreTrainedModel, Trainer
-from transformers.training_args import OptimizerNames
+from transformers import PreTrainedModel, TrainingArguments
 
 from hf_worm.compact import require_larger_units
-from hf_worm.config import WormConfig
 from hf_worm.search import TicketSearch
 from hf_worm.units import idle
 
@@ -23,48 +21,41 @@ STEPPING_IN_BACKWARD = ("lomo", "layerwise")
 STEPPING_BY_SIGN = ("lion", "rprop", "signsgd", "signum", "muon")
 
 
-def refuse_unsupported(trainer: Trainer, config: WormConfig) -> None:
+def refuse_distribution(owner: str, kind: DistributedType, args: TrainingArguments) -> None:
     """Refuse a way to train under which truncating or holding would silently not work.
 
     Args:
-        trainer (`Trainer`): As its own class has made it.
-        config (`WormConfig`): The settings of the search.
+        owner (`str`): The name of what does not support it.
+        kind (`DistributedType`): How training is distributed.
+        args (`TrainingArguments`): Those of the training.
 
     Raises:
-        ValueError:
-            Weights or gradients are spread over processes, a signal is to end training, or [`refuse_optimizer`] refuses
-            `args.optim`.
-        TypeError: The settings are no `WormConfig`.
+        ValueError: Weights or gradients are spread over processes, or a signal is to end training.
     """
-    if not isinstance(config, WormConfig):
-        raise TypeError(f"`worm_config` must be a `WormConfig`, got a `{type(config).__name__}`.")
-    kind = trainer.accelerator.distributed_type
     if kind not in SUPPORTED:
         raise ValueError(
-            f"`{type(trainer).__name__}` does not support {kind.value} training: it needs whole weights and gradients "
-            "in every process. Use DistributedDataParallel: `torchrun` or `accelerate launch` without that plugin."
+            f"`{owner}` does not support {kind.value} training: it needs whole weights and gradients in every process. "
+            "Use DistributedDataParallel: `torchrun` or `accelerate launch` without that plugin."
         )
-    if trainer.args.n_gpu > 1:
+    if args.n_gpu > 1:
         raise ValueError(
-            f"`{type(trainer).__name__}` does not support `nn.DataParallel`, the choice of the Trainer for "
-            f"{trainer.args.n_gpu} GPUs in one process. Launch a process for each GPU with `torchrun`, or show it one "
-            "GPU (`CUDA_VISIBLE_DEVICES`)."
+            f"`{owner}` does not support `nn.DataParallel`, the choice of the Trainer for {args.n_gpu} GPUs in one "
+            "process. Launch a process for each GPU with `torchrun`, or show it one GPU (`CUDA_VISIBLE_DEVICES`)."
         )
-    if getattr(trainer.args, "enable_jit_checkpoint", False):
+    if getattr(args, "enable_jit_checkpoint", False):
         raise ValueError(
-            f"`{type(trainer).__name__}` does not support `enable_jit_checkpoint`: what it saves and stops at a signal "
-            "would be taken for the end of the search. Save often instead (`save_strategy='steps'`), and resume."
+            f"`{owner}` does not support `enable_jit_checkpoint`: what it saves and stops at a signal would be taken "
+            "for the end of the search. Save often instead (`save_strategy='steps'`), and resume."
         )
-    refuse_optimizer(trainer, OptimizerNames(trainer.args.optim).value, config)
 
 
-def refuse_optimizer(trainer: Trainer, optimizer: str | torch.optim.Optimizer, config: WormConfig) -> None:
+def refuse_optimizer(owner: str, optimizer: str | torch.optim.Optimizer, scales_gradients: bool) -> None:
     """Refuse an optimizer by its name, or by the names of its class and of those that it is derived from.
 
     Args:
-        trainer (`Trainer`): Whose optimizer it is.
+        owner (`str`): The name of what does not support it.
         optimizer (`str` or `torch.optim.Optimizer`): A value of `args.optim`, or the optimizer itself.
-        config (`WormConfig`): The settings of the search.
+        scales_gradients (`bool`): Whether gradients are to be truncated.
 
     Raises:
         ValueError: It steps in the backward pass (LOMO, layer-wise GaLore and APOLLO), or regardless of the size of
@@ -77,11 +68,11 @@ def refuse_optimizer(trainer: Trainer, optimizer: str | torch.optim.Optimizer, c
     if _any_part(STEPPING_IN_BACKWARD, names):
         ordinary = names[0].removesuffix("_layerwise") if names[0].endswith("_layerwise") else "adamw_torch"
         raise ValueError(
-            f"`{type(trainer).__name__}` does not support `{label}`: it updates each weight inside the "
-            "backward pass, so there is no gradient to truncate and no step after which pruned weights could be "
-            f"set to 0. Use an optimizer with a step of its own, for example `optim={ordinary!r}`."
+            f"`{owner}` does not support `{label}`: it updates each weight inside the backward pass, so there is no "
+            "gradient to truncate and no step after which pruned weights could be set to 0. Use an optimizer with a "
+            f"step of its own, for example `optim={ordinary!r}`."
         )
-    if _any_part(STEPPING_BY_SIGN, names) and config.truncates and config.truncation_target == "gradient":
+    if scales_gradients and _any_part(STEPPING_BY_SIGN, names):
         raise ValueError(
             f"`{label}` steps by the sign or the direction of the gradients, whatever their size: truncating them does "
             "little or nothing. Truncate the step instead, `WormConfig(truncation_target='update')`, or do not "

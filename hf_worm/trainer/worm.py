@@ -4,44 +4,69 @@ import copy
 import dataclasses
 import math
 import os
+import sys
+import tempfile
 import warnings
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput, set_seed
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    EvalLoopOutput,
+    TrainOutput,
+    get_last_checkpoint,
+    has_length,
+)
+from transformers.training_args import OptimizerNames
 
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
-from hf_worm.report.progress import Progress, load_state
+from hf_worm.files import replace_file
+from hf_worm.report.account import REPORT_NAME, account, build_report, model_name, origin, report_json, set_aside
+from hf_worm.report.card import correct_origin, extend_model_card
+from hf_worm.report.progress import Progress
 from hf_worm.search import TicketSearch
 from hf_worm.ticket import Ticket
-from hf_worm.trainer.callback import PhaseCallback
-from hf_worm.trainer.counting import together
-from hf_worm.trainer.cutting import CuttingTrainerMixin
-from hf_worm.trainer.messages import NO_CONFIG, none_left, observation_line
-from hf_worm.trainer.phases import Checkpoint
-from hf_worm.trainer.refusals import refuse_compact, refuse_optimizer, refuse_unsupported
-from hf_worm.trainer.trackers import one_run
+from hf_worm.trainer import compat, cutting, stages
+from hf_worm.trainer.checkpoint import require_whole
+from hf_worm.trainer.messages import NO_CONFIG, none_left
+from hf_worm.trainer.phases import Phases
+from hf_worm.trainer.refusals import refuse_compact, refuse_distribution, refuse_optimizer
+from hf_worm.trainer.renamed import load_renamed
+from hf_worm.trainer.state import Saved, load_run, save_state
+
+if TYPE_CHECKING:
+    _Trainer = Trainer
+else:
+    _Trainer = object
+
+Checkpoint = str | os.PathLike[str] | bool | None  # what may be resumed from; `True`: the last in `output_dir`
+
+OPTIMIZERS = ("optimizer", "lr_scheduler")  # attributes of a Trainer that a user may have made
 
 
-class WormTrainerMixin(CuttingTrainerMixin):
+class WormTrainerMixin(_Trainer):
     """Gives any `Trainer` subclass the three phases search → draw → retrain: `class My(WormTrainerMixin, Theirs): ...`
 
-    [`~WormTrainerMixin.train`] runs all three; [`~WormTrainerMixin.search_ticket`], [`~WormTrainerMixin.draw_ticket`]
-    and [`~WormTrainerMixin.retrain`] run one each.
+    [`~WormTrainerMixin.train`] runs all three within one call of the parent's; [`~WormTrainerMixin.search_ticket`],
+    [`~WormTrainerMixin.draw_ticket`] and [`~WormTrainerMixin.retrain`] run one each.
 
     Args:
-        args: What the parent class takes.
+        args: Those of the parent class.
         worm_config (`WormConfig`, *optional*): The settings; `None` trains exactly as the parent class does.
-        kwargs: What the parent class takes.
+        score, select, schedule, treatment (*optional*): Parts of one's own, as for [`TicketSearch`].
+        kwargs: Those of the parent class.
 
     Attributes:
-        search (`TicketSearch`, *optional*): The search, its masks and its history.
+        search (`TicketSearch`, *optional*): The search, its masks and its history. One of a class or with parts of
+            one's own may be assigned: each run searches as it does.
         ticket (`Ticket`, *optional*): The ticket, once it is drawn.
+        progress (`Progress`): Steps, epochs, seconds and metrics of the phases so far.
 
     Raises:
         ValueError:
@@ -51,17 +76,39 @@ class WormTrainerMixin(CuttingTrainerMixin):
             Rprop, signSGD, Muon). An optimizer that `args.optim` does not name is refused when training begins.
     """
 
-    def __init__(self, *args: Any, worm_config: WormConfig | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        worm_config: WormConfig | None = None,
+        score: Any = None,
+        select: Any = None,
+        schedule: Any = None,
+        treatment: Any = None,
+        **kwargs: Any,
+    ) -> None:
         self.worm_config = worm_config
-        self.search: TicketSearch | None = None
-        self._training_step_ran = False  # that of this class, at least once
+        self.rest: Ticket | None = None  # of a model that was made smaller: what could not be cut out
+        self.ignored_keys: list[str] | None = None  # of a model's outputs, at the evaluations around the draw
+        self._phases: Phases | None = None
+        self._given: dict[str, Any] | None = None  # from the first training on: states of what the user made
+        self._dense: nn.Module | None = None  # a copy, while the model is being cut
+        self._dense_account: dict[str, Any] | None = None
+        self._left: str | None = None  # the folder of what another training has left to go on from
         super().__init__(*args, **kwargs)
-        if worm_config is not None:
-            refuse_unsupported(self, worm_config)
-            self.search = TicketSearch(self._trained_model, worm_config)
-            if worm_config.compact:
-                refuse_compact(self._trained_model, self.search, "optimizer" in self._given)
-            self.add_callback(PhaseCallback(self, worm_config))
+        if worm_config is None:
+            return
+        if not isinstance(worm_config, WormConfig):
+            raise TypeError(f"`worm_config` must be a `WormConfig`, got a `{type(worm_config).__name__}`.")
+        refuse_distribution(type(self).__name__, self.accelerator.distributed_type, self.args)
+        parts = {"score": score, "select": select, "schedule": schedule, "treatment": treatment}
+        self._phases = Phases(self, worm_config, parts)
+        self._phases.restore(self.trained_model, None)
+        refuse_optimizer(type(self).__name__, OptimizerNames(self.args.optim).value, self._searched.scales_gradients)
+        compat.insert_first(self, self._phases.names)
+        self.add_callback(self._phases)
+        if worm_config.compact:
+            refuse_compact(self.trained_model, self._searched, self.optimizer_given)
+            self.callback_handler = compat.OneRunHandler(self.callback_handler)
 
     # The three phases.
 
@@ -74,8 +121,9 @@ class WormTrainerMixin(CuttingTrainerMixin):
     ) -> TrainOutput:
         """Search (`num_train_epochs` at the most) → draw → retrain (`retrain_epochs`, or what the search leaves).
 
-        A callback that sets `control.should_training_stop` ends the phase, as convergence does: the search is drawn,
-        the retraining is the result. To stop a run and go on with it later, interrupt it.
+        One training of the parent's, but for `compact=True`, which begins a second with the smaller model. A callback
+        that sets `control.should_training_stop` ends the phase, as convergence does: the search is drawn, the
+        retraining is the result. To stop a run and go on with it later, interrupt it.
 
         Where there is an `eval_dataset`, it is evaluated before and after the draw and after the retraining, whatever
         `eval_strategy` says: the report compares these three.
@@ -86,8 +134,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
             trial, ignore_keys_for_eval, kwargs: As for the parent's `train`.
 
         Returns:
-            `TrainOutput`: Of both phases together: the steps, `train_runtime` and rates of both, and the mean loss over
-            the steps of both. Of a run that is resumed in the retraining, as of any training resumed: of the rest.
+            `TrainOutput`: Of the whole run. Of a run that is resumed, as of any training resumed: of the rest.
 
         Raises:
             ValueError: The checkpoint is damaged, or of a run with other layers or settings.
@@ -98,31 +145,15 @@ class WormTrainerMixin(CuttingTrainerMixin):
             if isinstance(resume_from_checkpoint, os.PathLike):
                 resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
-        restarts = self.worm_config.retrain_schedule == "restart"
-        if restarts and self.worm_config.retrain_epochs > 0 and self._streams:
-            raise ValueError(
-                f"`retrain_epochs={self.worm_config.retrain_epochs}` needs a training set with a length, got "
-                f"`{type(self.train_dataset).__name__}`. Let the search's schedule go on, with `max_steps` for both "
-                "(`retrain_schedule='continue'`), or set `retrain_epochs=0`."
-            )
+        config = self.worm_config
+        self._require_length()
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
-        self._trial = trial
-        with one_run(self):
-            if checkpoint is not None and load_state(checkpoint)[0].phase == "retrain":
-                return self.retrain(checkpoint, **options)
-            if restarts and self.worm_config.retrain_epochs > 0 and self.train_dataset is not None:
-                self._warn_of_warmup()
-            output = self.search_ticket(checkpoint, **options)
-            self.draw_ticket()
-            wanted, left = self.worm_config.retrain_epochs > 0, restarts or self._steps_left() > 0
-            if wanted and left:
-                output = together(output, self.retrain(**options), goes_on=not restarts)
-            else:
-                if wanted and self._drawn.converged:  # of masks that had not converged, the draw has warned
-                    warnings.warn(
-                        f"{none_left(self.progress, self._config)} The drawn model is the result.", stacklevel=2
-                    )
-                self._log_result("drawn")
+        saved = None if checkpoint is None else load_run(checkpoint)
+        if saved is not None and saved.progress.phase == "retrain":
+            return self.retrain(checkpoint, **options)
+        if config.retrain_schedule == "restart" and config.retrain_epochs > 0 and self.train_dataset is not None:
+            self._warn_of_warmup()
+        output = self._train_twice(checkpoint, options) if config.compact else self._search(checkpoint, options, True)
         if trial is not None:
             # What a hyperparameter search was told last may be of the unpruned model; now it evaluates the result.
             self.objective: float | None = None
@@ -141,23 +172,7 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 The weights are to fade, and the training set has no length: there are no epochs to count. The
                 checkpoint is of the retraining.
         """
-        if self._config.truncation_target == "fade" and self._streams:
-            raise ValueError(
-                "`truncation_target='fade'` counts by epochs and needs a training set with a length, got "
-                f"`{type(self.train_dataset).__name__}`. Use `truncation_target='update'`, or a loop of your own with "
-                "`search.attach(optimizer, steps_per_epoch=...)`."
-            )
-        checkpoint = self._find_checkpoint(resume_from_checkpoint)
-        if checkpoint is not None:
-            if load_state(checkpoint)[0].phase == "retrain":
-                raise ValueError(f"{checkpoint} is of the retraining: resume it with `train` or `retrain`.")
-            self._require_dense(checkpoint)
-        self.ticket, self._rest, self._dense_account = None, None, None
-        self.progress = Progress()
-        output = self._train_phase("search", checkpoint, options)
-        if not self._search.history:
-            self.observe()
-        return output
+        return self._search(self._find_checkpoint(resume_from_checkpoint), options, draws=False)
 
     def draw_ticket(self) -> Ticket:
         """Set the weights that the newest mask prunes to 0; evaluate before and after, where there is an eval set.
@@ -172,30 +187,15 @@ class WormTrainerMixin(CuttingTrainerMixin):
         """
         if self.ticket is not None:
             raise RuntimeError("The ticket is drawn already: begin anew with `search_ticket()`.")
-        if not self._search.history:
+        if not self._searched.history:
             raise RuntimeError("There is no mask to draw yet: call `search_ticket()` first.")
-        if "search" not in self.progress.steps and self.state.global_step:  # it was interrupted
-            self.progress.finish(self._taken())
-        self.progress.enter("draw")
-        self._evaluate_stage("before_draw")
-        dense = None
-        if self._config.compact:
-            self._forget_optimizer()  # that of the search takes room, and is not needed any more
-            dense = copy.deepcopy(self._trained_model)
-        self.ticket = self._search.draw()
-        self._evaluate_stage("drawn")
-        self.progress.tick()
-        if dense is not None:
-            drawn = self._trained_model
-            self._cut_out()
-            self._measure(dense, drawn)
-        self._write_report()
-        return self.ticket
+        self._running.draw(self.state)
+        return self._drawn
 
     def retrain(self, resume_from_checkpoint: Checkpoint = None, **options: Any) -> TrainOutput:
-        """Train on with the ticket held: for `retrain_epochs`, from a fresh optimizer, schedule and seed.
+        """Train on with the ticket held: for `retrain_epochs`, with a fresh optimizer and schedule.
 
-        With `WormConfig(retrain_schedule="continue")`: from the optimizer and the schedule that the search left, to the
+        With `WormConfig(retrain_schedule="continue")`: with the optimizer and the schedule that the search left, to the
         end of what it was planned for.
 
         The ticket may be one that was found elsewhere: set `trainer.ticket` to it. With `WormConfig(compact=True)` it
@@ -209,79 +209,170 @@ class WormTrainerMixin(CuttingTrainerMixin):
         Raises:
             RuntimeError: There is no ticket yet, or no search to go on from.
             ValueError:
-                The retraining is to go on, and the search left no step or no optimizer. The checkpoint is of a
-                search, or of a retraining with another `retrain_schedule` or `compact`.
+                The retraining is to go on, and the search left no step. The checkpoint is of a search, or of a
+                retraining with another `retrain_schedule` or `compact`.
         """
         checkpoint = self._find_checkpoint(resume_from_checkpoint)
+        saved = None
         if checkpoint is not None:
-            self.ticket = self.resumed_ticket(checkpoint)
-            if self._config.compact and not self.compacted:
-                self.search = TicketSearch(self._trained_model, self._config)
-                self._load_dense(self.search, checkpoint)
+            saved = self.retraining_of(checkpoint)
+            self._restore(saved, checkpoint)
         self.ticket = self._to_retrain(self._drawn)
         if self._config.compact and not self.compacted:
             self._cut_out()
-        args, model_init = self.args, self.model_init
-        goes_on = self._config.retrain_schedule == "continue"
-        if goes_on and checkpoint is None:
-            if "search" not in self.progress.steps:
-                raise RuntimeError(
-                    "`retrain_schedule='continue'` goes on with a search's optimizer, and there was none."
-                )
-            if self._steps_left() <= 0:
-                raise ValueError(none_left(self.progress, self._config))
-        self.args = copy.copy(args)
-        if not goes_on:
-            self.args.num_train_epochs, self.args.max_steps = self._config.retrain_epochs, -1
-            if "search" not in self.progress.steps:  # or it was told before that
-                self._warn_of_warmup()
-        elif checkpoint is None:  # the parent takes it for a training that is resumed, and a stream can't go on within
-            self.args.ignore_data_skip = self._streams
-        self.model_init = None  # type: ignore[assignment]  # or the parent would begin with a new model
-        set_seed(args.seed)  # as a new `Trainer` would: the phase depends on the drawn weights and the seed alone
-        progress = self.progress if checkpoint is None else load_state(checkpoint)[0]
-        if goes_on and progress.seed is not None:
-            torch.manual_seed(progress.seed)  # or the rows would come in another order than the search began with
+        model_init, self.model_init = self.model_init, None  # type: ignore[assignment]  # a new model has no ticket
         try:
-            output = self._train_phase("retrain", checkpoint, options, goes_on)
+            if checkpoint is not None:
+                return self._train(checkpoint, saved, options)
+            return self._go_on(options)
         finally:
-            self.args, self.model_init = args, model_init
-        self._apply_ticket()  # whatever callbacks did to the weights at the end of training
-        self._evaluate_stage("retrained")
-        self._write_report()
-        return output
+            self.model_init = model_init
 
-    def resumed_ticket(self, checkpoint: str) -> Ticket:
-        """The ticket of a checkpoint of the retraining, to be retrained for as long as this trainer says.
+    def observe(self) -> Observation:
+        """Sample the masks, log what they show, and print it in a line."""
+        return self._running.observe(self.state, self.control)
 
-        Args:
-            checkpoint (`str`): Its folder.
+    def _search(self, checkpoint: str | None, options: dict[str, Any], draws: bool) -> TrainOutput:
+        """Search and, if it draws, draw and retrain within the same training."""
+        if self._config.truncation_target == "fade" and self._streams:
+            raise ValueError(
+                "`truncation_target='fade'` counts by epochs and needs a training set with a length, got "
+                f"`{type(self.train_dataset).__name__}`. Use `truncation_target='update'`, or a loop of your own with "
+                "`search.attach(optimizer, steps_per_epoch=...)`."
+            )
+        saved = None if checkpoint is None else load_run(checkpoint)
+        if saved is not None and saved.progress.phase == "retrain":
+            raise ValueError(f"{checkpoint} is of the retraining: resume it with `train` or `retrain`.")
+        if checkpoint is not None and self.compacted:
+            raise ValueError(
+                f"{checkpoint} is of a search in the dense model, and this trainer's model is the compact one by now. "
+                "Resume with a new trainer that is given the dense model."
+            )
+        self.ticket, self.rest, self._dense_account, self._running.draws = None, None, None, draws
+        return self._train(checkpoint, saved, options)
 
-        Raises:
-            ValueError: The checkpoint is of the search, or of a retraining of another kind.
-        """
-        if load_state(checkpoint)[0].phase != "retrain":
+    def _train(self, checkpoint: str | None, saved: Saved | None, options: dict[str, Any]) -> TrainOutput:
+        """Run one training of the parent's, from its beginning or from a checkpoint."""
+        phases = self._running
+        self._trial, self.ignored_keys = options.get("trial"), options.get("ignore_keys_for_eval")
+        phases.checkpoint, phases.saved = checkpoint, saved
+        if saved is not None and saved.progress.seed is not None:
+            torch.manual_seed(saved.progress.seed)  # or the rows would come in another order than the run began with
+        compat.move_last(self, phases)
+        self._renew_optimizer()
+        try:
+            output = super().train(resume_from_checkpoint=checkpoint, **options)
+            self.apply_ticket()  # whatever callbacks did to the weights at the end of training
+            return output
+        finally:
+            phases.stop()
+            phases.checkpoint = phases.saved = None
+            self._tell_failed_pushes()
+
+    def _train_twice(self, checkpoint: str | None, options: dict[str, Any]) -> TrainOutput:
+        """Search, draw and retrain a smaller model: other parameters, and so another training."""
+        handler = cast(compat.OneRunHandler, self.callback_handler)
+        handler.another_follows = True
+        try:
+            searched = self._search(checkpoint, options, draws=False)
+            self.draw_ticket()
+            handler.another_follows = False
+            if self._config.retrain_epochs > 0:
+                return cutting.sum_outputs(searched, self.retrain(**options))
+            self.log_result("drawn")
+            self.control = handler.tell_trackers(self.args, self.state, self.control)
+        finally:
+            handler.another_follows = False
+        return searched
+
+    def _go_on(self, options: dict[str, Any]) -> TrainOutput:
+        """Retrain after a search of this trainer's, as a training resumed; or a ticket from elsewhere, from step 0."""
+        phases, goes_on = self._running, self._config.retrain_schedule == "continue"
+        if goes_on and "search" not in self.progress.steps:
+            raise RuntimeError("`retrain_schedule='continue'` goes on with a search's optimizer, and there was none.")
+        if not goes_on and "search" not in self.progress.steps:
+            self._warn_of_warmup()  # or it was told before that
+        if goes_on and self.state.global_step >= self.state.max_steps:
+            raise ValueError(none_left(self.progress, self._config))
+        if not self.state.global_step:
+            phases.progress.enter("retrain")
+            return self._train(None, None, options)
+        with tempfile.TemporaryDirectory() as folder, compat.callbacks_kept(self):
+            compat.leave(self, folder, optimizer=goes_on)
+            phases.log_before = [entry for entry in self.state.log_history if "train_runtime" not in entry]
+            phases.progress.begun_step = self.state.global_step
+            phases.progress.begun_epoch = self.state.epoch or 0.0
+            phases.progress.enter("retrain")
+            self._left = folder
+            if goes_on:
+                self.args.ignore_data_skip = self._streams  # a stream can't go on within
+            try:
+                return self._train(folder, None, options)
+            finally:
+                self._left = None
+
+    def retraining_of(self, checkpoint: str) -> Saved:
+        """Read a checkpoint of a retraining like the one that this trainer's settings ask for."""
+        saved = load_run(checkpoint)
+        if saved.ticket is None:
             raise ValueError(f"{checkpoint} is of the search: resume it with `train` or `search_ticket`.")
-        ticket = Ticket.from_pretrained(checkpoint)
         for name in ("retrain_schedule", "compact"):
-            saved, now = getattr(ticket.config, name), getattr(self._config, name)
-            if saved != now:
+            theirs, now = getattr(saved.ticket.config, name), getattr(self._config, name)
+            if theirs != now:
                 raise ValueError(
-                    f"{checkpoint} is of a retraining with `{name}={saved!r}`, this trainer has {now!r}. Resume with "
+                    f"{checkpoint} is of a retraining with `{name}={theirs!r}`, this trainer has {now!r}. Resume with "
                     "the saved setting, or start anew."
                 )
-        return self._to_retrain(ticket)
+        return saved._replace(ticket=self._to_retrain(saved.ticket))
+
+    def _restore(self, saved: Saved, checkpoint: str) -> None:
+        """Put the run where a checkpoint of its retraining was saved."""
+        if not self.compacted:
+            try:
+                self._running.restore(self.trained_model, saved)
+            except ValueError as error:
+                if not self._config.compact:
+                    raise
+                raise ValueError(
+                    f"{checkpoint} is of a retraining after what was pruned had been cut out, which is done once more: "
+                    f"resume it with the dense model that the run began with. {error}"
+                ) from error
+        self._running.ticket, self._running.progress = saved.ticket, copy.deepcopy(saved.progress)
 
     def _to_retrain(self, ticket: Ticket) -> Ticket:
-        """A ticket, to be retrained as this trainer says: it may be another trainer's, or a folder's."""
+        """Have a ticket, which may be another trainer's, say that it is retrained as this trainer does."""
         retraining = {name: getattr(self._config, name) for name in ("retrain_epochs", "retrain_schedule", "compact")}
         if all(getattr(ticket.config, name) == value for name, value in retraining.items()):
             return ticket
         return dataclasses.replace(ticket, config=dataclasses.replace(ticket.config, **retraining))
 
+    def _find_checkpoint(self, resume_from_checkpoint: Checkpoint) -> str | None:
+        if resume_from_checkpoint is None or resume_from_checkpoint is False:
+            return None
+        if resume_from_checkpoint is True:
+            folder = str(self.args.output_dir)
+            last: str | None = get_last_checkpoint(folder) if os.path.isdir(folder) else None  # type: ignore[no-untyped-call]
+            if last is None:
+                raise ValueError(f"There is no checkpoint in {folder} to resume from.")
+            resume_from_checkpoint = last
+        checkpoint = os.fspath(cast(str, resume_from_checkpoint))
+        require_whole(checkpoint)
+        return checkpoint
+
+    def _require_length(self) -> None:
+        """Refuse a stream where epochs are to be counted."""
+        epochs = self._config.retrain_epochs
+        if self._config.retrain_schedule == "restart" and epochs > 0 and self._streams:
+            raise ValueError(
+                f"`retrain_epochs={epochs}` needs a training set with a length, got "
+                f"`{type(self.train_dataset).__name__}`. Let the search's schedule go on, with `max_steps` for both "
+                "(`retrain_schedule='continue'`), or set `retrain_epochs=0`."
+            )
+
     def _warn_of_warmup(self) -> None:
         """The schedule begins once more, with its warmup: a number of steps may be meant for the search alone."""
-        steps = math.ceil(self._config.retrain_epochs * self._steps_in_epoch(self.get_train_dataloader()))
+        batches = len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps
+        steps = math.ceil(self._config.retrain_epochs * max(math.ceil(batches), 1))
         warmup = self.args.get_warmup_steps(steps)
         if warmup >= steps:
             warnings.warn(
@@ -290,40 +381,16 @@ class WormTrainerMixin(CuttingTrainerMixin):
                 stacklevel=3,
             )
 
-    def _begin_phase(self) -> None:
-        super()._begin_phase()
-        if not self.compacted:  # the search is of the model that it was made for
-            if self.searching or self._checkpoint_state is not None:
-                self.search = TicketSearch(self._trained_model, self._config)
-            if self._checkpoint_state is not None:
-                self._search.load_state_dict(self._checkpoint_state[1])
-            elif self.searching:
-                self.progress.observed_step = 0  # of a search that was begun, and begins anew with smaller batches
-        if self.searching:
-            self.progress.seed = torch.initial_seed()
-            if self._config.compact:  # the model is on its device now; one that `model_init` makes is there now
-                refuse_compact(self._trained_model, self._search, "optimizer" in self._given)
-                self._try_cut(self._search)
-        optimizer = self._torch_optimizer
-        if optimizer is None:
-            return
-        refuse_optimizer(self, optimizer, self._config)  # one that `args.optim` does not name
-        if self.searching:
-            self._handle = self._search.attach(optimizer, self._steps_to_fade_by())
-        else:
-            self._handle = (self._rest or self._drawn).hold(self._trained_model, optimizer)
+    def _tell_failed_pushes(self) -> None:
+        for error in compat.failed_pushes(self):
+            cause = error if isinstance(error, HfHubHTTPError) or error.__cause__ is None else error.__cause__
+            warnings.warn(
+                f"A push to `{self.hub_model_id}` while training failed. `trainer.push_to_hub()` pushes all that is in "
+                f"{self.args.output_dir}. {type(cause).__name__}: {str(cause).strip()}",
+                stacklevel=4,
+            )
 
-    def _steps_left(self) -> int:
-        """Optimizer steps to the end of all that was planned."""
-        return self._planned_steps() - sum(self.progress.steps.values())
-
-    # The search.
-
-    def _steps_to_fade_by(self) -> int | None:
-        """Optimizer steps in an epoch, where weights fade; a training set without length has none."""
-        if self._config.truncation_target != "fade":
-            return None
-        return self._steps_in_epoch(self.callback_handler.train_dataloader or self.get_train_dataloader())
+    # Steps, optimizer and schedule.
 
     def training_step(
         self,
@@ -333,76 +400,75 @@ class WormTrainerMixin(CuttingTrainerMixin):
     ) -> torch.Tensor:
         """The parent's step; once the last micro-batch of an optimizer step is in, the gradients are truncated."""
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self._training_step_ran = True
         if self.searching and self.accelerator.sync_gradients:
-            self._search.truncate_gradients()
+            self._running.take_gradients(compat.loss_scale(self.accelerator))
         return loss
 
-    def _require_truncation(self) -> None:
-        """Raise a `RuntimeError` where an optimizer step comes whose gradients `training_step` has not been asked for.
+    def set_initial_training_values(self, *args: Any, **kwargs: Any) -> Any:
+        """The parent's, with the steps and epochs of the retraining, or of none where a checkpoint leaves none."""
+        values = super().set_initial_training_values(*args, **kwargs)
+        if self._phases is None:
+            return values
+        epochs, steps_per_epoch, *others, planned = values
+        total, done = self._phases.plan(steps_per_epoch, planned)
+        others[1] = cast(int, others[1]) * total // planned  # samples
+        self._phases.names.planned = total
+        if done is not None:
+            epochs = done // steps_per_epoch
+            compat.load_random_states(self, str(self._phases.checkpoint))
+        elif epochs != sys.maxsize:
+            epochs = math.ceil(total / steps_per_epoch)
+        return (epochs, steps_per_epoch, *others, total)
 
-        A subclass that overrides it without calling this one would leave them as they are.
-        """
-        gradients = self._config.truncates and self._config.truncation_target == "gradient"
-        if self.searching and gradients and not self._training_step_ran:
-            raise RuntimeError(
-                f"`{type(self).__name__}.training_step` does not call that of `WormTrainerMixin`, which truncates the "
-                "gradients. Derive the trainer from the mixin first, `class Mine(WormTrainerMixin, Theirs)`, or "
-                "truncate the optimizer's steps: `WormConfig(truncation_target='update')`."
-            )
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The parent's, over the steps of the phase alone where the retraining has a schedule of its own."""
+        phases = self._phases
+        if phases is not None and phases.restarts:
+            num_training_steps = phases.search_steps if phases.ticket is None else phases.retraining_steps()
+        return super().create_scheduler(num_training_steps, optimizer)
 
-    def observe(self) -> Observation:
-        """Sample the masks, log what they show, and print it in a line."""
-        seen = self._search.observe()
-        self._tell(seen)
-        return seen
+    def restart_optimizer(self, steps: int) -> None:
+        """Go on with a fresh optimizer, and a schedule over so many steps; what the user made begins as it came."""
+        given = self._given or {}
+        if "optimizer" in given:
+            self._put_back("optimizer")
+        else:
+            compat.forget_optimizer(self)
+            self.create_optimizer()
+            self.optimizer = self.accelerator.prepare(self.optimizer)
+        if "lr_scheduler" in given:
+            self._put_back("lr_scheduler")
+        else:
+            self.lr_scheduler = None
+            self.create_scheduler(steps, self.optimizer)
+        self.callback_handler.optimizer, self.callback_handler.lr_scheduler = self.optimizer, self.lr_scheduler
 
-    def _observation_due(self, over: bool = False) -> bool:
-        """Whether the run stands at the end of an epoch that has not been observed yet.
+    @property
+    def optimizer_given(self) -> bool:
+        """Whether the user has made the optimizer."""
+        return self.optimizer is not None if self._given is None else "optimizer" in self._given
 
-        A checkpoint of an epoch's last step is written before the epoch ends, and on resume that epoch counts as done.
+    def _renew_optimizer(self) -> None:
+        """Forget the optimizer and the schedule of an earlier training; what the user made begins as it came."""
+        if self._given is None:
+            made = {name: getattr(self, name) for name in OPTIMIZERS}
+            self._given = {name: copy.deepcopy(one.state_dict()) for name, one in made.items() if one is not None}
+        for name in OPTIMIZERS:
+            if name in self._given:
+                self._put_back(name)
+            else:
+                setattr(self, name, None)
 
-        Args:
-            over (`bool`, *optional*, defaults to `False`): The search ends here, be it in the middle of an epoch.
-        """
-        ended = over or (self.state.epoch is not None and self.state.epoch == int(self.state.epoch))
-        behind = self.progress.observed_step < self.state.global_step
-        return self.searching and self._config.sample_strategy == "epoch" and behind and ended
+    def _put_back(self, name: str) -> None:
+        getattr(self, name).load_state_dict(copy.deepcopy((self._given or {})[name]))
 
-    def _end_if_over(self, stopped: bool) -> bool:
-        over = stopped or (self.searching and self._search.converged)
-        if self._observation_due(over):
-            seen = self._search.observe()
-            over = over or seen.converged
-            if over:  # or the parent's `train` begins the phase once more, and observes then
-                self._tell(seen)
-        if over and not self.searching and self.args.load_best_model_at_end and self.state.best_model_checkpoint:
-            self._load_best_model()
-        return over
+    # The evaluations, and a smaller model.
 
-    def _tell(self, seen: Observation) -> None:
-        self.progress.observed_step = self.state.global_step
-        logs = {
-            "worm_max_distance": seen.max_distance,
-            "worm_mean_distance": seen.mean_distance,
-            "worm_truncating": seen.truncating,
-            "worm_doomed_share": seen.doomed_share,
-            "worm_sparsity": self._search.sparsity,
-        }
-        should_log = self.control.should_log  # logging clears it, and the loss of this step is still to be logged
-        self.log({name: value for name, value in logs.items() if value is not None})
-        self.control.should_log = should_log
-        if self.is_world_process_zero():
-            tqdm.write(observation_line(seen, self._config, self.state.epoch or 0.0))
-
-    # What is pruned.
-
-    def _apply_ticket(self) -> None:
-        ticket = self._rest or self.ticket
-        if ticket is not None:
-            ticket.apply_(self._trained_model)
-
-    # What is evaluated, and what is saved.
+    def evaluate_stage(self, stage: str) -> dict[str, float] | None:
+        """Evaluate the model before the draw, after it, or as the result; see [`~hf_worm.trainer.stages`]."""
+        return stages.evaluate_stage(self, self._running.names, stage)
 
     def evaluation_loop(
         self,
@@ -413,42 +479,190 @@ class WormTrainerMixin(CuttingTrainerMixin):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """The parent's, on the weights that would be saved."""
-        self._apply_ticket()
+        self.apply_ticket()
         return super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
 
+    def apply_ticket(self) -> None:
+        """Set what the ticket prunes to 0, whatever was done to the weights since the last step."""
+        ticket = self.rest or self.ticket
+        if ticket is not None:
+            ticket.apply_(self.trained_model)
+
+    def log_result(self, stage: str) -> None:
+        """Log a stage's metrics by their plain names too: a model card would have the last that the log has of them."""
+        metrics = self.progress.metrics.get(stage, {})
+        if metrics:
+            self.log({f"eval_{name}": value for name, value in metrics.items()})
+
+    @property
+    def compacted(self) -> bool:
+        """Whether what the ticket prunes has been cut out of the model."""
+        return self.rest is not None
+
+    def try_cut(self) -> None:
+        """Try on a copy whether the model can be cut."""
+        cutting.try_cutting(self, self._config.layers)
+
+    def keep_dense(self) -> None:
+        """Keep a copy of the model to measure, and not its optimizer, which has no use any more."""
+        compat.forget_optimizer(self)
+        self._dense = copy.deepcopy(self.trained_model)
+
+    def cut_drawn(self) -> None:
+        """Cut out what was just drawn, and measure what that gained."""
+        dense, drawn, self._dense = self._dense, self.trained_model, None
+        self._cut_out()
+        if dense is not None:
+            self.progress.costs = cutting.measure(self, dense, drawn)
+
+    def _cut_out(self) -> None:
+        """Go on with a smaller copy of the model, and let go of the dense one."""
+        dense = self.trained_model
+        smaller = self._drawn.compact(dense)
+        self._dense_account = account(self._drawn, dense)
+        compat.swap_model(self, smaller)
+        self.rest = self._drawn.rest(smaller)
+        self._searched.close()
+
+    # What is saved.
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        self._apply_ticket()  # whatever callbacks did to the weights since the last step
+        self.apply_ticket()
+        folder = output_dir if output_dir is not None else str(self.args.output_dir)
+        checkpoint = Path(folder).name == f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        writes = checkpoint and self._phases is not None and self._phases.running and self.args.should_save
+        if writes:
+            # First of all files, and so a mark of what a killed run leaves; the parent's state, which is the last,
+            # marks a whole checkpoint.
+            save_state(folder, self.progress, self._searched.state_dict())
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            self._save_ticket(output_dir if output_dir is not None else self._output_dir)
+            self._save_ticket(folder)
+        if writes and self.args.push_to_hub:  # the parent copies the weights alone
+            self._save_ticket(str(self.args.output_dir))
+            compat.copy_code(folder, str(self.args.output_dir))
 
-    def _phase_state(self) -> dict[str, Any]:
-        return self._search.state_dict()
+    def _save_ticket(self, folder: str) -> None:
+        if self.ticket is not None:
+            self.ticket.save_pretrained(folder)
+        elif self.worm_config is not None and self.state.global_step:  # it has trained
+            set_aside(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *model: nn.Module | None) -> None:
+        if resume_from_checkpoint == self._left:
+            return  # the weights are in place
+        if self._phases is None or not load_renamed(self.trained_model, resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, *model)
 
     def _load_best_model(self) -> None:
-        if not self.searching:  # the ticket is found on the weights at convergence, and drawn from them
-            self._put_weights_in_place()  # now, or they would be put in place of the best
+        phases, best = self._phases, str(self.state.best_model_checkpoint)
+        if phases is not None and phases.searching:
+            return  # the ticket is found on the weights at convergence, and drawn from them
+        if phases is not None:
+            phases.put_weights_in_place()  # now, or they would be put in place of the best
+        if phases is None or not load_renamed(self.trained_model, best):
             super()._load_best_model()
 
-    def _hp_search_setup(self, trial: Any) -> None:
-        epochs, steps = self.args.num_train_epochs, self.args.max_steps
-        super()._hp_search_setup(trial)
-        if self._phase == "retrain":  # a trial's number of epochs or steps is the search's
-            self.args.num_train_epochs, self.args.max_steps = epochs, steps
+    def report(self) -> dict[str, Any]:
+        """What the run did, as `worm_report.json` has it: metrics, phases, observations and the account of weights.
+
+        Raises:
+            RuntimeError: There is no ticket yet.
+        """
+        return build_report(self._drawn, self.progress, self.trained_model, self._dense_account)
+
+    def write_report(self) -> None:
+        """Write `worm_report.json` into the run's folder."""
+        if self.is_world_process_zero():
+            replace_file(Path(compat.run_folder(self)) / REPORT_NAME, report_json(self.report()))
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The parent's card, and what the ticket prunes, how it was found, what it cost, and how to load the model.
+
+        Args:
+            args, kwargs: As the parent's own: TRL's trainers take other arguments than the `Trainer`.
+        """
+        super().create_model_card(*args, **kwargs)
+        folder = str(self.args.output_dir)
+        if not self.is_world_process_zero() or not (Path(folder) / "README.md").is_file():
+            return  # the latter is of parents that write none
+        correct_origin(folder, origin(self.trained_model), model_name(self.trained_model))
+        if self.ticket is not None:
+            extend_model_card(folder, self.hub_model_id or self.args.hub_model_id, self.report())
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """The parent's; the model is saved whatever the Hub answers.
+
+        Args:
+            args, kwargs: As the parent's own.
+        """
+        if self.hub_model_id is None:  # then the parent asks for the repository first
+            self.save_model(_internal_call=True)
+        return super().push_to_hub(*args, **kwargs)
+
+    # What there is.
+
+    @property
+    def search(self) -> TicketSearch | None:
+        """The search, its masks and its history."""
+        return None if self._phases is None else self._phases.search
+
+    @search.setter
+    def search(self, search: TicketSearch) -> None:
+        self._running.adopt(search)
+
+    @property
+    def ticket(self) -> Ticket | None:
+        """The ticket, once it is drawn."""
+        return None if self._phases is None else self._phases.ticket
+
+    @ticket.setter
+    def ticket(self, ticket: Ticket | None) -> None:
+        self._running.ticket = ticket
+
+    @property
+    def progress(self) -> Progress:
+        """Steps, epochs, seconds and metrics of the phases so far."""
+        return Progress() if self._phases is None else self._phases.progress
+
+    @property
+    def searching(self) -> bool:
+        """Whether the search is what trains now."""
+        return self._phases is not None and self._phases.searching
+
+    @property
+    def trained_model(self) -> nn.Module:
+        """The model out of wrappers."""
+        return cast(nn.Module, self.model)
+
+    @property
+    def _streams(self) -> bool:
+        """Whether the training set is a stream, of which nobody knows how long it is."""
+        return self.train_dataset is not None and not has_length(self.train_dataset)
 
     # What must be there by now.
 
     @property
-    def _config(self) -> WormConfig:
-        if self.worm_config is None:
+    def _running(self) -> Phases:
+        if self._phases is None:
             raise RuntimeError(NO_CONFIG)
-        return self.worm_config
+        return self._phases
 
     @property
-    def _search(self) -> TicketSearch:
-        if self.search is None:
-            raise RuntimeError(NO_CONFIG)
-        return self.search
+    def _config(self) -> WormConfig:
+        return self._running.config
+
+    @property
+    def _searched(self) -> TicketSearch:
+        search = self._running.search
+        assert search is not None  # made with the trainer
+        return search
+
+    @property
+    def _drawn(self) -> Ticket:
+        if self._running.ticket is None:
+            raise RuntimeError("There is no ticket yet: call `search_ticket()` and `draw_ticket()` first.")
+        return self._running.ticket
 
 
 class WormTrainer(WormTrainerMixin, Trainer):

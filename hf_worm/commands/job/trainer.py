@@ -18,9 +18,9 @@ from transformers import (
 from transformers.training_args import OptimizerNames
 
 from hf_worm.commands.job.arguments import Arguments
-from hf_worm.report.progress import STATE_NAME, load_state
 from hf_worm.trainer import WormTrainer
 from hf_worm.trainer.checkpoint import require_whole
+from hf_worm.trainer.state import STATE_NAME, load_state
 
 
 def make_trainer(
@@ -84,7 +84,7 @@ def make_trainer(
         progress, search = load_state(checkpoint)
         trainer.search.load_state_dict(search)
         if progress.phase == "retrain":
-            trainer.resumed_ticket(checkpoint)
+            trainer.retraining_of(checkpoint)
     return trainer
 
 

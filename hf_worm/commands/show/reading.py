@@ -14,11 +14,12 @@ from hf_worm.core.masks import unpack
 from hf_worm.core.window import Observation, read_observations
 from hf_worm.files import find_file, read_json
 from hf_worm.report.account import REPORT_NAME, RESULTS, STAGES, is_number
-from hf_worm.report.progress import STATE_NAME, Progress, load_state
+from hf_worm.report.progress import Progress
 from hf_worm.report.record import Record, Status
 from hf_worm.report.speed import cost_rows, gains
 from hf_worm.ticket import HISTORY_NAME, TICKET_NAME, read_history, read_masks, shares_pruned
 from hf_worm.trainer.checkpoint import newest_finished, newest_whole
+from hf_worm.trainer.state import STATE_NAME, load_state
 
 T = TypeVar("T")
 RESULTS_OF_ANY = "all_results.json"  # `Trainer.save_metrics` writes it
