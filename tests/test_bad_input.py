@@ -315,7 +315,7 @@ def test_a_ticket_behind_a_link_is_read_and_saving_leaves_what_it_leads_to(tmp_p
 
 # Checkpoints.
 
-STATE = "hf_worm.state.v1"
+STATE = "hf_worm.state.v2"
 
 
 def state(search: Any = None, progress: Any = None, masks: Any = None, **metadata: Any) -> Callable[[Path], bytes]:
@@ -345,13 +345,20 @@ def state(search: Any = None, progress: Any = None, masks: Any = None, **metadat
     return make
 
 
+PLACE = "window/0"  # of the oldest mask of a search's window
+
+
+def short(query: list[int], key: list[int]) -> dict[str, list[int]]:
+    return {f"{PLACE}/query.weight": query, f"{PLACE}/key.weight": key}
+
+
 def small() -> nn.Module:
     torch.manual_seed(0)
     return nn.ModuleDict({"query": nn.Linear(4, 2), "key": nn.Linear(4, 2)})
 
 
 @rows(
-    ("no such file", None, "holds no `worm_state.safetensors`, so it is no checkpoint of a `WormTrainer` run."),
+    ("no such file", None, "holds no `worm_state.safetensors`, so it is no checkpoint of a run that prunes."),
     ("empty", lambda folder: b"", "`worm_state.safetensors` is damaged"),
     ("cut off", lambda folder: state()(folder)[:-1], "`worm_state.safetensors` is damaged"),
     ("a pickle", lambda folder: pickle.dumps({}), "`worm_state.safetensors` is damaged"),
@@ -375,10 +382,10 @@ def small() -> nn.Module:
     ("a history of text", state(search={"history": ["x"]}), "an observation needs"),
     ("a history too long", state(search={"history": [SEEN, SEEN]}), "2 observations and a window of 3 need 2 masks"),
     ("masks of no place", state(masks={"x/query.weight": [0]}), "`worm_state.safetensors` is damaged"),
-    ("masks without a name", state(masks={"0": [0]}), "The state of the search is damaged"),
-    ("a mask missing", state(masks={"0/query.weight": [0]}), "The state of the search is damaged"),
-    ("a mask too short", state(masks={"0/query.weight": [], "0/key.weight": [0]}), "A packed mask of shape (2, 4)"),
-    ("a mask too long", state(masks={"0/query.weight": [0, 0], "0/key.weight": [0]}), "A packed mask of shape (2, 4)"),
+    ("masks without a name", state(masks={"0": [0]}), "it lacks the tensor `window/0/query.weight`"),
+    ("a mask missing", state(masks={f"{PLACE}/query.weight": [0]}), "it lacks the tensor `window/0/key.weight`"),
+    ("a mask too short", state(masks=short([], [0])), "A packed mask of shape (2, 4)"),
+    ("a mask too long", state(masks=short([0, 0], [0])), "A packed mask of shape (2, 4)"),
 )
 def test_worm_state_safetensors(given: Callable[[Path], bytes] | None, message: str, tmp_path: Path) -> None:
     if given is not None:
@@ -469,7 +476,7 @@ def fails(capsys: pytest.CaptureFixture[str], out: Path) -> Run:
     def run(command: Callable[[list[str]], int], argv: list[str]) -> str:
         assert command(argv) == 2
         line = capsys.readouterr().err.strip().splitlines()[-1]
-        assert line.startswith(f"hf-worm {command.__module__.split('.')[1]}: error: ")
+        assert line.startswith(f"hf-worm {command.__module__.split('.')[2]}: error: ")
         assert not any(out.rglob("*")), "nothing was begun"
         return line
 

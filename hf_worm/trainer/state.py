@@ -113,7 +113,7 @@ def _without_tensors(value: Any, path: str, tensors: dict[str, torch.Tensor]) ->
         tensors[path] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {TENSOR: path}
     if isinstance(value, Mapping):
-        return {key: _without_tensors(inner, f"{path}/{key}", tensors) for key, inner in value.items()}
+        return {key: _without_tensors(inner, f"{path}/{key}".lstrip("/"), tensors) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_without_tensors(inner, f"{path}/{place}", tensors) for place, inner in enumerate(value)]
     return value
@@ -123,6 +123,8 @@ def _with_tensors(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     """The nested values with their tensors back in place."""
     if isinstance(value, dict):
         if value.keys() == {TENSOR}:
+            if value[TENSOR] not in tensors:
+                raise ValueError(f"it lacks the tensor `{value[TENSOR]}`")
             return tensors[value[TENSOR]]
         return {key: _with_tensors(inner, tensors) for key, inner in value.items()}
     return [_with_tensors(inner, tensors) for inner in value] if isinstance(value, list) else value
