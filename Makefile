@@ -42,9 +42,9 @@ check: setup ## Check style and types
 	$(BIN)/mypy --strict hf_worm
 
 bench: setup ## Measure speed: ratios within one run, into benchmarks/results
-	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/data_pipeline.py
-	$(BIN)/python benchmarks/compact.py
+	$(BIN)/python benchmarks/speed/overhead.py
+	$(BIN)/python benchmarks/speed/data_pipeline.py
+	$(BIN)/python benchmarks/speed/compact.py
 
 glue-sst2: setup ## The paper's settings on SST-2: EB Train and WORM (MODEL=, DATASET=, SEEDS=, OUTPUT=)
 glue-mrpc: setup ## The same on MRPC
@@ -53,8 +53,8 @@ glue-sst2 glue-mrpc glue-rte:
 	PYTHON=$(abspath $(BIN))/python sh glue_scripts/$(@:glue-%=%).sh
 
 reproduce: setup ## The paper's tables and figures and the baselines, small (SCALE=full DATA=FOLDER, ARGS=)
-	$(BIN)/python benchmarks/reproduce.py --scale $(or $(SCALE),small) $(if $(DATA),--data $(DATA)) $(ARGS)
-	$(BIN)/python benchmarks/truncation.py $(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/accuracy/reproduce.py --scale $(or $(SCALE),small) $(if $(DATA),--data $(DATA)) $(ARGS)
+	$(BIN)/python benchmarks/accuracy/truncation.py $(if $(DATA),--data $(DATA))
 
 clean: ## Remove the virtual environments and what tools left behind
 	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -16,12 +16,13 @@ from hf_worm import WormConfig
 from hf_worm.commands import main as cli
 
 ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = re.findall(r"^(?:torchrun .* -m hf_worm|hf-worm) (.*?)(?:  #.*)?$", README, re.MULTILINE)
 
 
-@pytest.mark.parametrize("folder", [ROOT, ROOT / "benchmarks"], ids=["the project", "benchmarks"])
+@pytest.mark.parametrize("folder", [ROOT, BENCHMARKS], ids=["the project", "benchmarks"])
 def test_links_lead_to_files_and_headings(folder: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)#?([^)]*)\)", (folder / "README.md").read_text(encoding="utf-8"))
     links = [(folder / path, heading) for path, heading in links if "://" not in path]
@@ -37,13 +38,23 @@ def headings(page: Path) -> list[str]:
 
 
 def test_each_script_and_page_of_benchmarks_is_named() -> None:
-    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
-    scripts = [
-        path.name for path in (ROOT / "benchmarks").glob("*.py") if '__name__ == "__main__"' in path.read_text("utf-8")
-    ]
-    pages = [f"results/{path.name}" for path in (ROOT / "benchmarks" / "results").glob("*.md")]
+    text = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+    scripts = [path for path in BENCHMARKS.glob("*/*.py") if '__name__ == "__main__"' in path.read_text("utf-8")]
+    pages = list((BENCHMARKS / "results").glob("*.md"))
     assert len(scripts) > 5 and len(pages) > 5
-    assert [name for name in scripts + pages if f"({name})" not in text] == []
+    names = [path.relative_to(BENCHMARKS).as_posix() for path in scripts + pages]
+    assert [name for name in names if f"({name})" not in text] == []
+
+
+def test_each_script_that_is_named_is_there() -> None:
+    """In commands and sentences, in whatever is read or run from here."""
+    readers = [ROOT / "Makefile", *ROOT.glob("*.md"), *BENCHMARKS.rglob("*.md"), *BENCHMARKS.glob("*.sh")]
+    readers += [*BENCHMARKS.rglob("*.py"), *BENCHMARKS.rglob("*.json"), *(ROOT / "docs").glob("*.md")]
+    named = {
+        name for path in readers for name in re.findall(r"benchmarks/[a-z_/]+\.(?:py|sh|md)", path.read_text("utf-8"))
+    }
+    assert len(named) > 5
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
 def test_targets_of_make_are_there() -> None:
