@@ -1,9 +1,5 @@
-"""The README: its links lead somewhere, its Python compiles and names what there is, its commands have their flags.
+"""The README and `benchmarks/`'s: commands have their flags, scripts and pages are named, the tree is the project's."""
 
-Links are those of the README of `benchmarks/` too.
-"""
-
-import ast
 import dataclasses
 import re
 import shlex
@@ -11,30 +7,13 @@ from pathlib import Path
 
 import pytest
 
-import hf_worm
 from hf_worm import WormConfig
 from hf_worm.commands import main as cli
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = re.findall(r"^(?:torchrun .* -m hf_worm|hf-worm) (.*?)(?:  #.*)?$", README, re.MULTILINE)
-
-
-@pytest.mark.parametrize("folder", [ROOT, BENCHMARKS], ids=["the project", "benchmarks"])
-def test_links_lead_to_files_and_headings(folder: Path) -> None:
-    links = re.findall(r"\]\(([^)#]+)#?([^)]*)\)", (folder / "README.md").read_text(encoding="utf-8"))
-    links = [(folder / path, heading) for path, heading in links if "://" not in path]
-    assert len(links) > 5
-    assert [path for path, _ in links if not path.exists()] == []
-    assert [heading for path, heading in links if heading and heading not in headings(path)] == []
-
-
-def headings(page: Path) -> list[str]:
-    """As links name them."""
-    found = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return [re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in found]
 
 
 def test_each_script_and_page_of_benchmarks_is_named() -> None:
@@ -59,17 +38,11 @@ def test_each_script_that_is_named_is_there() -> None:
 
 def test_targets_of_make_are_there() -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"`make ([a-z0-9-]+)`|^make ([a-z0-9-]+)", README, re.MULTILINE))
-    assert {"demo", "test"} <= {first or second for first, second in named} <= targets
-
-
-@pytest.mark.parametrize("code", PYTHON)
-def test_python_compiles_and_imports_what_there_is(code: str) -> None:
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.ImportFrom) and node.module == "hf_worm":
-            assert all(hasattr(hf_worm, alias.name) for alias in node.names)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "WormConfig":
-            WormConfig(**{keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords})
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), BENCHMARKS / "README.md"]
+    pages += (ROOT / ".github" / "workflows").glob("*.yml")
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    named = set(re.findall(r"(?:`|^|run: )make ([a-z0-9-]+)", text, re.MULTILINE))
+    assert {"demo", "test", "test-oldest", "test-newest", "check", "setup"} <= named <= targets
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -86,3 +59,16 @@ def test_the_settings_are_those_of_the_configuration() -> None:
     table = README.partition("## Settings")[2].partition("\n## ")[0]
     named = set(re.findall(r"`([a-z_]+)`", " ".join(row.split("|")[1] for row in table.splitlines() if "|" in row)))
     assert named == {field.name for field in dataclasses.fields(WormConfig)}
+
+
+def test_the_tree_is_the_projects() -> None:
+    tree = README.partition("## The project")[2].split("```")[1]
+    names = set()
+    for line in tree.strip().splitlines():
+        first, *others = re.split(r"\s{2,}", line)[0].split()
+        parent = (ROOT / first).parent
+        names |= {ROOT / first, *(parent / name for name in others)}
+    assert sorted(str(path) for path in names if not path.exists()) == []
+    there = {path for path in (ROOT / "hf_worm").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    there |= {path for path in (ROOT / "hf_worm").glob("*.py") if not path.name.startswith("__")}
+    assert sorted(path.name for path in there - names) == []
