@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from training import worm_trainer
 from transformers import BertForSequenceClassification
 
-from hf_worm import TicketSearch, WormConfig
+from hf_worm import TicketSearch, WormConfig, WormTrainer
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -123,13 +124,13 @@ def test_the_score_of_the_guide_ranks_by_the_largest_gradient(model: nn.Sequenti
 
 def test_the_score_of_the_guide_trains(bert: BertForSequenceClassification, tmp_path: Path) -> None:
     score = class_of("parts.md", "LargestGradient")()
-    trainer = worm_trainer(bert, tmp_path, WormConfig(stopping_point=1.0), score=score)
+    trainer = worm_trainer(bert, tmp_path, WormConfig(stopping_point=1.0), kind=partial(WormTrainer, score=score))
     trainer.train()
     assert trainer.ticket is not None and trainer.ticket.parts["score"] == "largest_gradient"
 
 
 def test_the_schedule_of_the_guide_draws_after_its_steps(bert: BertForSequenceClassification, tmp_path: Path) -> None:
     schedule = class_of("parts.md", "AfterSteps")(5)
-    trainer = worm_trainer(bert, tmp_path, WormConfig(), schedule=schedule)
+    trainer = worm_trainer(bert, tmp_path, WormConfig(), kind=partial(WormTrainer, schedule=schedule))
     trainer.train()
     assert trainer.ticket is not None and trainer.progress.steps["search"] == 5
