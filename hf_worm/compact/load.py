@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,8 +11,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from hf_worm import models
 from hf_worm.compact import RECORD, shrink_as_recorded_
-from hf_worm.config import is_count
 from hf_worm.files import require_id
+from hf_worm.units.kinds import LARGER_KINDS
 
 OF_BOTH = ("revision", "token", "cache_dir", "local_files_only", "subfolder", "force_download", "proxies")
 DTYPES = ("dtype", "torch_dtype")
@@ -129,17 +128,13 @@ def _architecture(config: PreTrainedConfig, path_or_repo: str | os.PathLike[str]
 
 
 def _check(record: Any, path_or_repo: str | os.PathLike[str]) -> None:
+    """Raise a `ValueError` if a record of shapes is damaged."""
+    kinds = {kind.word: kind for kind in LARGER_KINDS}
     try:
-        neurons, heads = record.get("neurons", {}), record.get("heads", {})
-        if (
-            not record
-            or set(record) - {"neurons", "heads"}
-            or not all(is_count(count, 1) for count in neurons.values())
-        ):
-            raise TypeError("neurons are counted by layer, from 1")
-        if not all(left and all(is_count(head, 0) for head in left) for left in heads.values()):
-            raise TypeError("heads are listed by layer, from 0")
-        if not all(first < then for left in heads.values() for first, then in pairwise(left)):
-            raise TypeError("heads are listed in their order, each of them once")
+        if not record or set(record) - set(kinds):
+            raise TypeError(f"it has entries for {' and '.join(f'`{word}`' for word in kinds)} alone, and one at least")
+        for word, layers in record.items():
+            for value in layers.values():
+                kinds[word].require_recordable(value)
     except (AttributeError, TypeError) as error:
         raise ValueError(f"{path_or_repo}: its `{RECORD}` is damaged: {error}.") from error

@@ -310,7 +310,7 @@ def test_experts_alone_are_no_blocks_and_are_shown_ahead_of_attentions() -> None
     sizes = {"hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 4}
     model = AutoModel.from_config(MixtralConfig(**sizes, num_key_value_heads=2, num_local_experts=2, vocab_size=40))
     message = error(model, ["neurons@*.0.*"])
-    assert "(experts that are kept together in one weight are none)" in message
+    assert ": experts that are kept together in one weight don't count. " in message
     candidates = message.partition("Candidates:")[2].splitlines()
     assert "experts" in candidates[1] and "self_attn" in candidates[-1] + candidates[-2]
     assert "self_attn" not in candidates[1] + candidates[2]
