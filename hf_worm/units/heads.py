@@ -34,9 +34,7 @@ class Heads(LargerKind):
         modules = dict(model.named_modules())
         found = []
         for path, module in modules.items():
-            if hasattr(module, families.DIFFERENTIAL):
-                continue
-            for family in families.ATTENTIONS:
+            for family in _families_of(modules, path):
                 linear = [modules.get(join(path, name)) for name in family.projections]
                 linear.append(_output(modules, path, family))
                 if all(isinstance(projection, nn.Linear) for projection in linear):
@@ -112,6 +110,13 @@ def head_size(layer: RepresentativeLayer) -> int:
     """Return the width of one head: that of a unit's key and value, which queries may have several of."""
     *rows, _ = layer.views
     return min(len(view.parameter) for view in rows) // layer.shape.numel()
+
+
+def _families_of(modules: Mapping[str, nn.Module], path: str) -> list[families.Attention]:
+    """List the families in which an attention at this path would have such a query; none for differential attention."""
+    prefix = join(path, "")
+    found = [family for family in families.ATTENTIONS if f"{prefix}{family.query}" in modules]
+    return [] if found and hasattr(modules[path], families.DIFFERENTIAL) else found
 
 
 def _head_size(attention: nn.Module, family: families.Attention) -> int | None:

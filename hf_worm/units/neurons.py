@@ -27,14 +27,15 @@ class Neurons(LargerKind):
         parameters = dict(named)
         transposed = {module.weight for module in model.modules() if type(module).__name__ == families.TRANSPOSED}
         found: dict[nn.Parameter, Views] = {}  # by the projection that leads out
+        ends = [(family, f"{family.inputs[0]}.weight") for family in families.FEED_FORWARDS]
         for name in parameters:
-            for family in families.FEED_FORWARDS:
-                block = block_path(name, f"{family.inputs[0]}.weight")
-                leading_out = None if block is None else parameters.get(f"{block}{family.output}.weight")
-                if block is not None and leading_out is not None:
-                    views = _views(parameters, block, family, leading_out in transposed)
-                    if len(views) > len(found.get(leading_out, ())):  # a gate belongs to the block
-                        found[leading_out] = views
+            for family, end in ends:
+                block = block_path(name, end)
+                output = None if block is None else parameters.get(f"{block}{family.output}.weight")
+                if block is not None and output is not None:
+                    views = _views(parameters, block, family, output in transposed)
+                    if len(views) > len(found.get(output, ())):  # a gate belongs to the block
+                        found[output] = views
         return list(found.values())
 
     def would_find(self, word: str, name: str, model: nn.Module) -> bool:

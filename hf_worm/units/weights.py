@@ -84,12 +84,14 @@ def projections(named: Named, role: str) -> list[nn.Parameter]:
     """
     places = [(split_name(name), parameter) for name, parameter in named if parameter.dim() >= 2]
     taken = {place for place, _ in places}
-    sought = [(family.projections[PLACES[role]], family.query, family.key) for family in families.ATTENTIONS]
+    sought: dict[str, list[families.Attention]] = {}
+    for family in families.ATTENTIONS:
+        sought.setdefault(family.projections[PLACES[role]], []).append(family)
     return [
         parameter
         for (parent, child), parameter in places
-        for projection, query, key in sought
-        if child == projection and (parent, query) in taken and (parent, key) in taken
+        for family in sought.get(child, ())
+        if (parent, family.query) in taken and (parent, family.key) in taken
     ]
 
 
