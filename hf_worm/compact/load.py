@@ -75,7 +75,7 @@ def load_compact(
 
 
 def outline(config: PreTrainedConfig, path_or_repo: str | os.PathLike[str]) -> PreTrainedModel:
-    """The model of a checkpoint that records its shapes, on the device `meta`.
+    """Make the model of a checkpoint that records its shapes, on the device `meta`.
 
     Args:
         config (`PreTrainedConfig`): The checkpoint's.
@@ -90,15 +90,15 @@ def outline(config: PreTrainedConfig, path_or_repo: str | os.PathLike[str]) -> P
 
 
 def _smaller(architecture: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """The class, but that its models have the shapes that their configuration records before weights are loaded."""
+    """Return a subclass whose models have the shapes that their configuration records before weights are loaded."""
 
     class Smaller(architecture):  # type: ignore[misc, valid-type]
         def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
             super().__init__(config, *args, **kwargs)
-            whole = architecture.__name__ in (config.architectures or [])  # of another class a part may do
+            whole = architecture.__name__ in (config.architectures or [])  # a part is enough for another class
             shrink_as_recorded_(self, getattr(config, RECORD), whole)
 
-    # By these Transformers knows which weights to convert, and which loss a model has.
+    # Transformers looks up by these which weights to convert, and which loss a model has.
     Smaller.__name__, Smaller.__module__ = architecture.__name__, architecture.__module__
     return Smaller
 
@@ -107,7 +107,7 @@ def _smaller(architecture: type[PreTrainedModel]) -> type[PreTrainedModel]:
 def _fitting(
     config: PreTrainedConfig, architecture: type[PreTrainedModel], path_or_repo: str | os.PathLike[str]
 ) -> Iterator[None]:
-    """Makes an error that names the checkpoint of a record of shapes that is damaged, or of another model."""
+    """Raise a `ValueError` that names the checkpoint if its record of shapes is damaged, or of another model."""
     _check(getattr(config, RECORD), path_or_repo)
     try:
         yield

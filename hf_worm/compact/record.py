@@ -140,7 +140,7 @@ def _in_base(model: nn.Module, name: str) -> str:
 
 
 def _says_the_shapes(model: nn.Module, config: Any, fields: dict[str, int]) -> bool:
-    """Whether a model made from the configuration with those fields has the shapes that this one has, all of them."""
+    """Say whether a model made from the configuration with those fields has all the shapes that this one has."""
     made = _made(model, config, fields)
     return made is not None and _shapes(made) == _shapes(model)
 

@@ -1,4 +1,4 @@
-"""Cuts heads out of an attention: what it counts, what it is given for each head, and what stands in the way."""
+"""Cuts heads out of an attention: updates its counts and position biases, and refuses attentions that need more."""
 
 import inspect
 from typing import Any
@@ -69,7 +69,7 @@ def require_no_other_weights(model: nn.Module, attention: nn.Module, layer: Repr
         for name, parameter in own:
             if parameter.shape != (size,) or "norm" not in path or one_of_several:
                 kind, shape = type(attention).__name__, tuple(parameter.shape)
-                raise ValueError(f"`{kind}` has a weight `{name}` of shape {shape} besides: {ADVICE}")
+                raise ValueError(f"`{kind}` has another weight, `{name}` of shape {shape}: {ADVICE}")
 
 
 ADVICE = "its heads can be pruned, but not cut out. Compact the neurons alone."
@@ -85,8 +85,8 @@ def _require_independent(model: nn.Module, attention: nn.Module) -> None:
     )
     if kind.endswith(families.REPLACED_AT_RUN_TIME) or (sparse and kind in families.REPLACEMENTS):
         raise ValueError(
-            f"`{kind}` is replaced as it runs, by one with all heads: they can be pruned, but not cut out. Load the "
-            "model with `attention_type='original_full'`, or compact the neurons alone."
+            f"`{kind}` is replaced at run time by an attention with all heads: its heads can be pruned, but not cut "
+            "out. Load the model with `attention_type='original_full'`, or compact the neurons alone."
         )
     if f"{type(attention).__module__}.{kind}".endswith(families.DEPENDING_ON_HEADS):
-        raise ValueError(f"What `{kind}` computes depends on the number of its heads besides: {ADVICE}")
+        raise ValueError(f"`{kind}` depends on the number of its heads in more than their projections: {ADVICE}")

@@ -54,9 +54,9 @@ class Channels(Kind):
         """Raise if the model does not say where its channels come from and go to."""
         if not isinstance(model, HasChannels):
             raise ValueError(
-                f"Where the channels of a `{type(model).__name__}` come from and go to is not known: they can be "
-                "pruned, but not cut out. `CifarResNetForImageClassification` and `VggBnForImageClassification` of "
-                "`hf_worm.models` say it."
+                f"`{type(model).__name__}` does not say where its channels come from and go to: they can be pruned, "
+                "but not cut out. `CifarResNetForImageClassification` and `VggBnForImageClassification` of "
+                "`hf_worm.models` do."
             )
 
     def cut_(self, model: Any, layers: Sequence[RepresentativeLayer], kept: Kept) -> None:

@@ -91,8 +91,8 @@ def shared_in_part(weights: Named, model: nn.Module, named: Named) -> str:
         named (`list[tuple[str, nn.Parameter]]`): All its parameters.
     """
     return (
-        f"`{type(model).__name__}` has layers that share some of their weights with others, but not all. One is "
-        f"watched, and what it prunes of the shared weights is pruned in both; not watched: "
+        f"`{type(model).__name__}` has layers that share some of their weights with others, but not all. One of them "
+        f"is watched, and shared weights that it prunes are pruned in both; not watched: "
         f"{first_groups(weights, named)}."
     )
 
@@ -100,8 +100,8 @@ def shared_in_part(weights: Named, model: nn.Module, named: Named) -> str:
 def computed_from_others(names: Sequence[str], model: nn.Module) -> str:
     """Return the warning for weights that words mean, and that are no parameters."""
     return (
-        f"Not all of `{type(model).__name__}` that is named is watched: {first_names(names, LISTED)} "
-        f"{'is' if len(names) == 1 else 'are'} made of other parameters, by a parametrization or "
+        f"Not everything that `layers` means in `{type(model).__name__}` is watched: {first_names(names, LISTED)} "
+        f"{'is' if len(names) == 1 else 'are'} computed from other parameters, by a parametrization or "
         "`torch.nn.utils.prune`. Put plain weights in their place first: "
         "`torch.nn.utils.parametrize.remove_parametrizations`, `torch.nn.utils.prune.remove`."
     )

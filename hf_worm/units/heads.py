@@ -59,13 +59,13 @@ class Heads(LargerKind):
         separate = [(name, weight) for name, weight in unwatched if weight in queries]
         if separate:
             yield (
-                f"Not all attentions of `{type(model).__name__}` are watched: the heads of some are not known, for "
-                "want of an output projection or of a head's width, or since they share more than keys and values: "
+                f"Not all attentions of `{type(model).__name__}` are watched: the heads of some are not known, because "
+                "there is no output projection or no width of a head, or heads share more than keys and values: "
                 f"{first_groups(separate, named)}."
             )
 
     def require_cuttable(self, model: nn.Module, layers: Sequence[RepresentativeLayer]) -> None:
-        """Raise if an attention has weights besides, depends on its number of heads, or shares some of its weights."""
+        """Raise if an attention has other weights, depends on its number of heads, or shares some of its weights."""
         for layer in layers:
             for attention in holders(model, layer.parameter):
                 require_no_other_weights(model, attention, layer, head_size(layer))

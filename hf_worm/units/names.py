@@ -61,7 +61,7 @@ def block_path(path: str, end: str) -> str | None:
 
 
 def in_attention(path: str) -> bool:
-    """Whether the path goes through a module that is called an attention."""
+    """Say whether the path goes through a module that is called an attention."""
     return "attn" in path.lower() or "attention" in path.lower()
 
 
@@ -71,7 +71,7 @@ def pattern(name: str) -> str:
 
 
 def matches(name: str, entry: str) -> bool:
-    """Whether an entry of `layers`, a parameter's name or a shell-style pattern, means this name."""
+    """Say whether an entry of `layers`, a parameter's name or a shell-style pattern, means this name."""
     return name == entry or fnmatchcase(name, entry)
 
 

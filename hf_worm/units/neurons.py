@@ -66,13 +66,12 @@ class Neurons(LargerKind):
         unknown = _outside_computed_blocks(leading_out(unwatched), model)
         if unknown:
             yield (
-                f"Not all feed-forward blocks of `{type(model).__name__}` are watched: not those that "
-                f"{first_groups(unknown, named)} leads out of, for want of projections into them that go by known "
-                "names and have as many neurons."
+                f"Not all feed-forward blocks of `{type(model).__name__}` are watched: no projection with a known name "
+                f"and as many neurons leads into the block of {first_groups(unknown, named)}."
             )
 
     def require_cuttable(self, model: nn.Module, layers: Sequence[RepresentativeLayer]) -> None:
-        """Raise if a block computes something else of all its neurons, or shares some of its weights."""
+        """Raise if a block depends on its number of neurons elsewhere, or shares some of its weights."""
         for layer in layers:
             _require_no_other_weights(model, layer)
             require_equally_shared(model, layer)
@@ -99,7 +98,7 @@ class Neurons(LargerKind):
         return list(range(value))
 
     def require_recordable(self, value: Any) -> None:
-        """Raise if the number of neurons is none."""
+        """Raise unless it is a number of neurons."""
         if not is_count(value, 1):
             raise TypeError("neurons are counted by layer, from 1")
 
@@ -176,4 +175,4 @@ def _require_no_other_weights(model: nn.Module, layer: RepresentativeLayer) -> N
         for name, parameter in block.named_parameters():
             if parameter.dim() != 2 and len(parameter) == units != width and id(parameter) not in owned:
                 shape = tuple(parameter.shape)
-                raise ValueError(f"`{kind}` has a weight `{name}` of shape {shape} for its neurons besides: {advice}")
+                raise ValueError(f"`{kind}` has another weight for each neuron, `{name}` of shape {shape}: {advice}")

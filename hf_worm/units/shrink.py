@@ -52,6 +52,6 @@ def require_equally_shared(model: nn.Module, layer: RepresentativeLayer) -> None
     """
     if len({len(holders(model, view.parameter)) for view in layer.views}) > 1:
         raise ValueError(
-            f"`{layer.name}` and what its {layer.granularity}s own besides are shared with other layers in part: such "
-            f"{layer.granularity}s can be pruned, but not cut out."
+            f"The {layer.granularity}s of `{layer.name}` share some of their weights with other layers, but not all: "
+            "they can be pruned, but not cut out."
         )

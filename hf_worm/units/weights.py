@@ -63,7 +63,7 @@ class Weights(Kind):
         """Raise in any case: there is no smaller matrix."""
         raise ValueError(
             f"Units of {first_names([layer.name for layer in layers])} are single weights: a matrix with scattered "
-            "zeros is no smaller one. Search for units that can be cut out: "
+            "zeros does not get smaller. Search for units that can be cut out: "
             "`WormConfig(layers=['neurons', 'heads'])`."
         )
 

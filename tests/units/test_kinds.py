@@ -84,5 +84,5 @@ def test_an_unknown_block_is_told_beside_one_whose_weights_are_computed() -> Non
         assert len(representative_layers(model, ["neurons"])) == 1
     messages = [str(one.message) for one in told]
     assert len(messages) == 2
-    assert "not those that `resampler.fc2.weight` leads out of" in messages[0]
-    assert "`encoder.layer.0.intermediate.dense.weight` is made of other parameters" in messages[1]
+    assert "leads into the block of `resampler.fc2.weight`." in messages[0]
+    assert "`encoder.layer.0.intermediate.dense.weight` is computed from other parameters" in messages[1]
