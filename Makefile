@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
+NEWEST := .venv-newest
 # The tests' tensors are tiny: a process for each core, of one thread, beats threads.
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-oldest check bench reproduce glue-sst2 glue-mrpc glue-rte clean
+.PHONY: help setup demo test test-oldest test-newest check bench reproduce glue-sst2 glue-mrpc glue-rte clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,15 +37,23 @@ $(OLDEST)/.done: pyproject.toml tests/oldest.txt
 	$(OLDEST)/bin/pip install --quiet --constraint tests/oldest.txt --editable ".[test]" peft
 	@touch $@
 
+# No stamp: what is newest changes. PIP_EXTRA_INDEX_URL or PIP_CONSTRAINT choose a build of torch without CUDA (ci.yml).
+test-newest: ## Run the tests, offline, on the newest versions that pyproject.toml admits (TRANSFORMERS=git+URL)
+	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/pip install --quiet --upgrade pip
+	$(NEWEST)/bin/pip install --quiet --upgrade --upgrade-strategy eager --editable ".[test,trainers]"
+	$(if $(TRANSFORMERS),$(NEWEST)/bin/pip install --quiet --upgrade "$(TRANSFORMERS)")
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest $(PARALLEL)
+
 check: setup ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict hf_worm
 
 bench: setup ## Measure speed: ratios within one run, into benchmarks/results
-	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/data_pipeline.py
-	$(BIN)/python benchmarks/compact.py
+	$(BIN)/python benchmarks/speed/overhead.py
+	$(BIN)/python benchmarks/speed/data_pipeline.py
+	$(BIN)/python benchmarks/speed/compact.py
 
 glue-sst2: setup ## The paper's settings on SST-2: EB Train and WORM (MODEL=, DATASET=, SEEDS=, OUTPUT=)
 glue-mrpc: setup ## The same on MRPC
@@ -53,8 +62,8 @@ glue-sst2 glue-mrpc glue-rte:
 	PYTHON=$(abspath $(BIN))/python sh glue_scripts/$(@:glue-%=%).sh
 
 reproduce: setup ## The paper's tables and figures and the baselines, small (SCALE=full DATA=FOLDER, ARGS=)
-	$(BIN)/python benchmarks/reproduce.py --scale $(or $(SCALE),small) $(if $(DATA),--data $(DATA)) $(ARGS)
-	$(BIN)/python benchmarks/truncation.py $(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/accuracy/reproduce.py --scale $(or $(SCALE),small) $(if $(DATA),--data $(DATA)) $(ARGS)
+	$(BIN)/python benchmarks/accuracy/truncation.py $(if $(DATA),--data $(DATA))
 
 clean: ## Remove the virtual environments and what tools left behind
-	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -25,7 +25,7 @@ fi
 echo "== ${device:-no GPU}"
 
 reproduce() {
-    "$python" benchmarks/reproduce.py --scale $scale --minutes "${MINUTES:-8}" --workers "${WORKERS:-3}" \
+    "$python" benchmarks/accuracy/reproduce.py --scale $scale --minutes "${MINUTES:-8}" --workers "${WORKERS:-3}" \
         ${MODEL:+--model "$MODEL"} ${DATA:+--data "$DATA"} ${OUT:+--out "$OUT"} "$@"
 }
 
@@ -43,8 +43,8 @@ for part in ${*:-tests overhead compact mrpc rte sst2 resnet18 vgg11_bn}; do
     echo "== $part"
     case $part in
         tests) "$python" -m pytest tests -k cuda ;;
-        overhead) measure device --batch 2 --length 8 --layers 1 --rounds 2 ;;
-        compact) measure compact --rows 2 --length 8 --layers 1 --rounds 2 ;;
+        overhead) measure speed/device --batch 2 --length 8 --layers 1 --rounds 2 ;;
+        compact) measure speed/compact --rows 2 --length 8 --layers 1 --rounds 2 ;;
         mrpc | rte | sst2) reproduce --table 4 5 6 --figure 2 --task "$part" ;;
         resnet18 | vgg11_bn) reproduce --table 1 2 3 --figure 1 --task "$part" ;;
         *) echo "gpu.sh: unknown part $part" >&2; exit 2 ;;

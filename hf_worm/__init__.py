@@ -8,7 +8,7 @@ from hf_worm.ticket import Ticket
 from hf_worm.trainer import WormCallback, WormTrainer, WormTrainerMixin
 from hf_worm.units import RepresentativeLayer, representative_layers
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Observation",

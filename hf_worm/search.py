@@ -16,7 +16,7 @@ from hf_worm.core.window import MaskWindow, Observation, read_observations
 from hf_worm.ticket import Ticket, mismatch
 from hf_worm.units import RepresentativeLayer, doubts, representative_layers, require_optimized, require_trainable
 from hf_worm.units.layer import reshard
-from hf_worm.units.names import firsts
+from hf_worm.units.names import first_names
 
 FADE_BOUND = 0.03  # share of the layers' L1 norm that fading weights may hold when they are drawn
 
@@ -244,8 +244,8 @@ class TicketSearch:
         emptied = [name for name, mask in masks.items() if not mask.any()]
         if emptied:
             warnings.warn(
-                f"The ticket prunes all of {firsts(emptied)}: the outputs of such a layer don't depend on its inputs. "
-                "Prune less (`prune_ratio`), or the same share of each layer (`scope='layer'`).",
+                f"The ticket prunes all of {first_names(emptied)}: the outputs of such a layer don't depend on its "
+                "inputs. Prune less (`prune_ratio`), or the same share of each layer (`scope='layer'`).",
                 stacklevel=2,
             )
         return Ticket(masks, self.config, list(self.history), self.converged)
@@ -374,8 +374,8 @@ class TicketSearch:
         ]
         if gone:
             raise RuntimeError(
-                f"{firsts(gone)}: no longer a parameter of the model. `fully_shard`, for one, puts new parameters in "
-                "the place of the old. Make the search after it, as the optimizer is."
+                f"{first_names(gone)}: no longer a parameter of the model. `fully_shard`, for one, puts new parameters "
+                "in the place of the old. Make the search after it, as the optimizer is."
             )
 
     def _unpacked(self, packed: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

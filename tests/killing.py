@@ -1,4 +1,4 @@
-"""Trains in processes that are killed and resumed until they end; for tests/test_kills.py and benchmarks/kills.py."""
+"""Train in processes that are killed and resumed until they end: for test_kills.py and `benchmarks/`'s kills.py."""
 
 import contextlib
 import gc

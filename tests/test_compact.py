@@ -387,8 +387,8 @@ def bigbird() -> PreTrainedModel:
     ("make", "word", "message"),
     [
         (gemma3n, "neurons", "`Gemma3nTextMLP` keeps the largest activations by statistics of all neurons"),
-        (bitnet, "neurons", r"`BitNetMLP` has a weight `ffn_sub_norm.weight` of shape \(20,\) for its neurons besides"),
-        (bigbird, "heads", "`BigBirdBlockSparseAttention` is replaced as it runs.*attention_type='original_full'"),
+        (bitnet, "neurons", r"`BitNetMLP` has another weight for each neuron, `ffn_sub_norm.weight` of shape \(20,\)"),
+        (bigbird, "heads", "`BigBirdBlockSparseAttention` is replaced at run time.*attention_type='original_full'"),
     ],
     ids=["gemma3n", "bitnet", "bigbird"],
 )
@@ -420,7 +420,9 @@ SEQ2SEQ |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
 def test_attentions_that_depend_on_the_number_of_their_heads_cannot_be_cut(config: PreTrainedConfig) -> None:
     model = AutoModel.from_config(config)
     ticket, _ = drawn(model, layers=["heads"])
-    with pytest.raises(ValueError, match=r"What `.*Attention` computes depends on the number of its heads besides"):
+    with pytest.raises(
+        ValueError, match=r"`.*Attention` depends on the number of its heads in more than their projections"
+    ):
         ticket.compact(model)
 
 
@@ -430,7 +432,7 @@ def test_heads_of_a_bigbird_that_has_seen_a_short_text_cannot_be_cut_out() -> No
     model(torch.tensor([[1, 2, 3]]))
     assert type(model.bert.encoder.layer[0].attention.self).__name__ == "BigBirdSelfAttention"
     ticket, _ = drawn(model, layers=["heads"])
-    with pytest.raises(ValueError, match="`BigBirdSelfAttention` is replaced as it runs"):
+    with pytest.raises(ValueError, match="`BigBirdSelfAttention` is replaced at run time"):
         ticket.compact(model)
 
 
@@ -453,7 +455,9 @@ def test_units_that_share_some_of_their_weights_cannot_be_cut_out(
 ) -> None:
     tie(*bert.bert.encoder.layer, names)
     ticket, _ = drawn(bert, layers=[word])
-    with pytest.raises(ValueError, match=f"what its {word} own besides are shared with other layers in part"):
+    with pytest.raises(
+        ValueError, match=f"The {word} of `.*` share some of their weights with other layers, but not all"
+    ):
         ticket.compact(bert)
 
 
@@ -502,9 +506,9 @@ OLMO2 |= {"intermediate_size": 20, "vocab_size": 40}
 def test_heads_with_a_norm_over_all_of_them_cannot_be_cut_out(tmp_path: Path) -> None:
     model = AutoModel.from_config(Olmo2Config(**OLMO2))
     ticket, _ = drawn(model, layers=["heads"])
-    with pytest.raises(ValueError, match=r"`Olmo2Attention` has a weight `q_norm.weight` of shape \(24,\) besides"):
+    with pytest.raises(ValueError, match=r"`Olmo2Attention` has another weight, `q_norm.weight` of shape \(24,\)"):
         ticket.compact(model)
-    with pytest.raises(ValueError, match="`Olmo2Attention` has a weight"):
+    with pytest.raises(ValueError, match="`Olmo2Attention` has another weight"):
         WormTrainer(model=model, args=arguments(tmp_path), worm_config=WormConfig(layers=["heads"], compact=True))
 
 
@@ -512,7 +516,7 @@ def test_heads_with_a_norm_of_their_own_each_cannot_be_cut_out() -> None:
     """Fresh ones are equal, so that the first of them would do for others until they are trained."""
     config = StableLmConfig(**OLMO2, qk_layernorm=True, pad_token_id=0)  # transformers 5.0 has no default
     ticket, _ = drawn(AutoModel.from_config(config), layers=["heads"])
-    with pytest.raises(ValueError, match=r"`StableLmAttention` has a weight `q_layernorm.norms.0.weight`"):
+    with pytest.raises(ValueError, match=r"`StableLmAttention` has another weight, `q_layernorm.norms.0.weight`"):
         ticket.compact(AutoModel.from_config(config))
 
 
@@ -524,7 +528,7 @@ def test_a_configuration_whose_field_says_more_than_the_neurons(layers: list[str
     model = AutoModel.from_config(LiltConfig(**small, **sizes))
     ticket, zeroed = drawn(model, layers=layers)
     if layers == ["heads"]:
-        with pytest.raises(ValueError, match="`LiltSelfAttention` has a weight"):
+        with pytest.raises(ValueError, match="`LiltSelfAttention` has another weight"):
             ticket.compact(model)
         return
     compact = ticket.compact(model)
@@ -608,7 +612,7 @@ def test_a_compiled_model_is_taken_out_of_its_wrapper(bert: BertForSequenceClass
 
 
 def test_a_parallel_model_is_taken_out_of_its_wrapper(bert: BertForSequenceClassification, tmp_path: Path) -> None:
-    """What averages the gradients over processes knows the parameters of the larger model."""
+    """`DistributedDataParallel` knows the parameters of the larger model."""
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     try:
         parallel = DistributedDataParallel(bert)

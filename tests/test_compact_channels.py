@@ -127,7 +127,7 @@ def test_a_compact_run_trains_resumes_and_loads(name: str, tmp_path: Path) -> No
 
 def test_channels_of_another_model_are_refused(cnn: nn.Module, tmp_path: Path) -> None:
     ticket, _ = drawn(cnn)
-    message = "Where the channels of a `SmallCNN` come from and go to is not known: .* `VggBnForImageClassification`"
+    message = "`SmallCNN` does not say where its channels come from and go to: .* `VggBnForImageClassification`"
     with pytest.raises(ValueError, match=message):
         ticket.compact(cnn)
     with pytest.raises(ValueError, match=message):

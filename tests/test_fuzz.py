@@ -1,6 +1,7 @@
-"""Whatever stands in a file: it is read as what it says, or refused with a message. The files of `benchmarks/fuzz.py`.
+"""Whatever stands in a file: it is read as what it says, or refused with a message.
 
-A failing case of a mutation test can be looked at with `python benchmarks/fuzz.py --replay CASE`.
+The files are those of `benchmarks/robustness/fuzz.py`. A failing case of a mutation test can be looked at with
+`python benchmarks/robustness/fuzz.py --replay CASE`.
 """
 
 import importlib
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from hf_worm.core.masks import pack, unpack
 from hf_worm.files import parse_json
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks" / "robustness"))
 fuzz = importlib.import_module("fuzz")
 
 FILES = [(name, file) for name, reader in fuzz.READERS.items() for file in dict.fromkeys(reader.damaged)]

@@ -761,7 +761,7 @@ def test_a_ratio_that_prunes_nothing_is_warned_of() -> None:
     llama = zoo_model("llama")
     (doubt,) = doubts(llama, layers=["heads"], prune_ratio=0.2)
     assert doubt.startswith("Nothing is pruned of 2 of 2 layers, `layers.0.self_attn.q_proj.weight`, ")
-    assert "of their 2 heads the ratio takes less than a half. Heads that share a key and a value are one" in doubt
+    assert "with 2 heads, this ratio rounds to 0 pruned. Heads that share a key and a value are one unit." in doubt
     (doubt,) = doubts(llama, layers=["heads=0.2", "neurons=0.5"])
     assert doubt.startswith("Nothing is pruned of 2 of 4 layers")
     assert doubts(llama, layers=["heads"], prune_ratio=0.25) == doubts(llama, layers=["heads"], prune_ratio=0.2), "0.5"

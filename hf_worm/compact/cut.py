@@ -6,42 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
-from hf_worm.compact.channels import HasChannels, cut_channels_
-from hf_worm.compact.record import describe
-from hf_worm.compact.shrink import (
-    holders,
-    require_block_alone,
-    require_owned_alike,
-    require_projections_alone,
-    shrink_,
-)
+from hf_worm.compact.record import update_config_
 from hf_worm.units import RepresentativeLayer, representative_layers
-from hf_worm.units.layer import WORDS
-from hf_worm.units.names import firsts
+from hf_worm.units.kind import LargerKind
+from hf_worm.units.kinds import by_kind
 
 
 def require_larger_units(model: nn.Module, layers: Sequence[RepresentativeLayer]) -> None:
     """Raise a `ValueError` where units can't be cut out: single weights, channels or heads of some models."""
-    scattered = [layer.name for layer in layers if layer.granularity == "weight"]
-    if scattered:
-        raise ValueError(
-            f"Units of {firsts(scattered)} are single weights: a matrix with scattered zeros is no smaller one. Search "
-            "for units that can be cut out: `WormConfig(layers=['neurons', 'heads'])`."
-        )
-    if any(layer.granularity == "channel" for layer in layers) and not isinstance(model, HasChannels):
-        raise ValueError(
-            f"Where the channels of a `{type(model).__name__}` come from and go to is not known: they can be pruned, "
-            "but not cut out. `CifarResNetForImageClassification` and `VggBnForImageClassification` of "
-            "`hf_worm.models` say it."
-        )
-    for layer in layers:
-        if layer.granularity == "neuron":
-            require_block_alone(model, layer)
-            require_owned_alike(model, layer)
-        if layer.granularity == "head":
-            for attention in holders(model, layer.parameter):
-                require_projections_alone(model, attention, layer)
-            require_owned_alike(model, layer)
+    for kind, own in by_kind(layers).items():
+        kind.require_cuttable(model, own)
 
 
 def cut_(model: nn.Module, layers: Sequence[RepresentativeLayer], masks: Mapping[str, torch.Tensor]) -> None:
@@ -52,35 +26,27 @@ def cut_(model: nn.Module, layers: Sequence[RepresentativeLayer], masks: Mapping
     configuration, those of Transformers inside it have theirs.
 
     Args:
-        model (`nn.Module`): The model; what the masks prune is 0 in it.
+        model (`nn.Module`): The model, in which the pruned units are 0.
         layers (`Sequence[RepresentativeLayer]`): Its layers.
-        masks (`Mapping[str, torch.Tensor]`): For each layer by its name, `bool`, which units stay.
+        masks (`Mapping[str, torch.Tensor]`): For each layer by its name, `bool`, `True` for the units that stay.
 
     Raises:
-        ValueError: No neuron or no head of a layer stays, which is no mask of a search.
+        ValueError: Units are single weights; or no neuron or no head of a layer stays, which is no mask of a search.
     """
-    channels = {layer.name: masks[layer.name] for layer in layers if layer.granularity == "channel"}
-    if channels:
-        cut_channels_(model, channels)
-    for word, granularity in WORDS.items():
-        own = [layer for layer in layers if layer.granularity == granularity and layer.summed]
-        if not own:
-            continue
+    for kind, own in by_kind(layers).items():
         before = {layer.name: layer.shape.numel() for layer in own}
         kept = {layer.name: masks[layer.name].nonzero().flatten().tolist() for layer in own}
-        none_left = [name for name, units in kept.items() if not units]
-        if none_left:
-            raise ValueError(f"The ticket keeps no unit of {firsts(none_left)}: a layer needs at least one.")
-        shrink_(model, word, kept)
-        describe(model, word, kept, before)
+        kind.cut_(model, own, kept)
+        if isinstance(kind, LargerKind):
+            update_config_(model, kind, kept, before)
 
 
 def try_cut(model: nn.Module, words: Sequence[str], run: Callable[[nn.Module], torch.Tensor]) -> None:
-    """Cut every other unit out of a copy of a model, and see whether it computes what it does with these units at 0.
+    """Cut every other unit out of a copy of a model, and compare its output with that of these units at 0.
 
     Args:
         model (`nn.Module`): The model; it stays as it is.
-        words (`Sequence[str]`): What is to be cut out: `"neurons"`, `"heads"`, `"batchnorm"`.
+        words (`Sequence[str]`): Entries of `layers` that mean the units: `"neurons"`, `"heads"`, `"batchnorm"`.
         run (`Callable`): Returns an output of the model that it is given.
 
     Raises:
@@ -120,14 +86,14 @@ def try_cut(model: nn.Module, words: Sequence[str], run: Callable[[nn.Module], t
 
 
 def left_pruned(model: nn.Module, words: Sequence[str], masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The masks of what is pruned and could not be cut out, for the layers of a compact model.
+    """Return masks for the layers of a compact model, which prune the units that could not be cut out.
 
-    Channels that other layers add to stay (those of a ResNet's stem), and the one that a BatchNorm has to have.
+    These are channels that other layers add to (those of a ResNet's stem), and the one that a BatchNorm has to have.
 
     Args:
         model (`nn.Module`): The compact model.
-        words (`Sequence[str]`): What is watched.
-        masks (`Mapping[str, torch.Tensor]`): Of the model before.
+        words (`Sequence[str]`): The entries of `layers`.
+        masks (`Mapping[str, torch.Tensor]`): The masks of the model before.
     """
     found = {}
     for layer in representative_layers(model, words):

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,8 +11,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from hf_worm import models
 from hf_worm.compact import RECORD, shrink_as_recorded_
-from hf_worm.config import is_count
 from hf_worm.files import require_id
+from hf_worm.units.kinds import LARGER_KINDS
 
 OF_BOTH = ("revision", "token", "cache_dir", "local_files_only", "subfolder", "force_download", "proxies")
 DTYPES = ("dtype", "torch_dtype")
@@ -76,7 +75,7 @@ def load_compact(
 
 
 def outline(config: PreTrainedConfig, path_or_repo: str | os.PathLike[str]) -> PreTrainedModel:
-    """The model of a checkpoint that records its shapes, on the device `meta`.
+    """Make the model of a checkpoint that records its shapes, on the device `meta`.
 
     Args:
         config (`PreTrainedConfig`): The checkpoint's.
@@ -91,15 +90,15 @@ def outline(config: PreTrainedConfig, path_or_repo: str | os.PathLike[str]) -> P
 
 
 def _smaller(architecture: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """The class, but that its models have the shapes that their configuration records before weights are loaded."""
+    """Return a subclass whose models have the shapes that their configuration records before weights are loaded."""
 
     class Smaller(architecture):  # type: ignore[misc, valid-type]
         def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
             super().__init__(config, *args, **kwargs)
-            whole = architecture.__name__ in (config.architectures or [])  # of another class a part may do
+            whole = architecture.__name__ in (config.architectures or [])  # a part is enough for another class
             shrink_as_recorded_(self, getattr(config, RECORD), whole)
 
-    # By these Transformers knows which weights to convert, and which loss a model has.
+    # Transformers looks up by these which weights to convert, and which loss a model has.
     Smaller.__name__, Smaller.__module__ = architecture.__name__, architecture.__module__
     return Smaller
 
@@ -108,7 +107,7 @@ def _smaller(architecture: type[PreTrainedModel]) -> type[PreTrainedModel]:
 def _fitting(
     config: PreTrainedConfig, architecture: type[PreTrainedModel], path_or_repo: str | os.PathLike[str]
 ) -> Iterator[None]:
-    """Makes an error that names the checkpoint of a record of shapes that is damaged, or of another model."""
+    """Raise a `ValueError` that names the checkpoint if its record of shapes is damaged, or of another model."""
     _check(getattr(config, RECORD), path_or_repo)
     try:
         yield
@@ -129,17 +128,13 @@ def _architecture(config: PreTrainedConfig, path_or_repo: str | os.PathLike[str]
 
 
 def _check(record: Any, path_or_repo: str | os.PathLike[str]) -> None:
+    """Raise a `ValueError` if a record of shapes is damaged."""
+    kinds = {kind.word: kind for kind in LARGER_KINDS}
     try:
-        neurons, heads = record.get("neurons", {}), record.get("heads", {})
-        if (
-            not record
-            or set(record) - {"neurons", "heads"}
-            or not all(is_count(count, 1) for count in neurons.values())
-        ):
-            raise TypeError("neurons are counted by layer, from 1")
-        if not all(left and all(is_count(head, 0) for head in left) for left in heads.values()):
-            raise TypeError("heads are listed by layer, from 0")
-        if not all(first < then for left in heads.values() for first, then in pairwise(left)):
-            raise TypeError("heads are listed in their order, each of them once")
+        if not record or set(record) - set(kinds):
+            raise TypeError(f"it has entries for {' and '.join(f'`{word}`' for word in kinds)} alone, and one at least")
+        for word, layers in record.items():
+            for value in layers.values():
+                kinds[word].require_recordable(value)
     except (AttributeError, TypeError) as error:
         raise ValueError(f"{path_or_repo}: its `{RECORD}` is damaged: {error}.") from error

@@ -22,7 +22,7 @@ from hf_worm.report.density import block, density
 from hf_worm.report.record import Record, short_names, shortened
 from hf_worm.search import FADE_BOUND
 from hf_worm.ticket import TICKET_NAME
-from hf_worm.units.layer import WORDS
+from hf_worm.units.kinds import WORDS
 
 # Okabe and Ito's colours, which people with any colour blindness tell apart; yellow, faint on white, is left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -253,7 +253,7 @@ def masks(runs: Sequence[Shown]) -> Figure:
             axes.imshow(units, cmap=MAP, vmin=0, vmax=1, extent=extent, aspect="auto", interpolation="nearest")
         axes.set_yticks(range(len(flat)), short_names(flat, "."), fontsize=8)
         words = {name.partition("@")[0] for name in split_ratios(run.record.config.layers)}
-        kinds = [unit for word, unit in WORDS.items() if word in words and unit != "weight"]
+        kinds = [kind.granularity for word, kind in WORDS.items() if word in words and kind.granularity != "weight"]
         axes.set(title=run.label, xlabel=" or ".join(kinds) or "unit", ylim=(len(flat) - 0.5, -0.5))
         axes.set_xlim(0, max(run.record.masks[name].numel() for name in flat))
         entries = [Patch(color=colormaps[MAP](float(kept)), label="kept" if kept else "pruned") for kept in (1, 0)]

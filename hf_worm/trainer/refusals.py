@@ -7,7 +7,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from hf_worm.compact import require_larger_units
 from hf_worm.search import TicketSearch
-from hf_worm.units import idle
+from hf_worm.units import layers_without_pruning
 
 # How training may be distributed: every process holds all of every weight, and of its averaged gradient.
 SUPPORTED = {DistributedType.NO} | {kind for kind in DistributedType if kind.startswith("MULTI_")}
@@ -92,7 +92,7 @@ def refuse_compact(model: nn.Module, search: TicketSearch, given_optimizer: bool
         ValueError: It is so.
     """
     require_larger_units(model, search.layers)
-    if len(idle(search.layers, search.config.prune_ratio, search.config.scope)) == len(search.layers):
+    if len(layers_without_pruning(search.layers, search.config.prune_ratio, search.config.scope)) == len(search.layers):
         raise ValueError(
             "`compact=True` would cut out nothing: the layers have too few units for their ratio (heads that share a "
             "key and a value are one unit). Take a larger `prune_ratio`, or other `layers`."

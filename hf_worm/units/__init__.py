@@ -1,6 +1,6 @@
-"""Which weights of a model are watched, and which parts of parameters a unit owns: what is known of architectures."""
+"""Knowledge of architectures: where units are in a model, which parts of parameters they own, how they are cut out."""
 
-from .checks import doubts, idle, require_optimized, require_trainable
+from .checks import doubts, layers_without_pruning, require_optimized, require_trainable
 from .find import representative_layers
 from .layer import RepresentativeLayer, View
 
@@ -8,7 +8,7 @@ __all__ = [
     "RepresentativeLayer",
     "View",
     "doubts",
-    "idle",
+    "layers_without_pruning",
     "representative_layers",
     "require_optimized",
     "require_trainable",

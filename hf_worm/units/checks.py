@@ -1,24 +1,30 @@
-"""Whether what was found can be searched: what is refused, and what is likely a mistake."""
+"""Checks of representative layers before they are searched: refusals, and warnings of likely mistakes."""
 
 from collections.abc import Iterator, Sequence
 
 import torch
 
-from .errors import frozen, not_optimized, partly_frozen
+from .errors import ADAPTER, MERGE
+from .kinds import by_kind, kind_of
 from .layer import RepresentativeLayer
-from .names import firsts
+from .names import first_names
 
 UNEQUAL = 2  # times as many weights in a unit of one layer as in that of another
 
 
 def require_trainable(layers: Sequence[RepresentativeLayer]) -> None:
     """Raise a `ValueError` if weights of a layer are frozen: its mask never moves, so there is nothing to search."""
-    still = [layer for layer in layers if not layer.parameter.requires_grad]
-    if still:
-        raise frozen([layer.name for layer in still], len(layers), any(layer.summed for layer in still))
-    partly = [layer.name for layer in layers if not all(view.parameter.requires_grad for view in layer.views)]
+    frozen = [layer for layer in layers if not layer.parameter.requires_grad]
+    if frozen:
+        raise _frozen(frozen, len(layers))
+    partly = [layer for layer in layers if not all(view.parameter.requires_grad for view in layer.views)]
     if partly:
-        raise partly_frozen(partly)
+        definitions = ", ".join(kind.definition for kind in by_kind(partly))
+        raise ValueError(
+            f"Units of {first_names([layer.name for layer in partly])} own frozen weights (`requires_grad=False`) "
+            "beside others that train: the frozen ones could not fade, and would be pruned all the same. Train all "
+            f"that a unit owns: {definitions}."
+        )
 
 
 def require_optimized(
@@ -38,11 +44,18 @@ def require_optimized(
         if any(view.parameter.requires_grad and view.parameter not in optimized for view in layer.views)
     ]
     if len(names) == len(layers) or (every and names):
-        raise not_optimized(names, len(layers), type(optimizer).__name__)
+        raise ValueError(
+            f"{len(names)} of {len(layers)} representative layers are not among the parameters of this "
+            f"`{type(optimizer).__name__}`: {first_names(names)}. Its steps don't train them. Make one optimizer for "
+            "all that is watched, of the model's parameters as they are now: `fully_shard` and `ticket.compact`, for "
+            "two, put new ones in their place."
+        )
 
 
-def idle(layers: Sequence[RepresentativeLayer], prune_ratio: float, scope: str) -> list[RepresentativeLayer]:
-    """The layers of which nothing is ever pruned, though their ratio is not 0: they have too few units for it.
+def layers_without_pruning(
+    layers: Sequence[RepresentativeLayer], prune_ratio: float, scope: str
+) -> list[RepresentativeLayer]:
+    """Find the layers of which nothing is ever pruned, though their ratio is not 0: they have too few units for it.
 
     Args:
         layers (`Sequence[RepresentativeLayer]`): The layers.
@@ -57,11 +70,18 @@ def idle(layers: Sequence[RepresentativeLayer], prune_ratio: float, scope: str) 
 
 
 def doubts(layers: Sequence[RepresentativeLayer], prune_ratio: float, scope: str) -> Iterator[str]:
-    """What is likely a mistake, in sentences.
+    """Yield warnings about likely mistakes.
 
     Args:
-        layers, prune_ratio, scope: As for [`idle`].
+        layers, prune_ratio, scope: As for [`layers_without_pruning`].
     """
+    yield from _doubt_precision(layers)
+    yield from _doubt_ratio(layers, layers_without_pruning(layers, prune_ratio, scope))
+    if scope == "global":
+        yield from _doubt_sizes(layers)
+
+
+def _doubt_precision(layers: Sequence[RepresentativeLayer]) -> Iterator[str]:
     narrow = {layer.parameter.dtype for layer in layers if layer.parameter.element_size() < 4}
     if narrow:
         yield (
@@ -69,28 +89,55 @@ def doubts(layers: Sequence[RepresentativeLayer], prune_ratio: float, scope: str
             "changes nothing, and masks that stand still for that look converged. Train weights of 32 bits "
             "(`from_pretrained(..., dtype=torch.float32)`); autocast (`bf16=True`) computes as fast on them."
         )
-    still = idle(layers, prune_ratio, scope)
-    if still:
-        counts = sorted({(layer.shape.numel(), layer.granularity) for layer in still})
-        units = [f"{count} {kind}{'' if count == 1 else 's'}" for count, kind in counts]
-        shared = " Heads that share a key and a value are one unit." if still[0].granularity == "head" else ""
+
+
+def _doubt_ratio(layers: Sequence[RepresentativeLayer], unpruned: Sequence[RepresentativeLayer]) -> Iterator[str]:
+    if unpruned:
+        counts = sorted({(layer.shape.numel(), layer.granularity) for layer in unpruned})
+        units = [f"{count} {granularity}{'' if count == 1 else 's'}" for count, granularity in counts]
+        notes = "".join(f" {kind.note}" for kind in by_kind(unpruned) if kind.note)
         yield (
-            f"Nothing is pruned of {len(still)} of {len(layers)} layers, {firsts([layer.name for layer in still])}: of "
-            f"their {' or '.join(units)} the ratio takes less than a half.{shared} Take a larger one, or leave them "
-            "out."
+            f"Nothing is pruned of {len(unpruned)} of {len(layers)} layers, "
+            f"{first_names([layer.name for layer in unpruned])}: with {' or '.join(units)}, this ratio rounds to 0 "
+            f"pruned.{notes} Take a larger ratio, or leave these layers out."
         )
-    sizes = {
-        layer.granularity: sum(view.weight.numel() for view in layer.views) // layer.shape.numel()
-        for layer in layers
-        if layer.summed
-    }
-    if any(not layer.summed for layer in layers):
-        sizes["weight"] = 1
-    if scope == "global" and max(sizes.values()) > UNEQUAL * min(sizes.values()):
-        least, most = min(sizes, key=lambda kind: sizes[kind]), max(sizes, key=lambda kind: sizes[kind])
+
+
+def _doubt_sizes(layers: Sequence[RepresentativeLayer]) -> Iterator[str]:
+    sizes: dict[str, int] = {}  # weights of a unit
+    for layer in layers:
+        if kind_of(layer).of_many_weights:
+            sizes[layer.granularity] = sum(view.weight.numel() for view in layer.views) // layer.shape.numel()
+        else:
+            sizes["weight"] = 1
+    least, most = min(sizes, key=lambda unit: sizes[unit]), max(sizes, key=lambda unit: sizes[unit])
+    if sizes[most] > UNEQUAL * sizes[least]:
         yield (
             f"`scope='global'` ranks all units together by the L1 norm of their weights, and a {most} has "
             f"{sizes[most] // sizes[least]:,} times as many as a {least}: each {least} goes before the first {most}, "
             "whatever it is worth. Use `scope='layer'`, with a ratio for each kind if need be: "
             "`layers=['neurons=0.5', 'heads=0.25']`."
         )
+
+
+def _frozen(frozen: Sequence[RepresentativeLayer], total: int) -> ValueError:
+    """Return the error for layers that do not train.
+
+    Args:
+        frozen (`Sequence[RepresentativeLayer]`): The frozen layers.
+        total (`int`): How many layers are watched in all.
+    """
+    names = [layer.name for layer in frozen]
+    message = f"{len(names)} of {total} representative layers are frozen (`requires_grad=False`): {first_names(names)}."
+    if any(ADAPTER in name for name in names):
+        return ValueError(
+            f"{message} The adapter around them trains and the base weight does not, so its mask never moves and there "
+            f"is nothing to search. {MERGE}"
+        )
+    larger = any(kind_of(layer).of_many_weights for layer in frozen)
+    unit, word = ("unit", "neurons") if larger else ("weight", "query")
+    return ValueError(
+        f"{message} The mask of a frozen {unit} never moves, so there is nothing to search. Unfreeze them "
+        "(`parameter.requires_grad_(True)`), or name the places that train: "
+        f'`WormConfig(layers=["{word}@*.layer.[6-9].*"])`.'
+    )

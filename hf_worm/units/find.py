@@ -1,37 +1,22 @@
 """From the words, names and patterns of `layers` to representative layers."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_worm.config import split_ratios
 
-from .channels import batchnorm_scales
-from .errors import (
-    blocks_left_out,
-    derived,
-    empty,
-    experts_left_out,
-    heads_left_out,
-    left_out,
-    no_entries,
-    not_floating_point,
-    not_found,
-    nowhere,
-    owned_twice,
-    partly_shared,
-    two_ratios,
-    unknown_entry,
-)
-from .heads import heads
-from .layer import WORDS, Granularity, RepresentativeLayer, View
-from .names import Named, derived_parameters, matches, named_parameters
-from .neurons import FAMILIES as BLOCKS
-from .neurons import experts, leading_out, neurons
-from .weights import FAMILIES, ROLES, fused_projections, projections
+from . import errors
+from .kind import Kind, Views
+from .kinds import KINDS, WEIGHTS, WORDS
+from .layer import RepresentativeLayer, View
+from .names import Named, computed_parameters, matches, named_parameters
+
+PLACE = "@"  # between a word and where it is meant; no parameter's name has one
+Ratios = Mapping[str, float | None]  # of entries; `None`: that of the configuration
 
 
 def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "key")) -> list[RepresentativeLayer]:
@@ -55,7 +40,7 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
 
     Warns where a word finds some of the attentions, and others that train have a fused projection, or no heads that can
     be told apart; where `"neurons"` leaves out blocks or experts that train; and where a word means weights that are
-    made of other parameters (parametrizations, `torch.nn.utils.prune`).
+    computed from other parameters (parametrizations, `torch.nn.utils.prune`).
 
     Returns:
         `list[RepresentativeLayer]`: In the order of `model.named_parameters()`, each parameter once however often it is
@@ -75,134 +60,145 @@ def representative_layers(model: nn.Module, layers: Sequence[str] = ("query", "k
     ```
     """
     if isinstance(layers, str) or not layers:
-        raise no_entries(layers)
+        raise errors.no_entries(layers)
     named = named_parameters(model)
     ratios = split_ratios(layers)
     found = {entry: _find(entry, model, named) for entry in ratios}
-    missing = [entry for entry in found if not found[entry]]
-    for entry in missing:
-        word, at, _ = entry.partition(PLACE)
-        if at and word in WORDS and (everywhere := _find(word, model, named)):
-            raise nowhere(entry, [_name(units, named) for units in everywhere])
-        if word not in WORDS:
-            raise unknown_entry(entry, model, named)
-    if missing:
-        missing = [entry.partition(PLACE)[0] for entry in missing]
-        present = [word for word in WORDS if word not in missing and _find(word, model, named)]
-        raise not_found(missing, present, model, named)
-
-    # Words before names and patterns, so that a β that goes with its γ is not a layer of its own as well.
-    chosen: dict[nn.Parameter, tuple[Units, float | None]] = {}
-    owned: dict[nn.Parameter, tuple[str, Units]] = {}  # by whom, as what
-    partly: set[nn.Parameter] = set()  # of units that are left out, since some of their weights are taken
-    for entry in sorted(found, key=lambda entry: entry.partition(PLACE)[0] not in WORDS):
-        for units in found[entry]:
-            parameters = [view.parameter for view in units.views]
-            taken = [(parameter, *owned[parameter]) for parameter in parameters if parameter in owned]
-            for parameter, other, theirs in taken:
-                name = next(name for name, one in named if one is parameter)
-                if units.granularity != theirs.granularity and "channel" not in (units.granularity, theirs.granularity):
-                    raise owned_twice(name, other, entry)
-                if ratios[entry] != ratios[other]:
-                    raise two_ratios(name, {other: ratios[other], entry: ratios[entry]})
-            if taken:
-                partly.update(parameters)
-            else:
-                chosen[parameters[0]] = units, ratios[entry]
-                owned.update(dict.fromkeys(parameters, (entry, units)))
-
-    accounted = set(owned)
-
-    def others(weights: Named) -> Named:
-        return [(name, weight) for name, weight in weights if weight not in accounted and weight.requires_grad]
-
-    if rest := others([(name, weight) for name, weight in named if weight in partly]):
-        warnings.warn(partly_shared(rest, model, named), stacklevel=2)
-    accounted |= partly
-    fused = others(fused_projections(named))
-    if fused and any(entry in (*ROLES, "heads") for entry in ratios):
-        warnings.warn(left_out(layers, fused, model, named), stacklevel=2)
-    queries = set(projections(named, "query")) if "heads" in ratios else set()
-    separate = others([(name, weight) for name, weight in named if weight in queries])
-    if separate:
-        warnings.warn(heads_left_out(separate, model, named), stacklevel=2)
-    if "neurons" in ratios and (trained := others(experts(named))):
-        warnings.warn(experts_left_out(trained, model, named), stacklevel=2)
-    unwatched = [name for name in derived_parameters(model) if any(_means(entry, name, model) for entry in ratios)]
-    if unwatched:
-        warnings.warn(derived(unwatched, model), stacklevel=2)
-    elif "neurons" in ratios and (unknown := others(leading_out(named))):
-        warnings.warn(blocks_left_out(unknown, model, named), stacklevel=2)
-
-    result = []
-    for name, parameter in named:
-        if parameter in chosen:
-            if not parameter.numel():
-                raise empty(name, parameter)
-            if not parameter.is_floating_point() or parameter.element_size() == 1:  # float8 is quantized too
-                raise not_floating_point(name, parameter)
-            units, ratio = chosen.pop(parameter)  # a shared one: under its first name
-            result.append(RepresentativeLayer(name, units.views, units.granularity, ratio))
-    return result
-
-
-PLACE = "@"  # between a word and where it is meant; no parameter's name has one
+    _require_found(found, model, named)
+    choice = _choose(found, ratios, named)
+    for message in _explain_unwatched(layers, ratios, choice, model, named):
+        warnings.warn(message, stacklevel=2)
+    return list(_layers(choice, named))
 
 
 class Units(NamedTuple):
-    """What the units of one layer own, and what they are."""
+    """The units of one layer: the parts of parameters that they own, and their kind."""
 
-    views: tuple[View, ...]
-    granularity: Granularity
+    views: Views
+    kind: Kind
+
+
+@dataclass
+class Choice:
+    """The units that are watched, each parameter among those of one layer only."""
+
+    units: dict[nn.Parameter, tuple[Units, float | None]] = field(default_factory=dict)  # by their first parameter
+    owners: dict[nn.Parameter, tuple[str, Units]] = field(default_factory=dict)  # each with its entry of `layers`
+    overlapping: set[nn.Parameter] = field(default_factory=set)  # of units that are not watched, as others own a part
 
 
 def _find(entry: str, model: nn.Module, named: Named) -> list[Units]:
-    """The units of each layer that one entry of `layers` means."""
+    """Find the units of each layer that one entry of `layers` means."""
     word, at, place = entry.partition(PLACE)
-    views: Iterable[tuple[View, ...]]
-    if word == "batchnorm":
-        views = batchnorm_scales(model)
-    elif word == "neurons":
-        views = neurons(model, named)
-    elif word == "heads":
-        views = heads(model)
-    elif word in ROLES:
-        views = ((View(parameter),) for parameter in projections(named, word))
-    else:
-        return [Units((View(parameter),), "weight") for name, parameter in named if matches(name, entry)]
-    found = [Units(tuple(dict.fromkeys(owned)), WORDS[word]) for owned in views]  # tied ones (query and key) once
-    return [units for units in found if matches(_name(units, named), place)] if at else found
+    if word not in WORDS:
+        return [Units((View(parameter),), WEIGHTS) for name, parameter in named if matches(name, entry)]
+    kind = WORDS[word]
+    # A weight that units have twice, as query and as key, counts once.
+    found = [Units(tuple(dict.fromkeys(views)), kind) for views in kind.find(word, model, named)]
+    if not at:
+        return found
+    return [units for units, name in zip(found, _names(found, named), strict=True) if matches(name, place)]
 
 
-def _blocks_around(path: str) -> Iterator[set[str]]:
-    """The paths of the projections of the feed-forward blocks that a projection may belong to."""
-    for inputs, output in BLOCKS:
-        for projection in (*inputs, output):
-            block = path.removesuffix(projection)
-            if block != path and (not block or block.endswith(".")):
-                yield {f"{block}{name}" for name in (*inputs, output)}
+def _names(found: Iterable[Units], named: Named) -> list[str]:
+    """Return the name of each layer: the first of its first parameter."""
+    names = {parameter: name for name, parameter in reversed(named)}
+    return [names[units.views[0].parameter] for units in found]
 
 
-def _name(units: Units, named: Named) -> str:
-    """The name of a layer: that of its first parameter."""
-    return next(name for name, parameter in named if parameter is units.views[0].parameter)
+def _require_found(found: Mapping[str, list[Units]], model: nn.Module, named: Named) -> None:
+    """Raise a `ValueError` if an entry finds nothing."""
+    missing = [entry for entry, units in found.items() if not units]
+    for entry in missing:
+        word, at, _ = entry.partition(PLACE)
+        if word not in WORDS:
+            raise errors.unknown_entry(entry, model, named)
+        if at and (everywhere := _find(word, model, named)):
+            raise errors.no_layer_there(entry, _names(everywhere, named))
+    if missing:
+        words = [entry.partition(PLACE)[0] for entry in missing]
+        present = [word for word in WORDS if word not in words and _find(word, model, named)]
+        raise errors.not_found(words, present, model, named)
 
 
-def _means(entry: str, name: str, model: nn.Module) -> bool:
-    """Whether an entry of `layers` with a word would have found something by a weight, were it a parameter."""
+def _choose(found: Mapping[str, list[Units]], ratios: Ratios, named: Named) -> Choice:
+    """Choose the first units that own a parameter, and raise a `ValueError` where two entries disagree about it.
+
+    Words come before names and patterns, so that a β that goes with its γ is not a layer of its own as well.
+    """
+    choice = Choice()
+    for entry in sorted(found, key=lambda entry: entry.partition(PLACE)[0] not in WORDS):
+        for units in found[entry]:
+            parameters = [view.parameter for view in units.views]
+            taken = [parameter for parameter in parameters if parameter in choice.owners]
+            for parameter in taken:
+                _require_agreement(parameter, entry, units, choice, ratios, named)
+            if taken:
+                choice.overlapping.update(parameters)
+            else:
+                choice.units[parameters[0]] = units, ratios[entry]
+                choice.owners.update(dict.fromkeys(parameters, (entry, units)))
+    return choice
+
+
+def _require_agreement(
+    parameter: nn.Parameter, entry: str, units: Units, choice: Choice, ratios: Ratios, named: Named
+) -> None:
+    """Raise a `ValueError` if the owners of a parameter are of another kind than units of an entry, or another ratio.
+
+    Args:
+        parameter (`nn.Parameter`): The parameter that both own.
+        entry (`str`): The entry of `layers`.
+        units (`Units`): Units that it finds.
+        choice, ratios, named: What has been chosen, the ratio of each entry, all parameters of the model.
+    """
+    other, owners = choice.owners[parameter]
+    name = next(name for name, one in named if one is parameter)
+    if units.kind is not owners.kind and not (units.kind.may_be_named or owners.kind.may_be_named):
+        raise errors.owned_twice(name, other, entry)
+    if ratios[entry] != ratios[other]:
+        raise errors.two_ratios(name, {other: ratios[other], entry: ratios[entry]})
+
+
+def _explain_unwatched(
+    layers: Sequence[str], entries: Iterable[str], choice: Choice, model: nn.Module, named: Named
+) -> Iterator[str]:
+    """Explain which parts of the model are left out though they train, for warnings.
+
+    Args:
+        layers (`Sequence[str]`): The entries, with their ratios.
+        entries (`Iterable[str]`): The entries.
+        choice (`Choice`): The units that are watched.
+        model (`nn.Module`): The model.
+        named (`list[tuple[str, nn.Parameter]]`): All its parameters.
+    """
+    left = [(name, weight) for name, weight in named if weight not in choice.owners and weight.requires_grad]
+    overlapping = [(name, weight) for name, weight in left if weight in choice.overlapping]
+    if overlapping:
+        yield errors.shared_in_part(overlapping, model, named)
+    unwatched = [(name, weight) for name, weight in left if weight not in choice.overlapping]
+    for kind in KINDS:
+        if any(word in entries for word in kind.words):
+            yield from kind.explain_unwatched(layers, unwatched, model, named)
+    computed = [name for name in computed_parameters(model) if any(_would_find(e, name, model) for e in entries)]
+    if computed:
+        yield errors.computed_from_others(computed, model)
+
+
+def _would_find(entry: str, name: str, model: nn.Module) -> bool:
+    """Say whether an entry with a word would mean a weight, were it a parameter."""
     word, at, place = entry.partition(PLACE)
-    if at and not matches(name, place):
-        return False
-    path, _, kind = name.rpartition(".")
-    if word == "batchnorm":
-        return isinstance(model.get_submodule(path), _BatchNorm)
-    if word == "neurons":
-        present = {module for module, _ in model.named_modules()}
-        return any(block <= present for block in _blocks_around(path))
-    child = path.rpartition(".")[2]
-    if word == "heads":
-        return any(child in family for family in FAMILIES)
-    if kind != "weight" or word not in ROLES:
-        return False
-    sought = {0, 1, ROLES.index(word)}  # an attention is known by its query and key
-    return any(child == family[place] for family in FAMILIES for place in sought)
+    return word in WORDS and (not at or matches(name, place)) and WORDS[word].would_find(word, name, model)
+
+
+def _layers(choice: Choice, named: Named) -> Iterator[RepresentativeLayer]:
+    """Yield the layers in the order of the parameters, a shared one under its first name."""
+    left = dict(choice.units)
+    for name, parameter in named:
+        if parameter in left:
+            if not parameter.numel():
+                raise errors.empty(name, parameter)
+            if not parameter.is_floating_point() or parameter.element_size() == 1:  # float8 is quantized too
+                raise errors.not_floating_point(name, parameter)
+            units, ratio = left.pop(parameter)
+            yield RepresentativeLayer(name, units.views, units.kind.granularity, ratio)

@@ -15,19 +15,10 @@ if _DISTRIBUTED or TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
 Granularity = Literal["weight", "channel", "neuron", "head"]
-# What a unit is, by the words that `layers` may hold; of names and patterns it is a weight.
-WORDS: dict[str, Granularity] = {
-    "query": "weight",
-    "key": "weight",
-    "value": "weight",
-    "batchnorm": "channel",
-    "neurons": "neuron",
-    "heads": "head",
-}
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The part of a parameter that is all of it."""
+    """Return all of a parameter, as the part that belongs to units of single weights or channels."""
     return tensor
 
 
@@ -37,9 +28,9 @@ class Slices:
 
     Args:
         axis (`int`): The axis: 0 for the rows of a weight or the entries of a bias, 1 for the columns of a weight.
-        units (`int`): How many units share it, in blocks of the same length.
-        parts (`int`, *optional*, defaults to 1): How many times over they share it: 2 where the first half of the rows
-            is one projection's, and the second another's.
+        units (`int`): Number of units on the axis, in blocks of the same length.
+        parts (`int`, *optional*, defaults to 1): Number of projections stacked along this axis: 2 if the first half of
+            the rows is one projection's, and the second another's. Each unit owns a block of each.
     """
 
     axis: int
@@ -47,7 +38,7 @@ class Slices:
     parts: int = 1
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A view of shape `(units, parts, block, ...)`; of one part `(units, block, ...)`."""
+        """Return a view of shape `(units, parts, block, ...)`; with one part, of shape `(units, block, ...)`."""
         ahead = tensor.movedim(self.axis, 0)
         block = len(ahead) // self.units // self.parts
         if self.parts == 1:
@@ -55,7 +46,7 @@ class Slices:
         return ahead.view(self.parts, self.units, block, *ahead.shape[1:]).movedim(1, 0)
 
     def kept(self, tensor: torch.Tensor, units: list[int]) -> torch.Tensor:
-        """A smaller copy of the tensor, with the blocks of those units alone."""
+        """Return a smaller copy of the tensor, with the blocks of those units alone."""
         left = self(tensor)[units]
         left = left.flatten(0, 1) if self.parts == 1 else left.movedim(0, 1).flatten(0, 2)
         return left.movedim(0, self.axis).contiguous()
@@ -102,20 +93,20 @@ class View:
 
     @property
     def local_weight(self) -> torch.Tensor:
-        """What this process holds of `weight`: a plain tensor, all of it unless the parameter is sharded."""
+        """The share of `weight` that this process holds, as a plain tensor: all of it unless it is sharded."""
         return self.local_part(self.parameter.data)
 
     @property
     def local_gradient(self) -> torch.Tensor | None:
-        """What this process holds of `gradient`."""
+        """The share of `gradient` that this process holds."""
         return None if self.parameter.grad is None else self.local_part(self.parameter.grad)
 
     def local_part(self, tensor: torch.Tensor) -> torch.Tensor:
-        """What this process holds of the part of a tensor that is shaped, and sharded, as the parameter."""
+        """Return this process's share of the part, of a tensor that is shaped and sharded as the parameter is."""
         return local(tensor) if self.sharded else self.part(tensor)
 
     def local_mask(self, mask: torch.Tensor) -> torch.Tensor:
-        """What this process holds of a mask of the layer's units.
+        """Return this process's share of a mask of the layer's units.
 
         Args:
             mask (`torch.Tensor`): `bool`, one entry for each unit.
@@ -168,7 +159,7 @@ class RepresentativeLayer:
         return f"RepresentativeLayer({self.name!r}, shape={tuple(self.shape)}, granularity={self.granularity!r}{own})"
 
     def ratio(self, of_all: float) -> float:
-        """p for this layer: its own or, without one, that of all layers."""
+        """Return p for this layer: its own or, without one, that of all layers."""
         return of_all if self.prune_ratio is None else self.prune_ratio
 
     @property
@@ -207,7 +198,7 @@ class RepresentativeLayer:
         return torch.stack(norms).sum(0)
 
     def zero_(self, mask: torch.Tensor) -> None:
-        """Set what is pruned to exactly 0, in place.
+        """Set the pruned units to exactly 0, in place.
 
         Args:
             mask (`torch.Tensor`): `bool` of shape `self.shape`, `True` = keep.
@@ -217,10 +208,10 @@ class RepresentativeLayer:
 
 
 def reshard(model: nn.Module) -> None:
-    """Have `model.parameters()` be the shards that train, where the model is under FSDP2's `fully_shard`.
+    """Put the shards that train back into `model.parameters()`, if the model is under FSDP2's `fully_shard`.
 
-    A forward pass without a backward, as in evaluation, leaves gathered copies in their place: what is written to
-    them is lost, and what is written to the shards does not show in them. Nothing is communicated.
+    A forward pass without a backward, as in evaluation, leaves gathered copies in their place: writing to a copy
+    changes no shard, and writing to a shard does not show in the copy. Nothing is communicated.
 
     Raises:
         ValueError: The model is under FSDP1, whose flattened parameters have no shape to make a mask of.

@@ -9,12 +9,13 @@ from torch.nn.utils.parametrize import is_parametrized
 
 Named = list[tuple[str, nn.Parameter]]
 
-# What torch.compile and activation checkpointing put into a path; no module of a model's own is called that.
+# Path components that torch.compile and activation checkpointing add; no module of a model's own is called that.
 WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")
+LISTED = 5  # names, close matches or candidates in one message
 
 
 def named_parameters(model: nn.Module) -> Named:
-    """`model.named_parameters()` without the prefixes that wrappers add, in the same order.
+    """Return `model.named_parameters()` without the prefixes that wrappers add, in the same order.
 
     A shared parameter comes once under each of its names, so that all of them can be looked for; the first is the one
     that `model.named_parameters()` gives.
@@ -37,35 +38,56 @@ def named_parameters(model: nn.Module) -> Named:
     return [(plain(name), parameter) for name, parameter in model.named_parameters(remove_duplicate=False)]
 
 
-def derived_parameters(model: nn.Module) -> list[str]:
-    """Names of weights and biases that are made of other parameters: parametrized, or under `torch.nn.utils.prune`."""
+def computed_parameters(model: nn.Module) -> list[str]:
+    """List the weights and biases that are computed from others: parametrized, or under `torch.nn.utils.prune`."""
     found = []
     for path, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
         for name in ("weight", "bias"):
             if is_parametrized(module, name) or f"{name}_orig" in own or f"{name}_g" in own:
-                found.append(f"{path}.{name}" if path else name)
+                found.append(join(path, name))
     return found
 
 
+def join(path: str, name: str) -> str:
+    """Return the path of a module's child or parameter; the path of the model itself is empty."""
+    return f"{path}.{name}" if path else name
+
+
+def block_path(path: str, end: str) -> str | None:
+    """Return the path that leads to `end`, with its last dot, if `path` ends in it as whole components."""
+    block = path.removesuffix(end)
+    return block if block != path and (not block or block.endswith(".")) else None
+
+
+def in_attention(path: str) -> bool:
+    """Say whether the path goes through a module that is called an attention."""
+    return "attn" in path.lower() or "attention" in path.lower()
+
+
 def pattern(name: str) -> str:
-    """The name with each number of the path replaced by `*`: one pattern for the same weight of every block."""
+    """Return the name with each number of the path replaced by `*`: the same weight of every block."""
     return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
 def matches(name: str, entry: str) -> bool:
-    """Whether an entry of `layers`, a parameter's name or a shell-style pattern, means this name."""
+    """Say whether an entry of `layers`, a parameter's name or a shell-style pattern, means this name."""
     return name == entry or fnmatchcase(name, entry)
 
 
-def firsts(names: Sequence[str], most: int = 3) -> str:
-    """The first names, each in backticks, and how many more there are."""
+def first_names(names: Sequence[str], most: int = 3) -> str:
+    """List the first names, each in backticks, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(f"`{name}`" for name in names[:most]) + more
 
 
+def first_groups(chosen: Named, named: Named) -> str:
+    """List the first entries of `layers` that mean the chosen parameters, and how many more there are."""
+    return first_names(list(group(chosen, named)), LISTED)
+
+
 def group(chosen: Named, named: Named) -> dict[str, list[nn.Parameter]]:
-    """The chosen parameters by entries of `layers` that mean them and nothing else.
+    """Group the chosen parameters by entries of `layers` that mean them and nothing else.
 
     Args:
         chosen (`list[tuple[str, nn.Parameter]]`): Some of `named`.
@@ -75,17 +97,17 @@ def group(chosen: Named, named: Named) -> dict[str, list[nn.Parameter]]:
         `dict[str, list[nn.Parameter]]`: By pattern where the pattern matches no other parameter, else by name.
     """
     groups: dict[str, list[nn.Parameter]] = {}
-    first_names = {parameter: name for name, parameter in reversed(chosen)}
+    names = {parameter: name for name, parameter in reversed(chosen)}
     for name, parameter in chosen:
-        if name == first_names[parameter]:
+        if name == names[parameter]:
             groups.setdefault(pattern(name), []).append(parameter)
-    loose = [entry for entry, members in groups.items() if _reaches_beyond(entry, members, named)]
+    loose = [entry for entry, members in groups.items() if _matches_others(entry, members, named)]
     for entry in loose:
         del groups[entry]
         groups.update({name: [parameter] for name, parameter in chosen if pattern(name) == entry})
     return groups
 
 
-def _reaches_beyond(entry: str, members: Iterable[nn.Parameter], named: Named) -> bool:
+def _matches_others(entry: str, members: Iterable[nn.Parameter], named: Named) -> bool:
     inside = set(members)
     return any(matches(name, entry) and parameter not in inside for name, parameter in named)

@@ -297,7 +297,7 @@ def test_blocks_that_are_not_known_are_named(bert: nn.Module) -> None:
     bert.resampler = nn.ModuleDict({name: nn.Linear(8, 8) for name in ("first", "fc2")})
     bert.resampler.attention = nn.ModuleDict({"fc2": nn.Linear(8, 8)})
     with pytest.warns(
-        UserWarning, match=r"Not all feed-forward blocks .* those that `resampler.fc2.weight` leads out of"
+        UserWarning, match=r"Not all feed-forward blocks .* leads into the block of `resampler.fc2.weight`"
     ):
         assert len(representative_layers(bert, ["neurons"])) == 2
     bert.resampler.requires_grad_(False)
@@ -310,7 +310,7 @@ def test_experts_alone_are_no_blocks_and_are_shown_ahead_of_attentions() -> None
     sizes = {"hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 4}
     model = AutoModel.from_config(MixtralConfig(**sizes, num_key_value_heads=2, num_local_experts=2, vocab_size=40))
     message = error(model, ["neurons@*.0.*"])
-    assert "(experts that are kept together in one weight are none)" in message
+    assert ": experts that are kept together in one weight don't count. " in message
     candidates = message.partition("Candidates:")[2].splitlines()
     assert "experts" in candidates[1] and "self_attn" in candidates[-1] + candidates[-2]
     assert "self_attn" not in candidates[1] + candidates[2]
@@ -334,23 +334,23 @@ def is_pruned(layer: nn.Module) -> None:
     ("entry", "changed"),
     [("query", "query"), ("key", "query"), ("heads", "value"), ("neurons", "intermediate.dense")],
 )
-def test_weights_made_of_others_are_told_and_not_watched(
+def test_weights_computed_from_others_are_told_and_not_watched(
     entry: str, changed: str, make: Callable[[nn.Module], None], bert: nn.Module
 ) -> None:
     block = bert.get_submodule("bert.encoder.layer.0")
     path = next(name for name, _ in block.named_modules() if name.endswith(changed))
     make(block.get_submodule(path))
     named = re.escape(f"`bert.encoder.layer.0.{path}.weight`")
-    with pytest.warns(UserWarning, match=f"{named} is made of other parameters.*remove_parametrizations"):
+    with pytest.warns(UserWarning, match=f"{named} is computed from other parameters.*remove_parametrizations"):
         assert len(representative_layers(bert, [entry])) == 1
-    with pytest.warns(UserWarning, match=f"{named} is made of other parameters"):
+    with pytest.warns(UserWarning, match=f"{named} is computed from other parameters"):
         assert len(representative_layers(bert, [f"{entry}@*"])) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(representative_layers(bert, [f"{entry}@*.layer.1.*"])) == 1
 
 
-def test_a_word_that_means_other_weights_says_nothing_of_those_made_of_others(bert: nn.Module) -> None:
+def test_a_word_that_means_other_weights_says_nothing_of_those_computed_from_others(bert: nn.Module) -> None:
     prune.l1_unstructured(bert.get_submodule("classifier"), "weight", 0.25)
     prune.l1_unstructured(bert.get_submodule("bert.encoder.layer.0.attention.self.value"), "bias", 0.25)
     prune.l1_unstructured(bert.get_submodule("bert.encoder.layer.0.attention.output.dense"), "weight", 0.25)
@@ -360,10 +360,10 @@ def test_a_word_that_means_other_weights_says_nothing_of_those_made_of_others(be
 
 
 @pytest.mark.parametrize("name", ["weight", "bias"])
-def test_batchnorms_made_of_others_are_told(name: str) -> None:
+def test_batchnorms_computed_from_others_are_told(name: str) -> None:
     model = nn.Sequential(nn.BatchNorm1d(8), nn.BatchNorm1d(8))
     prune.l1_unstructured(model[0], name, 0.25)
-    with pytest.warns(UserWarning, match=f"`0.{name}` is made of other parameters"):
+    with pytest.warns(UserWarning, match=f"`0.{name}` is computed from other parameters"):
         found = representative_layers(model, ["batchnorm"])
     assert [layer.name for layer in found] == (["1.weight"] if name == "weight" else ["0.weight", "1.weight"])
     prune.l1_unstructured(model[1], "weight", 0.25)

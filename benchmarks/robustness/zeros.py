@@ -1,6 +1,6 @@
 """Retrains a drawn model under each optimizer of the Trainer and looks whether one pruned weight ever comes back.
 
-    python benchmarks/zeros.py [--steps 1000] [--only adamw_torch sgd] [--out benchmarks/results]
+    python benchmarks/robustness/zeros.py [--steps 1000] [--only adamw_torch sgd] [--out benchmarks/results]
 
 Writes `zeros.json` and `zeros.md`. An optimizer whose package is not installed is listed as such; packages in a folder
 of their own are found with `PYTHONPATH`, which leaves the environment as it is:
@@ -23,18 +23,17 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+sys.path.insert(0, str(Path(__file__).parents[1]))  # of machine.py
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 import torch
 from machine import machine
 from safetensors.torch import load_file
 from torch import nn
+from training import by_weights
 from transformers import BertConfig, BertForSequenceClassification, TrainerCallback, TrainingArguments
 from transformers.training_args import OptimizerNames
 from transformers.utils.logging import disable_progress_bar
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-
-from training import by_weights
 
 from hf_worm import WormConfig, WormTrainer
 
@@ -242,7 +241,7 @@ def table(results: dict[str, Any]) -> str:
 def main() -> None:
     names = [str(name.value) for name in OptimizerNames]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results", help="folder of the results")
     parser.add_argument("--steps", type=int, default=1000, help="optimizer steps of each retraining")
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help="anew; keep the others'")
     options = parser.parse_args()
@@ -257,7 +256,7 @@ def main() -> None:
         told = {key: value for key, value in found[name].items() if key != "optimizer"}
         print(name, json.dumps(told), file=sys.stderr, flush=True)
     results = {
-        "command": f"python benchmarks/zeros.py --steps {options.steps}",
+        "command": f"python benchmarks/robustness/zeros.py --steps {options.steps}",
         "machine": machine(),
         "steps": options.steps,
         "optimizers": [found[name] for name in names if name in found],

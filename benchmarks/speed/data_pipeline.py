@@ -1,6 +1,6 @@
 """Does the data keep up with the training? Images per second of the pipeline, and of a ResNet-18 step, in one run.
 
-    python benchmarks/data_pipeline.py [--batches 200] [--steps 6] [--out benchmarks/results]
+    python benchmarks/speed/data_pipeline.py [--batches 200] [--steps 6] [--out benchmarks/results]
 
 Both read 32 × 32 images in batches of 128 on the same threads: the pipeline gathers, crops, flips and normalizes them
 (in this process, without workers); the step is forward, backward and SGD of the real ResNet-18 on a batch that is
@@ -10,10 +10,13 @@ ready. In turns, since the speed of a machine wanders. Writes data_pipeline.json
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # of machine.py
 
 import torch
 from machine import machine
@@ -95,10 +98,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, default=200, help="timed batches of the pipeline")
     parser.add_argument("--steps", type=int, default=6, help="timed training steps")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results", help="folder of the results")
     options = parser.parse_args()
     torch.manual_seed(0)
-    command = f"python benchmarks/data_pipeline.py --batches {options.batches} --steps {options.steps}"
+    command = f"python benchmarks/speed/data_pipeline.py --batches {options.batches} --steps {options.steps}"
     results = {"command": command, "machine": machine(), **measure(options.batches, options.steps)}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "data_pipeline.json").write_text(json.dumps(results, indent=2) + "\n")

@@ -1,6 +1,6 @@
 """What truncating and sampling cost on a GPU: seconds of a bf16 training step and of a sampling, in one process.
 
-    python benchmarks/device.py [--batch 32] [--length 128] [--layers 12] [--rounds 30] [--out benchmarks/results]
+    python benchmarks/speed/device.py [--batch 32] [--length 128] [--layers 12] [--rounds 30] [--out benchmarks/results]
 
 A BERT of BERT-base's width with AdamW; steps of EB Train, WORM and WORM with target `"update"` in turn, in an order
 drawn anew each round; the device is waited for before each reading of the clock. Without a GPU it runs on the CPU,
@@ -11,10 +11,13 @@ import argparse
 import json
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # of machine.py
 
 import torch
 from machine import machine, slug
@@ -123,13 +126,13 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128, help="tokens of a row")
     parser.add_argument("--layers", type=int, default=12, help="blocks of the model")
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results", help="folder of the results")
     options = parser.parse_args()
     cuda = torch.cuda.is_available()
     name = torch.cuda.get_device_name() if cuda else "the CPU"
     shape = f"--batch {options.batch} --length {options.length} --layers {options.layers} --rounds {options.rounds}"
     results = {
-        "command": f"python benchmarks/device.py {shape}",
+        "command": f"python benchmarks/speed/device.py {shape}",
         "device": name,
         "machine": machine(),
         "seconds": measure(options.batch, options.length, options.layers, options.rounds),

@@ -1,10 +1,10 @@
 """Reproduces the paper's tables and figures, and compares the baselines, at a small or at the paper's own scale.
 
-    python benchmarks/reproduce.py [--table 1 2 ...] [--figure 1 2] [--baselines] [--sampling] [--start] [--drift]
-                                   [--schedules] [--fading] [--comparison] [--earlier] [--units] [--scores]
-                                   [--scale small | full] [--task mrpc ...] [--method eb_train ...] [--seeds N]
-                                   [--model FOLDER] [--data FOLDER] [--workers N] [--minutes M]
-                                   [--out benchmarks/results]
+    python benchmarks/accuracy/reproduce.py [--table 1 2 ...] [--figure 1 2] [--baselines] [--sampling] [--start]
+                                            [--drift] [--schedules] [--fading] [--comparison] [--earlier] [--units]
+                                            [--scores] [--scale small | full] [--task mrpc ...]
+                                            [--method eb_train ...] [--seeds N] [--model FOLDER] [--data FOLDER]
+                                            [--workers N] [--minutes M] [--out benchmarks/results]
 
 Nothing named: all of it. A finished run is a line of OUT/reproduce-SCALE.jsonl, and is not repeated: interrupted and
 started again, it goes on where it was. The pages are made anew from those lines at the end (`--pages`: only that).
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with glue/ and cifar10/ as on the Hub; default: the Hub")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs side by side")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after that")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results", help="folder of the results")
     parser.add_argument("--pages", action="store_true", help="make the pages from the runs that there are")
     options = parser.parse_args()
     parts = [f"table {number}" for number in options.table] + [f"figure {number}" for number in options.figure]

@@ -1,6 +1,6 @@
 """What truncation does under AdamW: the size of the truncated step against that of the plain one, step by step.
 
-    python benchmarks/truncation.py [--steps 1000] [--data FOLDER] [--out benchmarks/results]
+    python benchmarks/accuracy/truncation.py [--steps 1000] [--data FOLDER] [--out benchmarks/results]
 
 all-MiniLM-L6 is fine-tuned on MRPC with AdamW and r = 0.003 by a loop with `TicketSearch`, once with the target
 `"gradient"` and once with `"update"`; truncation begins after 100 plain steps, as it would in a search. Beside the
@@ -15,8 +15,11 @@ import argparse
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # of machine.py
 
 import matplotlib
 
@@ -159,14 +162,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1000, help="truncated optimizer steps")
     parser.add_argument("--data", type=Path, help="folder with glue/ as on the Hub; default: the Hub")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results", help="folder of the results")
     options = parser.parse_args()
     data = "nyu-mll/glue" if options.data is None else str(options.data / "glue")
     if options.data is not None:
         os.environ["HF_HUB_OFFLINE"] = "1"
     options.out.mkdir(parents=True, exist_ok=True)
     results = {
-        "command": f"python benchmarks/truncation.py --steps {options.steps}",
+        "command": f"python benchmarks/accuracy/truncation.py --steps {options.steps}",
         "machine": machine(),
         "steps": options.steps,
         "ratios": {target: measure(target, options.steps, data, options.out) for target in COLOURS},

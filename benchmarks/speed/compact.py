@@ -1,7 +1,7 @@
 """What cutting out gains: compact models against dense ones, in one run, with random weights.
 
-    python benchmarks/compact.py [--layers 12] [--rows 32] [--length 128] [--rounds 9] [--threads N]
-                                 [--device cpu | cuda] [--dtype float32 | bfloat16] [--out benchmarks/results]
+    python benchmarks/speed/compact.py [--layers 12] [--rows 32] [--length 128] [--rounds 9] [--threads N]
+                                       [--device cpu | cuda] [--dtype float32 | bfloat16] [--out benchmarks/results]
 
 A BERT of BERT-base's shape without half of its FFN neurons, and without three quarters of them and half of its heads;
 ResNet-18 and VGG-11 for 32×32 images without half of their channels. In each round all models of a kind take their
@@ -14,9 +14,12 @@ import json
 import math
 import os
 import statistics
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # of machine.py
 
 import torch
 from machine import machine, slug
@@ -126,7 +129,7 @@ def main() -> None:
     cuda = torch.cuda.is_available()
     parser.add_argument("--device", choices=("cpu", "cuda") if cuda else ("cpu",), default="cuda" if cuda else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on a GPU, else float32")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results", help="folder of the results")
     options = parser.parse_args()
     on_gpu = options.device == "cuda"
     dtype = options.dtype or ("bfloat16" if on_gpu else "float32")
@@ -139,7 +142,7 @@ def main() -> None:
     }
     name = torch.cuda.get_device_name() if on_gpu else machine()["cpu"]
     results = {
-        "command": f"python benchmarks/compact.py --layers {options.layers} --rows {options.rows} --length "
+        "command": f"python benchmarks/speed/compact.py --layers {options.layers} --rows {options.rows} --length "
         f"{options.length} --rounds {options.rounds} "
         + ("--device cuda" if on_gpu else f"--threads {options.threads}")
         + (f" --dtype {options.dtype}" if options.dtype else ""),

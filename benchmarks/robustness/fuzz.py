@@ -1,7 +1,7 @@
 """Damaged and malicious files for whatever hf_worm reads: each is read as what it says, or refused with a message.
 
-    python benchmarks/fuzz.py [--cases 20000] [--seed 0] [--seconds 600] [--out benchmarks/results]
-    python benchmarks/fuzz.py --replay 4711
+    python benchmarks/robustness/fuzz.py [--cases 20000] [--seed 0] [--seconds 600] [--out benchmarks/results]
+    python benchmarks/robustness/fuzz.py --replay 4711
 
 A case is a number: it picks the reader and the file, and damages the file at random, by bytes or within its JSON. What
 is read has to be the same when it is saved and read again. Any other exception than a `ValueError` or an `OSError`, a
@@ -28,8 +28,10 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+sys.path.insert(0, str(Path(__file__).parents[1]))  # of machine.py
 
 import torch
+from machine import machine
 from torch import nn
 
 from hf_worm import Ticket, TicketSearch, WormConfig
@@ -332,7 +334,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so many seconds")
     parser.add_argument("--seed", type=int, default=0, help="number of the first case, in millions")
     parser.add_argument("--replay", type=int, metavar="CASE", help="read the file of one case, with its traceback")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results", help="folder of the results")
     options = parser.parse_args()
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp())
@@ -350,8 +352,6 @@ def main() -> int:
 
 
 def fuzz(fuzzer: Fuzzer, options: argparse.Namespace) -> int:
-    from machine import machine  # beside this file: not where the tests import it from
-
     outcomes = {name: Counter[str]() for name in READERS}
     failures: dict[str, list[int]] = {}
     signal.signal(signal.SIGALRM, hang)
@@ -374,7 +374,7 @@ def fuzz(fuzzer: Fuzzer, options: argparse.Namespace) -> int:
             signal.alarm(0)
         outcomes[name][outcome] += 1
     results = {
-        "command": f"python benchmarks/fuzz.py --cases {options.cases} --seed {options.seed}",
+        "command": f"python benchmarks/robustness/fuzz.py --cases {options.cases} --seed {options.seed}",
         "machine": machine(),
         "cases": sum(counts.total() for counts in outcomes.values()),
         "seconds": time.perf_counter() - begun,

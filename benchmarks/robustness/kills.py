@@ -1,6 +1,6 @@
 """Kills training processes with SIGKILL at random moments, resumes them, and compares with the run that nobody killed.
 
-    python benchmarks/kills.py [--kills 100] [--seed 0] [--out benchmarks/results]
+    python benchmarks/robustness/kills.py [--kills 100] [--seed 0] [--out benchmarks/results]
 
 BERT (under two schedules, under one, and cut smaller) and CNN, search and retraining, each target, masks sampled by
 epoch and by steps; every other kill comes while a checkpoint is written. Where the last checkpoint was not whole, it is
@@ -18,7 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))  # of machine.py
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from killing import Killer, Scenario
 from machine import machine
@@ -80,11 +81,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="at the least")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results", help="folder of the results")
     options = parser.parse_args()
     begun = time.perf_counter()
     results = {
-        "command": f"python benchmarks/kills.py --kills {options.kills} --seed {options.seed}",
+        "command": f"python benchmarks/robustness/kills.py --kills {options.kills} --seed {options.seed}",
         "machine": machine(),
         **measure(options.kills, options.seed),
     }
