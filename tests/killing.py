@@ -19,7 +19,7 @@ from training import SmallCNN, examples, images, report, small_bert, worm_traine
 from transformers import BertForSequenceClassification
 
 from hf_worm import Ticket, WormConfig
-from hf_worm.trainer.checkpoint import whole_before
+from hf_worm.checkpoint.whole import whole_before
 
 DONE, REFUSED = "done", "refused"
 

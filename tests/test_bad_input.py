@@ -31,12 +31,12 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast, TrainingArguments
 
 from hf_worm import Ticket, TicketSearch, WormConfig
+from hf_worm.checkpoint.state import STATE_NAME, load_state, save_state
 from hf_worm.commands.glue import demo
 from hf_worm.commands.glue.command import main as glue
 from hf_worm.commands.image.command import main as image
 from hf_worm.commands.job.output_dir import find_checkpoint
 from hf_worm.report.progress import Progress
-from hf_worm.trainer.state import STATE_NAME, load_state, save_state
 
 Row = tuple[str, Any, str]
 

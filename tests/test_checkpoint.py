@@ -13,7 +13,7 @@ from training import checkpoints, same_weights, small_bert, weights, worm_traine
 from transformers import BertForSequenceClassification
 
 from hf_worm import WormConfig
-from hf_worm.trainer.checkpoint import require_whole, whole_before
+from hf_worm.checkpoint.whole import require_whole, whole_before
 
 Damage = Callable[[Path], object]
 

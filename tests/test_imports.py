@@ -1,4 +1,4 @@
-"""Imports run one way: commands → trainer → report → search → ticket → parts → units → core, config."""
+"""Imports run one way: commands → trainer → checkpoint → report → search → ticket → parts → units → core, config."""
 
 import ast
 import subprocess
@@ -20,7 +20,8 @@ MAY_IMPORT["compact"] = MAY_IMPORT["units"] | {"compact", "models", "files"}
 MAY_IMPORT["ticket"] = MAY_IMPORT["compact"] - {"models"}
 MAY_IMPORT["search"] = MAY_IMPORT["ticket"] | {"ticket"} | PARTS
 MAY_IMPORT["report"] = MAY_IMPORT["search"] | {"search", "report"}
-MAY_IMPORT["trainer"] = MAY_IMPORT["report"] | {"trainer"}
+MAY_IMPORT["checkpoint"] = MAY_IMPORT["report"] | {"checkpoint"}
+MAY_IMPORT["trainer"] = MAY_IMPORT["checkpoint"] | {"trainer"}
 MAY_IMPORT["commands"] = MAY_IMPORT["trainer"] | {"commands", "models"}
 MAY_IMPORT["__main__"] = {"commands"}
 ABOVE_TRAINER = {"commands", "__main__"}

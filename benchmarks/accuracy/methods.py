@@ -29,13 +29,13 @@ from transformers import TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 
 from hf_worm import Ticket, TicketSearch, WormConfig, WormTrainer
+from hf_worm.checkpoint.state import load_state, save_state
 from hf_worm.commands.glue.command import GLUE
 from hf_worm.commands.glue.job import build_trainer as build_for_glue
 from hf_worm.commands.image.command import IMAGE
 from hf_worm.commands.image.job import build_trainer as build_for_images
 from hf_worm.commands.job.parsing import parse
 from hf_worm.core.masks import keep_mask
-from hf_worm.trainer.state import load_state, save_state
 from hf_worm.units import RepresentativeLayer
 from hf_worm.units.layer import View
 

@@ -35,8 +35,8 @@ from machine import machine
 from torch import nn
 
 from hf_worm import Ticket, TicketSearch, WormConfig
+from hf_worm.checkpoint.state import load_state, save_state
 from hf_worm.report.progress import Progress
-from hf_worm.trainer.state import load_state, save_state
 
 CONFIG = WormConfig(window=2, stopping_point=0.5)
 # What is put in the place of a value: other types, the ends of the ranges, what overflows, nests or multiplies.

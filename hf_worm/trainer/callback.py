@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
+from hf_worm.checkpoint.state import Saved, load_run, save_state
 from hf_worm.config import WormConfig
 from hf_worm.core.truncation import StepTruncation, unwrapped
 from hf_worm.core.window import Observation
@@ -21,7 +22,6 @@ from hf_worm.report.progress import Progress
 from hf_worm.search import TicketSearch
 from hf_worm.ticket import Held, Ticket
 from hf_worm.trainer.refusals import refuse_distribution, refuse_optimizer
-from hf_worm.trainer.state import Saved, load_run, save_state
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from hf_worm.checkpoint.state import Saved
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
 from hf_worm.search import TicketSearch
@@ -18,7 +19,6 @@ from hf_worm.trainer.compat import describe_bar, saved_state, was_stopped
 from hf_worm.trainer.messages import none_left, observation_line
 from hf_worm.trainer.refusals import refuse_compact
 from hf_worm.trainer.stages import StageNames
-from hf_worm.trainer.state import Saved
 
 if TYPE_CHECKING:
     from hf_worm.trainer.worm import WormTrainerMixin

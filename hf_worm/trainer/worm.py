@@ -24,6 +24,9 @@ from transformers.trainer_utils import (
 )
 from transformers.training_args import OptimizerNames
 
+from hf_worm.checkpoint.older_names import load_renamed
+from hf_worm.checkpoint.state import Saved, load_run, save_state
+from hf_worm.checkpoint.whole import require_whole
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
 from hf_worm.files import replace_file
@@ -33,12 +36,9 @@ from hf_worm.report.progress import Progress
 from hf_worm.search import TicketSearch
 from hf_worm.ticket import Ticket
 from hf_worm.trainer import compat, cutting, stages
-from hf_worm.trainer.checkpoint import require_whole
 from hf_worm.trainer.messages import NO_CONFIG, none_left
 from hf_worm.trainer.phases import Phases
 from hf_worm.trainer.refusals import refuse_compact, refuse_distribution, refuse_optimizer
-from hf_worm.trainer.renamed import load_renamed
-from hf_worm.trainer.state import Saved, load_run, save_state
 
 if TYPE_CHECKING:
     _Trainer = Trainer

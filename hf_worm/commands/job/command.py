@@ -9,13 +9,13 @@ from typing import Any
 
 from transformers.trainer_utils import get_last_checkpoint
 
+from hf_worm.checkpoint.whole import newest_finished
 from hf_worm.commands.job.arguments import Arguments, D, M
 from hf_worm.commands.job.output_dir import clear, find_checkpoint
 from hf_worm.commands.job.parsing import CommandLine, error_line, parse
 from hf_worm.commands.job.task import Task
 from hf_worm.report.table import plain_table, result_table
 from hf_worm.trainer import WormTrainer
-from hf_worm.trainer.checkpoint import newest_finished
 
 
 @dataclass(frozen=True, kw_only=True)

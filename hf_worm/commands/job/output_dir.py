@@ -8,9 +8,9 @@ from pathlib import Path
 from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from hf_worm.checkpoint.state import STATE_NAME
+from hf_worm.checkpoint.whole import CHECKPOINT
 from hf_worm.report import account
-from hf_worm.trainer.checkpoint import CHECKPOINT
-from hf_worm.trainer.state import STATE_NAME
 
 EVALUATED = ("all_results.json", "eval_results.json")  # what evaluating alone writes
 # What would be taken for a result of the new run where it does not write the file itself.

@@ -17,10 +17,10 @@ from transformers import (
 )
 from transformers.training_args import OptimizerNames
 
+from hf_worm.checkpoint.state import STATE_NAME, load_state
+from hf_worm.checkpoint.whole import require_whole
 from hf_worm.commands.job.arguments import Arguments
 from hf_worm.trainer import WormTrainer
-from hf_worm.trainer.checkpoint import require_whole
-from hf_worm.trainer.state import STATE_NAME, load_state
 
 
 def make_trainer(

@@ -9,6 +9,8 @@ import torch
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
+from hf_worm.checkpoint.state import STATE_NAME, load_state
+from hf_worm.checkpoint.whole import newest_finished, newest_whole
 from hf_worm.config import CONFIG_NAME, WormConfig
 from hf_worm.core.masks import unpack
 from hf_worm.core.window import Observation, read_observations
@@ -18,8 +20,6 @@ from hf_worm.report.progress import Progress
 from hf_worm.report.record import Record, Status
 from hf_worm.report.speed import cost_rows, gains
 from hf_worm.ticket import HISTORY_NAME, TICKET_NAME, read_history, read_masks, shares_pruned
-from hf_worm.trainer.checkpoint import newest_finished, newest_whole
-from hf_worm.trainer.state import STATE_NAME, load_state
 
 T = TypeVar("T")
 RESULTS_OF_ANY = "all_results.json"  # `Trainer.save_metrics` writes it

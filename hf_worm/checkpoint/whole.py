@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from transformers.trainer import TRAINER_STATE_NAME
 
-from hf_worm.trainer.state import OlderRunError, load_run
+from hf_worm.checkpoint.state import OlderRunError, load_run
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 TRAINING = ("optimizer.pt", "scheduler.pt", "rng_state*.pth")  # without them the parent would begin anew, silently
