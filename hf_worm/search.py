@@ -55,16 +55,7 @@ class TicketSearch:
         TypeError: `config` is no `WormConfig`.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        config: WormConfig,
-        score: Any = None,
-        select: Any = None,
-        schedule: Any = None,
-        treatment: Any = None,
-    ) -> None:
-        self.score = self.select = self.schedule = self.treatment = None
+    def __init__(self, model: nn.Module, config: WormConfig) -> None:
         if not isinstance(config, WormConfig):
             raise TypeError(f"`config` must be a `WormConfig`, got a `{type(config).__name__}`.")
         reshard(model)
@@ -109,7 +100,7 @@ class TicketSearch:
         """Whether the newest observation found that the masks have stopped moving."""
         return bool(self.history) and self.history[-1].converged
 
-    def observe(self, step: int | None = None) -> Observation:
+    def observe(self) -> Observation:
         """Sample the masks, measure how far they moved, and decide on truncation and convergence.
 
         Returns:
@@ -140,7 +131,7 @@ class TicketSearch:
         self._scales = None
         return seen
 
-    def truncate_gradients(self, loss_scale: Any = None) -> None:
+    def truncate_gradients(self) -> None:
         """Multiply the gradients of the weights that the newest mask prunes by r: call it once per optimizer step.
 
         Does nothing before the trigger point, with r = 1, or where the optimizer's step is truncated instead
@@ -194,29 +185,6 @@ class TicketSearch:
             self._step_truncation.remove()  # or a step would be truncated twice
         self._step_truncation = StepTruncation(optimizer, self._truncated_weights)
         return self._step_truncation
-
-    def due(self, step: int, epoch_end: bool) -> bool:
-        if self.config.sample_steps is None:
-            return epoch_end
-        return not epoch_end and step % self.config.sample_steps == 0
-
-    def close(self) -> None:
-        from types import SimpleNamespace as N
-
-        self._model = None
-        self.layers = [N(name=l.name, shape=l.shape, parameter=N(device="cpu")) for l in self.layers]
-
-    @property
-    def needs_gradients(self) -> bool:
-        return self.config.truncates and self.config.truncation_target == "gradient"
-
-    @property
-    def scales_gradients(self) -> bool:
-        return self.config.truncates and self.config.truncation_target == "gradient"
-
-    @property
-    def needs_epochs(self) -> bool:
-        return self.config.truncation_target == "fade"
 
     def draw(self) -> Ticket:
         """Set the weights that the newest mask prunes to exactly 0, in place, and return the ticket.
