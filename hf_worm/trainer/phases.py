@@ -16,9 +16,9 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint, has_length, set_seed
 
-from hf_worm.core.truncation import StepTruncation, unwrapped
+from hf_worm.core.truncation import unwrapped
+from hf_worm.holding import Attached, Held
 from hf_worm.report.progress import Counts, Progress, load_state, save_state
-from hf_worm.ticket import Held
 from hf_worm.trainer.checkpoint import require_whole
 from hf_worm.trainer.counting import CountingTrainerMixin
 from hf_worm.trainer.renamed import load_renamed
@@ -60,7 +60,7 @@ class PhasedTrainerMixin(CountingTrainerMixin):
         self._log_before: list[dict[str, float]] = []
         self._checkpoint_state: tuple[Progress, dict[str, Any]] | None = None  # what a resumed phase begins from
         self._saving_checkpoint = False
-        self._handle: StepTruncation | Held | None = None  # of the hooks on the optimizer's step
+        self._handle: Attached | Held | None = None  # of the hooks on the optimizer's step
         self._over_in: str | None = None  # the checkpoint in which the last phase was over, if it had no step left
         self._handover: Handover | None = None  # while a phase goes on with the training of the one before
         self._epoch_rng: torch.Tensor | None = None  # torch's random state at the beginning of the newest epoch
