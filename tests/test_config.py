@@ -278,7 +278,9 @@ def test_a_flag_that_does_not_parse_is_named(flags: list[str], capsys: pytest.Ca
     assert flags[0] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("config", [WormConfig(), WormConfig(**OTHER), WormConfig(**PARTS), WormConfig.eb_train(), WormConfig.cnn()])
+@pytest.mark.parametrize(
+    "config", [WormConfig(), WormConfig(**OTHER), WormConfig(**PARTS), WormConfig.eb_train(), WormConfig.cnn()]
+)
 def test_saved_and_read_again(config: WormConfig, tmp_path: Path) -> None:
     folder = tmp_path / "made" / "on the way"
     config.save_pretrained(folder)
