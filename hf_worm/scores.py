@@ -226,6 +226,26 @@ def _product(view: View) -> torch.Tensor | None:
     return weight.to(torch.promote_types(weight.dtype, torch.float32)) * dense
 
 
+def accumulate(
+    score: Score, layers: Sequence[RepresentativeLayer], loss_scale: float | torch.Tensor | None = None
+) -> None:
+    """Have a score gather from gradients without the factor of the loss, which they have again afterwards.
+
+    Args:
+        score (`Score`): The score.
+        layers (`Sequence[RepresentativeLayer]`): The layers.
+        loss_scale (`float` or `torch.Tensor`, *optional*): What the loss was multiplied by: powers of two are exact.
+    """
+    owned = dict.fromkeys(view.parameter for layer in layers for view in layer.views)
+    gradients = [local(parameter.grad) for parameter in owned if parameter.grad is not None]
+    if loss_scale is None or not gradients:
+        score.accumulate(layers)
+        return
+    torch._foreach_mul_(gradients, 1 / loss_scale)
+    score.accumulate(layers)
+    torch._foreach_mul_(gradients, loss_scale)
+
+
 def score_of(config: WormConfig) -> Score:
     """Make the score that the settings name."""
     if config.score == "magnitude":

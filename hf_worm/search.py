@@ -2,24 +2,23 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from hf_worm.config import WormConfig
-from hf_worm.core.masks import count_kept, unpack
-from hf_worm.core.sharding import local
+from hf_worm.core.masks import unpack
 from hf_worm.core.truncation import Scaled, StepTruncation, hooked
-from hf_worm.core.window import MaskWindow, Observation, Packed
+from hf_worm.core.window import Observation, Packed
 from hf_worm.holding import Attached
 from hf_worm.parts import parts_of
 from hf_worm.schedule import Schedule
 from hf_worm.schedule import sampling_advice as sampling_advice
-from hf_worm.scores import Score
-from hf_worm.select import Selection, take_masks
-from hf_worm.state import read_state, require_same_ratios
+from hf_worm.scores import Score, accumulate
+from hf_worm.select import Selection, require_present, take_masks
+from hf_worm.state import Found
 from hf_worm.ticket import Ticket
 from hf_worm.treatment import FADE_BOUND as FADE_BOUND
 from hf_worm.treatment import Treatment
@@ -57,8 +56,8 @@ class TicketSearch:
         schedule (`Schedule`, *optional*): When masks are taken, at which ratio, and when they are drawn.
         treatment (`Treatment`, *optional*): What is done meanwhile to the weights that the newest mask prunes.
 
-    Warns where watched weights have less than 32 bits (the steps of fine-tuning are lost in their rounding), where
-    layers have too few units for their ratio, and where `scope="global"` ranks units of very different sizes together.
+    Warns where watched weights have less than 32 bits, where layers have too few units for their ratio, and where
+    `scope="global"` ranks units of very different sizes together.
 
     Raises:
         ValueError: The model lacks a layer that `config.layers` names, one is frozen, or the model is under FSDP1.
@@ -87,14 +86,7 @@ class TicketSearch:
         self.select.require(self.layers)
         for doubt in doubts(self.layers, config.prune_ratio, config.scope):
             warnings.warn(doubt, stacklevel=2)
-        self.history: list[Observation] = []
-        self._shapes = {layer.name: layer.shape for layer in self.layers}
-        self._units = sum(shape.numel() for shape in self._shapes.values())
-        self._ratios = [layer.ratio(config.prune_ratio) for layer in self.layers]
-        self._window = MaskWindow(config.window)
-        self._start: Packed = {}  # masks of the first step's weights, until there is an observation
-        self._step = 0  # optimizer steps so far
-        self._observed: int | None = None  # steps at the newest observation
+        self._found = Found(config, self._parts.names, self.layers)
         self._renewed = False  # the treatment goes by the newest mask
         self._attached: Attached | None = None
 
@@ -114,21 +106,24 @@ class TicketSearch:
         return self.treatment.needs_epochs or self.schedule.needs_epochs
 
     @property
+    def history(self) -> list[Observation]:
+        """The observations so far."""
+        return self._found.history
+
+    @property
     def masks(self) -> dict[str, torch.Tensor]:
         """The newest masks by parameter name: `bool` of the layer's shape on its device, `True` = keep.
 
         Empty before the first observation.
         """
         devices = {layer.name: layer.parameter.device for layer in self.layers}
-        masks = self._unpacked(self._window.masks[-1]) if self._window.masks else {}
+        masks = self._found.unpacked(self._found.newest)
         return {name: mask.to(devices.get(name, mask.device)) for name, mask in masks.items()}
 
     @property
     def sparsity(self) -> float:
         """Share of the units that the newest mask prunes, in [0, 1]; 0 before the first observation."""
-        if not self._window.masks:
-            return 0.0
-        return (self._units - sum(count_kept(mask) for mask in self._window.masks[-1].values())) / self._units
+        return self._found.sparsity
 
     @property
     def truncating(self) -> bool:
@@ -147,7 +142,7 @@ class TicketSearch:
             step (`int`): Optimizer steps so far.
             epoch_end (`bool`): The last of them ended an epoch.
         """
-        return step != self._observed and self.schedule.due(step, epoch_end)
+        return step != self._found.observed and self.schedule.due(step, epoch_end)
 
     def observe(self, step: int | None = None) -> Observation:
         """Sample the masks, measure how far they moved, and decide on truncation and convergence.
@@ -160,16 +155,16 @@ class TicketSearch:
 
         Raises:
             ValueError: A representative layer holds NaN or infinite weights, or the score is no score of its units.
-            RuntimeError: The score has gathered no gradients; the schedule holds pruned weights, and no optimizer is
-                attached; or a layer is no longer in the model, since the search was made before `fully_shard`.
+            RuntimeError: The score has gathered no gradients, a part acts on an optimizer's steps and none is attached,
+                or a layer is no longer in the model.
         """
         if self.schedule.holds:
             self._require_attached()
-        step = self._step if step is None else step
+        found, step = self._found, self._found.step if step is None else step
         share = self.schedule.share(step)
-        distances = self._window.push(self._take_masks([ratio * share for ratio in self._ratios]), self._units)
-        settled = self.schedule.settled(step, distances, self._window.full)
-        left = self.treatment.share(self._masked(self._window.masks[-1]))
+        distances = found.window.push(self._take_masks([ratio * share for ratio in found.ratios]), found.units)
+        settled = self.schedule.settled(step, distances, found.window.full)
+        left = self.treatment.share(self._masked(found.newest))
         observation = Observation(
             index=len(self.history),
             distances=distances,
@@ -180,8 +175,8 @@ class TicketSearch:
             doomed_share=left,
         )
         self.history.append(observation)
-        self._step = self._observed = step
-        self._start, self._renewed = {}, False
+        found.step = found.observed = step
+        found.start, self._renewed = {}, False
         self._hold()
         return observation
 
@@ -203,15 +198,8 @@ class TicketSearch:
         self._require_open()
         if self.treatment.scales_steps:
             self._require_attached()
-        self._step += 1
-        if loss_scale is None or not self._parts.score_reads_gradients:
-            self.score.accumulate(self.layers)
-        else:
-            owned = {view.parameter for layer in self.layers for view in layer.views}
-            gradients = [local(parameter.grad) for parameter in owned if parameter.grad is not None]
-            torch._foreach_mul_(gradients, 1 / loss_scale)
-            self.score.accumulate(self.layers)
-            torch._foreach_mul_(gradients, loss_scale)
+        self._found.step += 1
+        accumulate(self.score, self.layers, loss_scale if self._parts.score_reads_gradients else None)
         if self.treatment.scales_gradients:
             self._renew_treatment()
             self.treatment.gradients()
@@ -229,8 +217,7 @@ class TicketSearch:
             `Attached`: A handle whose `.remove()` ends it.
 
         Raises:
-            ValueError: The optimizer lacks all watched weights, or some where a part acts on their steps; it is missing
-                how many steps an epoch has; or weights have so few digits that a step's fading is lost in rounding.
+            ValueError: The optimizer lacks watched weights, `steps_per_epoch` is missing, or fading is lost.
             TypeError: The optimizer's step has no hooks, nor has one that it wraps.
         """
         self._require_open()
@@ -262,7 +249,7 @@ class TicketSearch:
             missing = self.schedule.missing(self.history, [] if share is None else self.treatment.advice(share))
             warnings.warn(f"The masks had not converged when they were drawn: {missing}", stacklevel=2)
         reshard(model)
-        masks = self._unpacked(self._window.masks[-1])
+        masks = self._found.unpacked(self._found.newest)
         for layer in self.layers:
             layer.zero_(masks[layer.name])
         self._let_go()
@@ -287,7 +274,7 @@ class TicketSearch:
         made = []
         for ratio in ratios:
             config = replace(self.config, prune_ratio=ratio)
-            masks = self._unpacked(self._take_masks([layer.ratio(config.prune_ratio) for layer in self.layers]))
+            masks = self._found.unpacked(self._take_masks([layer.ratio(config.prune_ratio) for layer in self.layers]))
             made.append(Ticket(masks, config, list(self.history), parts=self._parts.names))
         return made
 
@@ -306,18 +293,8 @@ class TicketSearch:
         masks; `"history"`: the observations; `"config"`: the settings; `"parts"`: the names of the parts; `"score"` and
         `"treatment"`: their states; `"step"` and `"observed"`: optimizer steps so far, and at the newest observation.
         """
-        return {
-            "window": [dict(mask) for mask in self._window.masks],
-            "start": dict(self._start),
-            "shapes": {name: list(shape) for name, shape in self._shapes.items()},
-            "history": [asdict(observation) for observation in self.history],
-            "config": asdict(self.config),
-            "parts": self._parts.names,
-            "score": self.score.state_dict(),
-            "treatment": self.treatment.state_dict(),
-            "step": self._step,
-            "observed": self._observed,
-        }
+        states = {"score": self.score.state_dict(), "treatment": self.treatment.state_dict()}
+        return {**self._found.state_dict(), **states}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from where [`~TicketSearch.state_dict`] was taken; version 0.1.0 wrote no parts and no steps.
@@ -328,15 +305,13 @@ class TicketSearch:
                 `scope`, `window`, the score, the selection or the schedule differ), or incomplete.
         """
         model = self._require_open()
-        read = read_state(state, self.config, self._parts.names, self._shapes, self._window)
-        entries = state["config"].get("layers", self.config.layers)
-        ratios = [layer.ratio(self.config.prune_ratio) for layer in representative_layers(model, entries)]
-        require_same_ratios(entries, ratios, self.config, self._ratios)
+        put = self._found.read(
+            state,
+            lambda entries: [layer.ratio(self.config.prune_ratio) for layer in representative_layers(model, entries)],
+        )
         self.score.load_state_dict(state.get("score", {}))  # raises before anything is replaced
         self.treatment.load_state_dict(state.get("treatment", {}))
-        self.history, self._start, self._step, self._observed = read.history, read.start, read.step, read.observed
-        self._window.masks.clear()
-        self._window.masks.extend(read.masks)
+        put()
         self._renewed = False
         self._hold()
 
@@ -345,9 +320,6 @@ class TicketSearch:
     def _take_masks(self, ratios: Sequence[float]) -> Packed:
         self._require_layers()
         return take_masks(self.select, self.score, self.layers, ratios)
-
-    def _unpacked(self, packed: Packed) -> dict[str, torch.Tensor]:
-        return {name: unpack(packed[name], shape) for name, shape in self._shapes.items()}
 
     def _masked(self, packed: Packed) -> Iterator[tuple[RepresentativeLayer, torch.Tensor]]:
         """Each layer with its mask, unpacked one at a time."""
@@ -362,11 +334,9 @@ class TicketSearch:
             self._renewed = True
 
     def _masks_to_treat_by(self) -> Packed:
-        if self.history:
-            return self._window.masks[-1]
-        if not self._start:
-            self._start = self._take_masks(self._ratios)
-        return self._start
+        if not self.history and not self._found.start:
+            self._found.start = self._take_masks(self._found.ratios)
+        return self._found.newest or self._found.start
 
     def _truncated_weights(self) -> Scaled:
         if not self.treatment.scales_steps:
@@ -376,9 +346,9 @@ class TicketSearch:
 
     def _hold(self) -> None:
         """Hold what the newest mask prunes at 0, where the schedule has that until the next is taken."""
-        if self.schedule.holds and self._window.masks and self._attached is not None and self._attached.active:
+        if self.schedule.holds and self.history and self._attached is not None and self._attached.active:
             reshard(self._require_layers())
-            self._attached.hold(self.layers, self._unpacked(self._window.masks[-1]))
+            self._attached.hold(self.layers, self._found.unpacked(self._found.newest))
 
     def _let_go(self) -> None:
         """Drop what the parts keep of the weights, and hold nothing any more."""
@@ -395,16 +365,8 @@ class TicketSearch:
         return self._model
 
     def _require_layers(self) -> nn.Module:
-        """Raise where layers were replaced since: their old weights don't train, so their masks would never move."""
         model = self._require_open()
-        present = set(model.parameters())
-        views = [(layer, view) for layer in self.layers for view in layer.views if not view.sharded]
-        gone = list(dict.fromkeys(layer.name for layer, view in views if view.parameter not in present))
-        if gone:
-            raise RuntimeError(
-                f"{firsts(gone)}: no longer a parameter of the model. `fully_shard`, for one, puts new parameters in "
-                "the place of the old. Make the search after it, as the optimizer is."
-            )
+        require_present(model, self.layers)
         return model
 
     def _require_attached(self) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
+from torch import nn
 
 from hf_worm.config import WormConfig, n_of_m
 from hf_worm.core.masks import NotFiniteError, keep_masks, keep_masks_over_all, keep_n_of_m, last_of_largest, pack
@@ -140,6 +141,18 @@ def take_masks(
     except NotFiniteError as error:
         raise _not_finite(score, layers) from error
     return packed
+
+
+def require_present(model: nn.Module, layers: Sequence[RepresentativeLayer]) -> None:
+    """Raise a `RuntimeError` where layers were replaced since they were found: their old weights don't train."""
+    present = set(model.parameters())
+    views = [(layer, view) for layer in layers for view in layer.views if not view.sharded]
+    gone = list(dict.fromkeys(layer.name for layer, view in views if view.parameter not in present))
+    if gone:
+        raise RuntimeError(
+            f"{firsts(gone)}: no longer a parameter of the model. `fully_shard`, for one, puts new parameters in "
+            "the place of the old. Make the search after it, as the optimizer is."
+        )
 
 
 def _checked(name: str, layer: RepresentativeLayer, scores: torch.Tensor) -> torch.Tensor:
