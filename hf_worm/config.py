@@ -2,8 +2,9 @@
 
 import json
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 from hf_worm.files import find_file, read_json, replace_file
 
 CONFIG_NAME = "worm_config.json"
+SCOPES = ("layer", "global")
+NUMBERS = ("prune_ratio", "truncation", "stopping_point", "margin", "retrain_epochs", "fade_epochs", "ramp_epochs")
 
 
 @dataclass(frozen=True)
@@ -22,13 +25,13 @@ class WormConfig:
 
     Args:
         prune_ratio (`float`, *optional*, defaults to 0.5):
-            p, in [0, 1): of n units exactly `round(p * n)` are pruned, those with the smallest magnitude.
+            p, in [0, 1): of n units exactly `round(p * n)` are pruned, those with the smallest score.
         truncation (`float`, *optional*, defaults to 0.003):
             r, in [0, 1]: from the trigger point on, the gradients of the weights about to be pruned are multiplied by
             r, once per optimizer step. 1 is EB Train.
         stopping_point (`float`, *optional*, defaults to 0.01):
-            s, in [0, 1]: the search has converged when the window is full and its largest mask distance is below s.
-            With 0 it never has.
+            s, in [0, 1]: the search has converged when the window is full and its largest mask distance is below s. 0:
+            it never converges.
         margin (`float`, *optional*, defaults to 0.005):
             δ, at least 0: truncation begins when the mean mask distance is below s + δ.
         window (`int`, *optional*, defaults to 3):
@@ -40,7 +43,8 @@ class WormConfig:
             only, `"neurons@*.layer.[6-9].*"`: where the layer's name matches. An entry may have a ratio of its own
             instead of p, such as `"neurons=0.75"`, in scope `"layer"`.
         scope (`str`, *optional*, defaults to `"layer"`):
-            `"layer"`: p in each layer; `"global"`: p over all representative layers together.
+            `"layer"`: p in each layer; `"global"`: p over all representative layers together; n and m, as in `"2:4"`:
+            of each m neighbours in a row of a weight, the n of the largest scores stay, and `prune_ratio` is 1 - n / m.
         truncation_target (`str`, *optional*, defaults to `"gradient"`):
             `"gradient"`: scale the gradient (the paper's rule); `"update"`: scale the optimizer's step, which means
             the same for every optimizer, weight decay included; `"fade"`: as `"update"`, and from step to step the
@@ -68,6 +72,20 @@ class WormConfig:
             `"continue"`: the search's go on, at the row where it stopped (a stream begins anew), to the end of
             `num_train_epochs`, which is then the whole run; of `retrain_epochs` only 0 matters. Not with
             `compact=True`.
+        score (`str`, *optional*, defaults to `"magnitude"`):
+            By which the smallest go. `"magnitude"`: the absolute value of a weight or of γ, or the L1 norm of a unit's
+            weights (the paper's). `"taylor"` and `"fisher"`: of the gate gradient a (the loss's derivative by a factor
+            on all that a unit puts out), the mean of |a| and of a² over the optimizer steps.
+        score_decay (`float`, *optional*):
+            In [0, 1), for `"taylor"` and `"fisher"`: the mean is exponential, and what a step enters with falls by this
+            factor at each further step. Without it all steps count alike.
+        schedule (`str`, *optional*, defaults to `"early_bird"`):
+            `"early_bird"`: the masks are drawn when they have stopped moving (the paper's rule); `"cubic"`: gradual
+            pruning after Zhu and Gupta (2017): the ratio rises from 0 to p, the mask is taken anew at each sampling,
+            what it prunes is 0 until the next, and it is drawn when the ratio has risen. Nothing is truncated then, and
+            `stopping_point` and `margin` have nothing to decide.
+        ramp_epochs (`float`, *optional*, defaults to 1.0):
+            Epochs in which the ratio rises, above 0; only with `schedule="cubic"`.
 
     Raises:
         ValueError: A setting is outside its range, or contradicts another.
@@ -94,8 +112,12 @@ class WormConfig:
             "neurons=0.75 has a ratio of its own; neurons@*.layer.[6-9].* are those of some layers."
         },
     )
-    scope: Literal["layer", "global"] = field(
-        default="layer", metadata={"help": "Prune the ratio in each layer, or over all layers together."}
+    scope: str = field(
+        default="layer",
+        metadata={
+            "help": "Prune the ratio in each layer (layer), over all layers together (global), or all but n of each m "
+            "neighbours (2:4)."
+        },
     )
     truncation_target: Literal["gradient", "update", "fade"] = field(
         default="gradient",
@@ -127,16 +149,30 @@ class WormConfig:
             "end of num_train_epochs."
         },
     )
+    score: Literal["magnitude", "taylor", "fisher"] = field(
+        default="magnitude",
+        metadata={"help": "Rank units by their weights, or by the mean size or square of their gate gradients."},
+    )
+    score_decay: float | None = field(
+        default=None,
+        metadata={"help": "Average gate gradients exponentially, by this factor a step (score=taylor or fisher)."},
+    )
+    schedule: Literal["early_bird", "cubic"] = field(
+        default="early_bird",
+        metadata={"help": "Draw when the masks have stopped moving, or let the ratio rise (gradual pruning)."},
+    )
+    ramp_epochs: float = field(
+        default=1.0, metadata={"help": "Epochs in which the ratio rises to prune_ratio (schedule=cubic)."}
+    )
 
     def __post_init__(self) -> None:
         for setting in fields(self):  # numbers of NumPy, such as those of a sweep, are Python's from here on
             value = getattr(self, setting.name)
             if isinstance(value, Real) and not isinstance(value, bool):
                 object.__setattr__(self, setting.name, int(value) if isinstance(value, Integral) else float(value))
-        for name in ("prune_ratio", "truncation", "stopping_point", "margin", "retrain_epochs", "fade_epochs"):
+        for name in NUMBERS:
             value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not abs(value) <= sys.float_info.max:  # nor is NaN, or a whole number too large for one
+            if not is_number(value):
                 raise ValueError(f"`{name}` must be a finite number, got {value!r}.")
         if not isinstance(self.compact, bool):
             raise ValueError(f"`compact` must be true or false, got {self.compact!r}.")
@@ -148,13 +184,9 @@ class WormConfig:
         for name in ("margin", "retrain_epochs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
-        if self.retrain_schedule == "continue" and self.compact:
-            raise ValueError(
-                "`compact=True` and `retrain_schedule='continue'` contradict each other: the dense model's optimizer "
-                "can't go on with the smaller model's parameters. Set `retrain_schedule='restart'`."
-            )
-        if self.fade_epochs <= 0:
-            raise ValueError(f"`fade_epochs` must be above 0, got {self.fade_epochs}.")
+        for name in ("fade_epochs", "ramp_epochs"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}.")
         if not is_count(self.window, 2):
             raise ValueError(
                 f"`window` must be a whole number of at least 2, got {self.window!r}: a distance takes two masks."
@@ -168,14 +200,14 @@ class WormConfig:
         if not self.layers or not all(self.layers):
             raise ValueError("`layers` is empty: name at least one layer to watch, such as 'query'.")
         object.__setattr__(self, "layers", list(self.layers))
-        for name, ratio in split_ratios(self.layers).items():
-            if ratio is not None and self.scope == "global":
-                raise ValueError(
-                    f"`{name}={ratio:g}` in `layers` has a ratio of its own, and `scope='global'` one for all."
-                )
+        ratios = split_ratios(self.layers)
         for name, kind in get_type_hints(type(self)).items():
             if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
                 raise ValueError(f"`{name}` must be one of {get_args(kind)}, got {getattr(self, name)!r}.")
+        if self.scope not in SCOPES and n_of_m(self.scope) is None:
+            raise ValueError(f"`scope` must be one of {SCOPES}, or n of m such as '2:4', got {self.scope!r}.")
+        if self.score_decay is not None and not (is_number(self.score_decay) and 0 <= self.score_decay < 1):
+            raise ValueError(f"`score_decay` must be in [0, 1), or not given, got {self.score_decay!r}.")
         if self.sample_strategy == "epoch" and self.sample_steps is not None:
             raise ValueError(f"`sample_steps={self.sample_steps!r}` needs `sample_strategy='steps'`, got 'epoch'.")
         if self.sample_strategy == "steps" and (self.sample_steps is None or not is_count(self.sample_steps, 1)):
@@ -183,11 +215,74 @@ class WormConfig:
                 "`sample_strategy='steps'` needs `sample_steps`, a whole number of at least 1, "
                 f"got {self.sample_steps!r}."
             )
+        self._refuse_contradictions(ratios)
+
+    def _refuse_contradictions(self, ratios: Mapping[str, float | None]) -> None:
+        """Raise a `ValueError` where a setting leaves another no meaning.
+
+        Args:
+            ratios (`dict[str, float | None]`): The entries of `layers`, each with its ratio if it has one.
+        """
+        own = next((f"{name}={ratio:g}" for name, ratio in ratios.items() if ratio is not None), None)
+        if own is not None and self.scope != "layer":
+            raise ValueError(
+                f"`{own}` in `layers` has a ratio of its own, and `scope={self.scope!r}` one for all. Use "
+                "`scope='layer'`, or name the layer without a ratio."
+            )
+        if self.compact and self.retrain_schedule == "continue":
+            raise ValueError(
+                "`compact=True` and `retrain_schedule='continue'` contradict each other: the dense model's optimizer "
+                "can't go on with the smaller model's parameters. Set `retrain_schedule='restart'`."
+            )
+        if pattern := n_of_m(self.scope):
+            self._refuse_with_pattern(1 - pattern[0] / pattern[1])
+        if self.score == "magnitude" and self.score_decay is not None:
+            raise ValueError(
+                f"`score_decay={self.score_decay:g}` averages gate gradients, and `score='magnitude'` has none. Use "
+                "`score='fisher'` or `'taylor'`, or leave `score_decay` out."
+            )
+        if self.score != "magnitude" and self.truncate_from == "start":
+            raise ValueError(
+                f"`truncate_from='start'` takes a mask before the first step, when `score={self.score!r}` has gathered "
+                "no gradients yet. Use `truncate_from='trigger'`, or `score='magnitude'`."
+            )
+        if self.schedule == "cubic":
+            for name, value, plain in (
+                ("truncation_target", self.truncation_target, "gradient"),
+                ("truncate_from", self.truncate_from, "trigger"),
+            ):
+                if value != plain:
+                    raise ValueError(
+                        f"`{name}={value!r}` truncates what the newest mask prunes, and with `schedule='cubic'` that "
+                        f"is 0 at once. Use `schedule='early_bird'`, or leave `{name}` out."
+                    )
+
+    def _refuse_with_pattern(self, ratio: float) -> None:
+        """Raise a `ValueError` where a setting does not go with n of m.
+
+        Args:
+            ratio (`float`): Share of the weights that goes.
+        """
+        if abs(self.prune_ratio - ratio) > 1e-6:
+            raise ValueError(
+                f"`scope={self.scope!r}` prunes {ratio:.6g} of the weights, got `prune_ratio={self.prune_ratio:g}`. "
+                f"Set `prune_ratio={ratio:.6g}`, or use `scope='layer'`."
+            )
+        if self.schedule == "cubic":
+            raise ValueError(
+                f"`scope={self.scope!r}` has one ratio from the first mask on, and with `schedule='cubic'` it rises. "
+                "Use `schedule='early_bird'`, or `scope='layer'`."
+            )
+        if self.compact:
+            raise ValueError(
+                f"`scope={self.scope!r}` prunes single weights, and `compact=True` cuts whole neurons, heads or "
+                "channels out. Set `compact=False`, or use `scope='layer'` with such `layers`."
+            )
 
     @property
     def truncates(self) -> bool:
         """Whether anything is done to the weights about to be pruned; EB Train only watches them."""
-        return self.truncation != 1 or self.truncation_target == "fade"
+        return self.schedule == "early_bird" and (self.truncation != 1 or self.truncation_target == "fade")
 
     @property
     def prune_ratios(self) -> dict[str, float]:
@@ -197,7 +292,9 @@ class WormConfig:
 
     @property
     def method(self) -> str:
-        """The method's name: `"EB Train"`, `"WORM"` or `"WORM with fading"`."""
+        """The method's name: `"EB Train"`, `"WORM"`, `"WORM with fading"` or `"gradual pruning"`."""
+        if self.schedule == "cubic":
+            return "gradual pruning"
         if self.truncation_target == "fade":
             return "WORM with fading"
         return "WORM" if self.truncates else "EB Train"
@@ -276,6 +373,19 @@ def split_ratios(entries: Sequence[str]) -> dict[str, float | None]:
         if ratios.setdefault(name, ratio) != ratio:
             raise ValueError(f"`{name}` is named twice in `layers`, with two ratios: {list(entries)}.")
     return ratios
+
+
+def n_of_m(scope: object) -> tuple[int, int] | None:
+    """Read n and m from a scope such as `"2:4"`, with 0 < n < m; `None` where it is no such scope."""
+    numbers = re.fullmatch(r"([1-9]\d{0,3}):([1-9]\d{0,3})", scope) if isinstance(scope, str) else None
+    if numbers is None or int(numbers[1]) >= int(numbers[2]):
+        return None
+    return int(numbers[1]), int(numbers[2])
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite number; `True` is none, nor is a whole number too large for a float."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def is_count(value: object, least: int) -> bool:

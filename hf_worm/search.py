@@ -1,37 +1,43 @@
-"""The search for an early-bird ticket: Algorithm 1 of arXiv:2406.11872, for any PyTorch loop."""
+"""The search for an early-bird ticket: Algorithm 1 of arXiv:2406.11872 over parts that can be exchanged."""
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from hf_worm.config import WormConfig
-from hf_worm.core.masks import NotFiniteError, count_kept, keep_masks, last_of_largest, pack, pruned_share, unpack
-from hf_worm.core.sharding import full
-from hf_worm.core.truncation import Scaled, StepTruncation, fade_factor, fading, hooked, scale_gradients, scale_tensor
-from hf_worm.core.window import MaskWindow, Observation, read_observations
-from hf_worm.ticket import Ticket, mismatch
+from hf_worm.core.masks import unpack
+from hf_worm.core.truncation import Scaled, StepTruncation, hooked
+from hf_worm.core.window import Observation, Packed
+from hf_worm.holding import Attached
+from hf_worm.parts import parts_of
+from hf_worm.schedule import Schedule
+from hf_worm.schedule import sampling_advice as sampling_advice
+from hf_worm.scores import Score, accumulate
+from hf_worm.select import Selection, require_present, take_masks
+from hf_worm.state import Found
+from hf_worm.ticket import Ticket
+from hf_worm.treatment import FADE_BOUND as FADE_BOUND
+from hf_worm.treatment import Treatment
 from hf_worm.units import RepresentativeLayer, doubts, representative_layers, require_optimized, require_trainable
 from hf_worm.units.layer import reshard
 from hf_worm.units.names import first_names
 
-FADE_BOUND = 0.03  # share of the layers' L1 norm that fading weights may hold when they are drawn
-
 
 class TicketSearch:
-    """Watches the magnitude masks of a model while it trains, truncates near convergence, and draws the ticket.
+    """Watches the masks of a model while it trains, truncates near convergence, and draws the ticket.
 
     It knows nothing of any Trainer:
 
         search = TicketSearch(model, config)
-        search.attach(optimizer, steps_per_epoch=len(loader))  # for the targets "update" and "fade"
+        search.attach(optimizer, steps_per_epoch=len(loader))
         for epoch in range(epochs):
             for batch in loader:
                 loss(batch).backward()
-                search.truncate_gradients()  # once per optimizer step; nothing until the trigger point
+                search.truncate_gradients()  # once per optimizer step: the score gathers, gradients are truncated
                 optimizer.step()
                 optimizer.zero_grad()
             if search.observe().converged:
@@ -45,32 +51,64 @@ class TicketSearch:
     Args:
         model (`nn.Module`): The model that is being trained.
         config (`WormConfig`): The settings.
+        score (`Score`, *optional*): What a unit is worth; that of the settings if not given, as all parts.
+        select (`Selection`, *optional*): Which units go, by their scores.
+        schedule (`Schedule`, *optional*): When masks are taken, at which ratio, and when they are drawn.
+        treatment (`Treatment`, *optional*): What is done meanwhile to the weights that the newest mask prunes.
 
-    Warns where watched weights have less than 32 bits (the steps of fine-tuning are lost in their rounding), where
-    layers have too few units for their ratio, and where `scope="global"` ranks units of very different sizes together.
+    Warns where watched weights have less than 32 bits, where layers have too few units for their ratio, and where
+    `scope="global"` ranks units of very different sizes together.
 
     Raises:
-        ValueError:
-            The model lacks a layer that `config.layers` names, one of them is frozen, or the model is under FSDP1.
-        TypeError: `config` is no `WormConfig`.
+        ValueError: The model lacks a layer that `config.layers` names, one is frozen, or the model is under FSDP1.
+        TypeError: `config` is no `WormConfig`, or a part lacks a method.
     """
 
-    def __init__(self, model: nn.Module, config: WormConfig) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: WormConfig,
+        score: Score | None = None,
+        select: Selection | None = None,
+        schedule: Schedule | None = None,
+        treatment: Treatment | None = None,
+    ) -> None:
         if not isinstance(config, WormConfig):
             raise TypeError(f"`config` must be a `WormConfig`, got a `{type(config).__name__}`.")
+        given = {"score": score, "select": select, "schedule": schedule, "treatment": treatment}
+        self._parts = parts_of(config, given)
+        self.score, self.select, self.schedule, self.treatment = self._parts
         reshard(model)
-        self._model = model
+        self._model: nn.Module | None = model
         self.config = config
         self.layers: list[RepresentativeLayer] = representative_layers(model, config.layers)
         require_trainable(self.layers)
+        self.select.require(self.layers)
         for doubt in doubts(self.layers, config.prune_ratio, config.scope):
             warnings.warn(doubt, stacklevel=2)
-        self.history: list[Observation] = []
-        self._window = MaskWindow(config.window)
-        self._start: dict[str, torch.Tensor] = {}  # masks of the first step's weights, until there is an observation
-        self._scales: list[torch.Tensor] | None = None  # one for each view; None: to be built for the newest mask
-        self._step_truncation: StepTruncation | None = None
-        self._fade = 0.0  # factor on the weights about to be pruned after each step of the attached optimizer
+        self._found = Found(config, self._parts.names, self.layers)
+        self._renewed = False  # the treatment goes by the newest mask
+        self._attached: Attached | None = None
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether `truncate_gradients` must be called at every step: gradients are scaled, or the score reads them."""
+        return self.scales_gradients or self._parts.score_reads_gradients
+
+    @property
+    def scales_gradients(self) -> bool:
+        """Whether the treatment multiplies gradients, which an optimizer that steps by their sign would not notice."""
+        return self.treatment.scales_gradients
+
+    @property
+    def needs_epochs(self) -> bool:
+        """Whether `attach` needs `steps_per_epoch`."""
+        return self.treatment.needs_epochs or self.schedule.needs_epochs
+
+    @property
+    def history(self) -> list[Observation]:
+        """The observations so far."""
+        return self._found.history
 
     @property
     def masks(self) -> dict[str, torch.Tensor]:
@@ -78,113 +116,121 @@ class TicketSearch:
 
         Empty before the first observation.
         """
-        if not self._window.masks:
-            return {}
-        masks = self._unpacked(self._window.masks[-1])
-        return {layer.name: masks[layer.name].to(layer.parameter.device) for layer in self.layers}
+        devices = {layer.name: layer.parameter.device for layer in self.layers}
+        masks = self._found.unpacked(self._found.newest)
+        return {name: mask.to(devices.get(name, mask.device)) for name, mask in masks.items()}
 
     @property
     def sparsity(self) -> float:
         """Share of the units that the newest mask prunes, in [0, 1]; 0 before the first observation."""
-        if not self._window.masks:
-            return 0.0
-        return (self._units - sum(count_kept(mask) for mask in self._window.masks[-1].values())) / self._units
+        return self._found.sparsity
 
     @property
     def truncating(self) -> bool:
         """Whether the trigger point has been reached, or need not be (`truncate_from="start"`)."""
-        return self.config.truncate_from == "start" or (bool(self.history) and self.history[-1].truncating)
+        return self.schedule.from_start or (bool(self.history) and self.history[-1].truncating)
 
     @property
     def converged(self) -> bool:
-        """Whether the newest observation found that the masks have stopped moving."""
+        """Whether the newest observation found that the masks are to be drawn."""
         return bool(self.history) and self.history[-1].converged
 
-    def observe(self) -> Observation:
+    def due(self, step: int, epoch_end: bool) -> bool:
+        """Whether the schedule wants the masks taken after this step, and they have not been.
+
+        Args:
+            step (`int`): Optimizer steps so far.
+            epoch_end (`bool`): The last of them ended an epoch.
+        """
+        return step != self._found.observed and self.schedule.due(step, epoch_end)
+
+    def observe(self, step: int | None = None) -> Observation:
         """Sample the masks, measure how far they moved, and decide on truncation and convergence.
+
+        Args:
+            step (`int`, *optional*): Optimizer steps so far; by default the calls of `truncate_gradients`.
 
         Returns:
             `Observation`: Also appended to `history`.
 
         Raises:
-            ValueError: A representative layer holds NaN or infinite weights.
-            RuntimeError: A representative layer is no longer in the model: the search was made before `fully_shard`.
+            ValueError: A representative layer holds NaN or infinite weights, or the score is no score of its units.
+            RuntimeError: The score has gathered no gradients, a part acts on an optimizer's steps and none is attached,
+                or a layer is no longer in the model.
         """
-        config = self.config
-        distances = self._window.push(self._take_masks(), self._units)
-        largest = max(distances) if distances else None
-        mean = sum(distances) / len(distances) if distances else None
-        near = mean is not None and mean < config.stopping_point + config.margin
-        settled = self._window.full and largest is not None and largest < config.stopping_point
-        share = self._doomed_share() if config.truncation_target == "fade" else None
-        seen = Observation(
+        if self.schedule.holds:
+            self._require_attached()
+        found, step = self._found, self._found.step if step is None else step
+        share = self.schedule.share(step)
+        distances = found.window.push(self._take_masks([ratio * share for ratio in found.ratios]), found.units)
+        settled = self.schedule.settled(step, distances, found.window.full)
+        left = self.treatment.share(self._masked(found.newest))
+        observation = Observation(
             index=len(self.history),
             distances=distances,
-            max_distance=largest,
-            mean_distance=mean,
-            truncating=self.truncating or near,
-            converged=settled and (share is None or share < FADE_BOUND),
-            doomed_share=share,
+            max_distance=max(distances) if distances else None,
+            mean_distance=sum(distances) / len(distances) if distances else None,
+            truncating=self.truncating or self.schedule.triggered(distances),
+            converged=settled and (left is None or left < FADE_BOUND),
+            doomed_share=left,
         )
-        self.history.append(seen)
-        self._start = {}
-        self._scales = None
-        return seen
+        self.history.append(observation)
+        found.step = found.observed = step
+        found.start, self._renewed = {}, False
+        self._hold()
+        return observation
 
-    def truncate_gradients(self) -> None:
-        """Multiply the gradients of the weights that the newest mask prunes by r: call it once per optimizer step.
+    def truncate_gradients(self, loss_scale: float | torch.Tensor | None = None) -> None:
+        """Have the score gather, then multiply the gradients of what the newest mask prunes by r.
 
-        Does nothing before the trigger point, with r = 1, or where the optimizer's step is truncated instead
-        (`truncation_target="update"` or `"fade"`, and [`~TicketSearch.attach`]). With `truncate_from="start"`, the mask
-        of the weights at the first step serves until the first observation.
+        Call it once per optimizer step, after the last backward pass and before gradients are clipped. Nothing is
+        multiplied before the trigger point, with r = 1, or where the optimizer's step is truncated instead. With
+        `truncate_from="start"`, the mask of the weights at the first step serves until the first observation.
+
+        Args:
+            loss_scale (`float` or `torch.Tensor`, *optional*):
+                What a `GradScaler` multiplied the loss by. The gradients are divided by it for the score, and
+                multiplied back, which is exact for powers of two.
 
         Raises:
-            RuntimeError: The target is `"update"` or `"fade"` and no optimizer is attached.
+            RuntimeError: The optimizer's steps are to be truncated, and no optimizer is attached.
         """
-        if self.config.truncation_target != "gradient":
-            attached = self._step_truncation is not None and self._step_truncation.active
-            if self.config.truncates and not attached:
-                fades = self.config.truncation_target == "fade"
-                raise RuntimeError(
-                    f"`truncation_target={self.config.truncation_target!r}` scales the optimizer's step: call "
-                    f"`search.attach(optimizer{', steps_per_epoch=...' if fades else ''})` first."
-                )
-            return
-        scales = self._current_scales()
-        if not scales:
-            return
-        gradients = [view.local_gradient for layer in self.layers for view in layer.views]
-        pairs = [(gradient, scale) for gradient, scale in zip(gradients, scales, strict=True) if gradient is not None]
-        if pairs:
-            scale_gradients(*zip(*pairs, strict=True))
+        self._require_open()
+        if self.treatment.scales_steps:
+            self._require_attached()
+        self._found.step += 1
+        accumulate(self.score, self.layers, loss_scale if self._parts.score_reads_gradients else None)
+        if self.treatment.scales_gradients:
+            self._renew_treatment()
+            self.treatment.gradients()
 
-    def attach(self, optimizer: torch.optim.Optimizer, steps_per_epoch: int | None = None) -> StepTruncation:
-        """Truncate the steps of `optimizer` where the target is `"update"` or `"fade"`.
+    def attach(self, optimizer: torch.optim.Optimizer, steps_per_epoch: int | None = None) -> Attached:
+        """Act on the steps of `optimizer`, where a part does: the targets `"update"` and `"fade"`, the cubic schedule.
 
-        With `"gradient"` they stay as they are; an optimizer under which a ticket could not be held is refused even so.
+        With others they stay as they are; an optimizer under which a ticket could not be held is refused even so.
 
         Args:
             optimizer (`torch.optim.Optimizer`): The optimizer that trains the model; it takes the place of an earlier.
-            steps_per_epoch (`int`, *optional*): Its steps in an epoch, by which `"fade"` counts `fade_epochs`.
+            steps_per_epoch (`int`, *optional*): Its steps in an epoch, where `needs_epochs`.
 
         Returns:
-            A handle whose `.remove()` ends it.
+            `Attached`: A handle whose `.remove()` ends it.
 
         Raises:
-            ValueError:
-                The optimizer lacks all watched weights, or some where their steps would be truncated. The target is
-                `"fade"`, and `steps_per_epoch` is missing, or the weights have so few digits that a step's fading is
-                lost in rounding.
+            ValueError: The optimizer lacks watched weights, `steps_per_epoch` is missing, or fading is lost.
             TypeError: The optimizer's step has no hooks, nor has one that it wraps.
         """
-        require_optimized(self.layers, hooked(optimizer), every=self.config.truncation_target != "gradient")
-        if self.config.truncation_target == "fade":
-            self._fade = self._fade_of_a_step(steps_per_epoch)
-            self._scales = None
-        if self._step_truncation is not None:
-            self._step_truncation.remove()  # or a step would be truncated twice
-        self._step_truncation = StepTruncation(optimizer, self._truncated_weights)
-        return self._step_truncation
+        self._require_open()
+        acts = self.treatment.scales_steps or self.schedule.holds
+        require_optimized(self.layers, hooked(optimizer), every=acts)
+        self.treatment.start(self.layers, steps_per_epoch)
+        self.schedule.start(steps_per_epoch)
+        self._renewed = False
+        if self._attached is not None:
+            self._attached.remove()  # or a step would be truncated twice
+        self._attached = Attached(optimizer, StepTruncation(optimizer, self._truncated_weights))
+        self._hold()
+        return self._attached
 
     def draw(self) -> Ticket:
         """Set the weights that the newest mask prunes to exactly 0, in place, and return the ticket.
@@ -192,23 +238,21 @@ class TicketSearch:
         Warns where the masks have not converged, and where the ticket leaves a layer nothing: with `scope="global"`, a
         high ratio or very small layers.
 
-        Returns:
-            `Ticket`: The newest mask, the settings and the history.
-
         Raises:
-            RuntimeError:
-                There is no mask yet: nothing was observed. Or a representative layer is no longer in the model.
+            RuntimeError: Nothing was observed yet, or a representative layer is no longer in the model.
         """
         if not self.history:
             raise RuntimeError("There is no mask to draw yet: call `observe()` at least once.")
-        self._require_layers()
+        model = self._require_layers()
         if not self.converged:
-            warnings.warn(self._not_converged(), stacklevel=2)
-        reshard(self._model)
-        masks = self._unpacked(self._window.masks[-1])
+            share = self.history[-1].doomed_share
+            missing = self.schedule.missing(self.history, [] if share is None else self.treatment.advice(share))
+            warnings.warn(f"The masks had not converged when they were drawn: {missing}", stacklevel=2)
+        reshard(model)
+        masks = self._found.unpacked(self._found.newest)
         for layer in self.layers:
             layer.zero_(masks[layer.name])
-        self._scales = None  # one number for each weight, of no use any more
+        self._let_go()
         emptied = [name for name, mask in masks.items() if not mask.any()]
         if emptied:
             warnings.warn(
@@ -216,201 +260,115 @@ class TicketSearch:
                 "inputs. Prune less (`prune_ratio`), or the same share of each layer (`scope='layer'`).",
                 stacklevel=2,
             )
-        return Ticket(masks, self.config, list(self.history), self.converged)
+        return Ticket(masks, self.config, list(self.history), self.converged, self._parts.names)
 
-    def _not_converged(self) -> str:
-        config, seen, count = self.config, self.history[-1], len(self.history)
-        largest = "no distance yet" if seen.max_distance is None else format(seen.max_distance, ".4g")
-        takes, had = f"a largest distance below {config.stopping_point:g}", largest
-        advice = ["Train for more epochs"]
-        if seen.doomed_share is not None:
-            takes += f", with less than {FADE_BOUND:.0%} of the L1 norm in the weights to be pruned"
-            had += f", with {seen.doomed_share:.1%}"
-            if seen.doomed_share >= FADE_BOUND:
-                advice.append(f"let them fade faster (`fade_epochs`, now {config.fade_epochs:g})")
-        if count < config.window:
-            advice.append(sampling_advice(config))
-        if not config.stopping_point:
-            advice = ["With `stopping_point=0` no search converges"]
-        return (
-            f"The masks had not converged when they were drawn: that takes {config.window} observations and {takes}; "
-            f"there {'was' if count == 1 else 'were'} {count} and {had}. The newest mask is drawn. "
-            f"{', or '.join(advice)}."
-        )
+    def tickets(self, ratios: Sequence[float]) -> list[Ticket]:
+        """The tickets of several prune ratios by the scores as they are now; nothing is drawn.
+
+        Args:
+            ratios (`Sequence[float]`): In [0, 1); an entry of `layers` with a ratio of its own keeps that.
+
+        Returns:
+            `list[Ticket]`: With `converged=False`: their masks were not watched.
+        """
+        made = []
+        for ratio in ratios:
+            config = replace(self.config, prune_ratio=ratio)
+            masks = self._found.unpacked(self._take_masks([layer.ratio(config.prune_ratio) for layer in self.layers]))
+            made.append(Ticket(masks, config, list(self.history), parts=self._parts.names))
+        return made
+
+    def close(self) -> None:
+        """Let go of the model, its tensors and the optimizer; what was found can still be read and saved."""
+        self._let_go()
+        if self._attached is not None:
+            self._attached.remove()
+        self._attached, self._model, self.layers = None, None, []
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the search knows, for a checkpoint: tensors, numbers and strings only.
+        """All that the search knows, for a checkpoint: tensors, numbers, strings, lists and dictionaries only.
 
         `"window"`: the last masks, oldest first, each a `dict` of packed `uint8` tensors by parameter name;
         `"start"`: the masks truncated by before the first observation, if there are any; `"shapes"`: the shapes of the
-        masks; `"history"`: the observations; `"config"`: the settings.
+        masks; `"history"`: the observations; `"config"`: the settings; `"parts"`: the names of the parts; `"score"` and
+        `"treatment"`: their states; `"step"` and `"observed"`: optimizer steps so far, and at the newest observation.
         """
-        return {
-            "window": [dict(mask) for mask in self._window.masks],
-            "start": dict(self._start),
-            "shapes": {layer.name: list(layer.shape) for layer in self.layers},
-            "history": [asdict(seen) for seen in self.history],
-            "config": asdict(self.config),
-        }
+        states = {"score": self.score.state_dict(), "treatment": self.treatment.state_dict()}
+        return {**self._found.state_dict(), **states}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from where [`~TicketSearch.state_dict`] was taken.
+        """Go on from where [`~TicketSearch.state_dict`] was taken; version 0.1.0 wrote no parts and no steps.
 
         Raises:
             ValueError:
                 The state is of a model with other representative layers, of a search with other masks (`prune_ratio`,
-                `scope` or `window` differ), or incomplete.
+                `scope`, `window`, the score, the selection or the schedule differ), or incomplete.
         """
-        if missing := {"window", "start", "shapes", "history", "config"} - set(state):
-            raise ValueError(f"The state of the search is incomplete: it lacks {sorted(missing)}.")
-        here = {layer.name: tuple(layer.shape) for layer in self.layers}
-        try:
-            there = {name: tuple(shape) for name, shape in state["shapes"].items()}
-        except (TypeError, AttributeError) as error:
-            raise ValueError(f"The state of the search is damaged: {error!r}.") from error
-        if here != there:
-            raise ValueError(mismatch("this model", here, "the saved search", there))
-        try:
-            history = read_observations(state["history"])
-            settings = {name: state["config"][name] for name in ("prune_ratio", "scope", "window")}
-            entries = state["config"].get("layers", self.config.layers)
-            ratios = self._ratios(representative_layers(self._model, entries))
-            masks = [{name: mask[name].cpu() for name in here} for mask in state["window"]]
-            start = {name: state["start"][name].cpu() for name in here} if state["start"] else {}
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"The state of the search is damaged: {error!r}.") from error
-        for name, saved in settings.items():
-            now = getattr(self.config, name)
-            if saved != now:
-                raise ValueError(
-                    f"The saved search ran with `{name}={saved!r}`, this one has {now!r}: their masks do not compare. "
-                    "Resume with the saved setting, or start anew."
-                )
-        if ratios != self._ratios(self.layers):
-            raise ValueError(
-                f"The saved search ran with `layers={entries}`, this one has {self.config.layers}: "
-                "with other ratios their masks do not compare. Resume with the saved ones, or start anew."
-            )
-        if len(masks) != min(len(history), self.config.window):
-            raise ValueError(
-                f"The state of the search is damaged: {len(history)} observations and a window of {self.config.window} "
-                f"need {min(len(history), self.config.window)} masks, got {len(masks)}."
-            )
-        for mask in [*masks, start] if start else masks:
-            for layer in self.layers:
-                unpack(mask[layer.name], layer.shape)  # raises where it is not a mask of that shape
-        self.history = history
-        self._window.masks.clear()
-        self._window.masks.extend(masks)
-        self._start = start
-        self._scales = None
+        model = self._require_open()
+        put = self._found.read(
+            state,
+            lambda entries: [layer.ratio(self.config.prune_ratio) for layer in representative_layers(model, entries)],
+        )
+        self.score.load_state_dict(state.get("score", {}))  # raises before anything is replaced
+        self.treatment.load_state_dict(state.get("treatment", {}))
+        put()
+        self._renewed = False
+        self._hold()
 
-    def _ratios(self, layers: Sequence[RepresentativeLayer]) -> list[float]:
-        """p for each layer, or the ratio that it has of its own."""
-        return [layer.ratio(self.config.prune_ratio) for layer in layers]
+    # Masks.
 
-    @property
-    def _units(self) -> int:
-        return sum(layer.shape.numel() for layer in self.layers)
-
-    def _take_masks(self) -> dict[str, torch.Tensor]:
-        """The masks of the weights as they are now, packed: with `scope="layer"` each as soon as it is made."""
+    def _take_masks(self, ratios: Sequence[float]) -> Packed:
         self._require_layers()
-        ranked = [layer.ranked for layer in self.layers]
-        ratio = self.config.prune_ratio if self.config.scope == "global" else self._ratios(self.layers)
-        try:
-            masks = keep_masks(ranked, ratio, self.config.scope, pack)
-        except NotFiniteError as error:
-            names = [layer.name for layer in self.layers if not full(layer.ranked).isfinite().all()]
-            raise ValueError(
-                f"`{names[0]}` holds NaN or infinite weights ({len(names)} of {len(self.layers)} layers do): they have "
-                "no magnitude to rank, training has diverged. Lower the learning rate, clip the gradients, or train in "
-                "bf16 instead of fp16."
-            ) from error
-        for place, (layer, values) in enumerate(zip(self.layers, ranked, strict=True)):
-            if layer.summed and not count_kept(masks[place]):
-                masks[place] = pack(last_of_largest(values))
-        return {layer.name: mask for layer, mask in zip(self.layers, masks, strict=True)}
+        return take_masks(self.select, self.score, self.layers, ratios)
 
-    def _require_layers(self) -> None:
-        """Raise where layers were replaced since: their old weights don't train, so their masks would never move."""
-        present = set(self._model.parameters())
-        gone = [
-            layer.name
-            for layer in self.layers
-            if any(not view.sharded and view.parameter not in present for view in layer.views)
-        ]
-        if gone:
-            raise RuntimeError(
-                f"{first_names(gone)}: no longer a parameter of the model. `fully_shard`, for one, puts new parameters "
-                "in the place of the old. Make the search after it, as the optimizer is."
-            )
+    def _masked(self, packed: Packed) -> Iterator[tuple[RepresentativeLayer, torch.Tensor]]:
+        """Each layer with its mask, unpacked one at a time."""
+        return ((layer, unpack(packed[layer.name], layer.shape)) for layer in self.layers if packed)
 
-    def _unpacked(self, packed: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {layer.name: unpack(packed[layer.name], layer.shape) for layer in self.layers}
+    # What the parts act on.
 
-    def _current_scales(self) -> list[torch.Tensor]:
-        """Factors for the views of all layers, by the newest mask; none while nothing is truncated.
+    def _renew_treatment(self) -> None:
+        """Have the treatment go by the newest mask, at the first step that needs it."""
+        if not self._renewed:
+            self.treatment.renew(self._masked(self._masks_to_treat_by() if self.truncating else {}))
+            self._renewed = True
 
-        Built at the first step after an observation: a search that has converged needs none.
-        """
-        if self._scales is None:
-            masks = self._masks_to_truncate_by() if self.truncating and self.config.truncates else {}
-            scale, _ = self._scale_and_carried()
-            scales = []
-            for layer in self.layers if masks else []:
-                mask = unpack(masks[layer.name], layer.shape)
-                scales += [scale_tensor(view.local_mask(mask), scale, view.local_weight) for view in layer.views]
-            self._scales = scales
-        return self._scales
-
-    def _masks_to_truncate_by(self) -> dict[str, torch.Tensor]:
-        if self.history:
-            return self._window.masks[-1]
-        if not self._start:
-            self._start = self._take_masks()
-        return self._start
+    def _masks_to_treat_by(self) -> Packed:
+        if not self.history and not self._found.start:
+            self._found.start = self._take_masks(self._found.ratios)
+        return self._found.newest or self._found.start
 
     def _truncated_weights(self) -> Scaled:
-        scales = self._current_scales() if self.config.truncation_target != "gradient" else []
-        if not scales:
+        if not self.treatment.scales_steps:
             return Scaled()
-        weights = [view.local_weight for layer in self.layers for view in layer.views]
-        return Scaled(weights, scales, self._scale_and_carried()[1])
+        self._renew_treatment()
+        return self.treatment.step()
 
-    # Fading.
+    def _hold(self) -> None:
+        """Hold what the newest mask prunes at 0, where the schedule has that until the next is taken."""
+        if self.schedule.holds and self.history and self._attached is not None and self._attached.active:
+            reshard(self._require_layers())
+            self._attached.hold(self.layers, self._found.unpacked(self._found.newest))
 
-    def _scale_and_carried(self) -> tuple[float, float]:
-        if self.config.truncation_target == "fade":
-            return fading(self.config.truncation, self._fade)
-        return self.config.truncation, 1.0
+    def _let_go(self) -> None:
+        """Drop what the parts keep of the weights, and hold nothing any more."""
+        self.treatment.renew(())
+        self._renewed = False
+        if self._attached is not None:
+            self._attached.release()
 
-    def _fade_of_a_step(self, steps_per_epoch: int | None) -> float:
-        if steps_per_epoch is None or steps_per_epoch < 1:
-            raise ValueError(
-                "`truncation_target='fade'` counts by epochs: `search.attach(optimizer, steps_per_epoch=...)` needs "
-                f"the optimizer's steps in an epoch, got {steps_per_epoch!r}."
-            )
-        factor = fade_factor(self.config.fade_epochs * steps_per_epoch)
-        for layer in self.layers:
-            for view in layer.views:
-                if 1 - factor < torch.finfo(view.parameter.dtype).eps:
-                    narrow = view.parameter.element_size() < 4
-                    raise ValueError(
-                        f"`{layer.name}` is of {view.parameter.dtype}: the {1 - factor:.2g} of a weight by which it "
-                        "fades in a step would be lost in rounding. "
-                        f"{'Keep the weights in float32 (mixed precision does), or make' if narrow else 'Make'} "
-                        f"`fade_epochs` (now {self.config.fade_epochs:g}) shorter."
-                    )
-        return factor
+    # What must be there.
 
-    def _doomed_share(self) -> float:
-        newest = self._window.masks[-1]
-        return pruned_share([layer.ranked for layer in self.layers], [newest[layer.name] for layer in self.layers])
+    def _require_open(self) -> nn.Module:
+        if self._model is None:
+            raise RuntimeError("The search is closed: it has let go of its model. Make a new one.")
+        return self._model
 
+    def _require_layers(self) -> nn.Module:
+        model = self._require_open()
+        require_present(model, self.layers)
+        return model
 
-def sampling_advice(config: WormConfig) -> str:
-    """How to have more observations in as many steps."""
-    if config.sample_steps is None:
-        return "sample more often (`sample_strategy='steps'`)"
-    return f"sample more often (`sample_steps`, now {config.sample_steps})"
+    def _require_attached(self) -> None:
+        if self._attached is None or not self._attached.active:
+            raise RuntimeError(self._parts.not_attached())

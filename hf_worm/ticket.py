@@ -3,7 +3,7 @@
 import copy
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from torch.nn.parallel import DistributedDataParallel
 from hf_worm.compact import cut_, left_pruned, require_larger_units
 from hf_worm.config import WormConfig
 from hf_worm.core.masks import pack, unpack
-from hf_worm.core.sharding import local
+from hf_worm.core.sharding import full
 from hf_worm.core.truncation import hooked
 from hf_worm.core.window import Observation, read_observations
 from hf_worm.files import find_file, parse_json, read_json, replace_file
-from hf_worm.units import RepresentativeLayer, View, representative_layers, require_optimized
+from hf_worm.holding import Held, hold
+from hf_worm.units import RepresentativeLayer, representative_layers, require_optimized
 from hf_worm.units.layer import reshard
 
 TICKET_NAME = "ticket.safetensors"
@@ -39,12 +40,16 @@ class Ticket:
         config (`WormConfig`): The settings of the search.
         history (`list[Observation]`, *optional*): What the search observed.
         converged (`bool`, *optional*, defaults to `False`): Whether the masks had stopped moving when it was drawn.
+        parts (`dict[str, str]`, *optional*):
+            Names of the search's `"score"`, `"select"`, `"schedule"` and `"treatment"`; empty where no search says them
+            (tickets of version 0.1.0).
     """
 
     masks: dict[str, torch.Tensor]
     config: WormConfig
     history: list[Observation] = field(default_factory=list)
     converged: bool = False
+    parts: dict[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Without the masks and the history."""
@@ -57,6 +62,31 @@ class Ticket:
         """Share of pruned units among all units of the representative layers, in [0, 1]."""
         units = sum(mask.numel() for mask in self.masks.values())
         return (units - sum(int(mask.count_nonzero()) for mask in self.masks.values())) / units
+
+    @classmethod
+    def from_zeros(cls, model: nn.Module, layers: Sequence[str] = ("query", "key")) -> "Ticket":
+        """The ticket of a model whose pruned weights are 0 already, whatever pruned them.
+
+        A neuron, a head or a channel is pruned if all its weights are exactly 0.
+
+        Args:
+            model (`nn.Module`): The model.
+            layers (`Sequence[str]`): What to look at, as in [`WormConfig`].
+
+        Returns:
+            `Ticket`: With the share that is 0 as its `prune_ratio`, and without a history.
+
+        Raises:
+            ValueError: The model has no such layers, or nothing in them differs from 0.
+        """
+        reshard(model)
+        masks = {layer.name: _differs_from_zero(layer) for layer in representative_layers(model, layers)}
+        ticket = cls(masks, WormConfig(layers=list(layers)))
+        if ticket.sparsity == 1:
+            raise ValueError(
+                f"All weights of {list(layers)} are 0 in this `{type(model).__name__}`: no ticket is left."
+            )
+        return replace(ticket, config=replace(ticket.config, prune_ratio=ticket.sparsity))
 
     def apply_(self, model: nn.Module) -> nn.Module:
         """Set what the ticket prunes to exactly 0, in place; everything else keeps its value.
@@ -169,9 +199,7 @@ class Ticket:
         """
         layers = self._layers(model)
         require_optimized(layers, hooked(optimizer))
-        return Held(
-            [(view, ~view.local_mask(self.masks[layer.name])) for layer in layers for view in layer.views], optimizer
-        )
+        return hold(layers, self.masks, optimizer)
 
     def _layers(self, model: nn.Module) -> list[RepresentativeLayer]:
         """The model's representative layers, if they are those of the ticket."""
@@ -199,6 +227,7 @@ class Ticket:
         history = {
             "converged": self.converged,
             "sparsity": self.sparsity,
+            "parts": self.parts,
             "observations": [asdict(seen) for seen in self.history],
         }
         replace_file(folder / HISTORY_NAME, json.dumps(history, indent=2) + "\n")
@@ -218,72 +247,9 @@ class Ticket:
         """
         masks = read_masks(find_file(dir_or_repo, TICKET_NAME, **hub_options))
         config = WormConfig.from_pretrained(dir_or_repo, **hub_options)
-        observations, converged = read_history(find_file(dir_or_repo, HISTORY_NAME, **hub_options))
-        return cls(masks, config, observations, converged)
-
-
-class Held:
-    """A ticket that is held, until it is removed.
-
-    Args:
-        pruned (`list[tuple[View, torch.Tensor]]`): Parts of parameters, each with a `bool` of what is pruned of it.
-        optimizer (`torch.optim.Optimizer`): Its `step` is hooked.
-    """
-
-    def __init__(self, pruned: list[tuple[View, torch.Tensor]], optimizer: torch.optim.Optimizer) -> None:
-        self._pruned = pruned
-        stepping = hooked(optimizer)  # one that is refused leaves the weights as they are
-        self._hooks = [
-            stepping.register_step_pre_hook(self._before_step),
-            stepping.register_step_post_hook(self._zero_weights),
-        ]
-        self._zero_weights()
-        for within in _nested(optimizer):
-            self._zero_states(within)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy has no optimizer: copies of an optimizer are without its hooks."""
-        return {**self.__dict__, "_hooks": []}
-
-    def zero_gradients(self) -> None:
-        """Set the gradients of pruned weights to 0, as happens before each step: call it before they are clipped."""
-        for view, mask in self._pruned:
-            gradient = view.local_gradient
-            if gradient is not None and not gradient.is_sparse:
-                gradient.masked_fill_(mask, 0)
-
-    def remove(self) -> None:
-        """Hold it no longer: the next step may move what it prunes."""
-        for hook in self._hooks:
-            hook.remove()
-
-    def _before_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Zero the gradients that there are, and those that a closure will compute: `optimizer.step(closure)`."""
-        self.zero_gradients()
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)  # the first is the optimizer
-        if closure is None:
-            return None
-
-        def held() -> Any:
-            loss = closure()
-            self.zero_gradients()
-            return loss
-
-        return (*args[:1], held), {name: value for name, value in kwargs.items() if name != "closure"}
-
-    def _zero_weights(self, *of_the_hook: Any) -> None:
-        for view, mask in self._pruned:
-            view.local_weight.masked_fill_(mask, 0)
-
-    def _zero_states(self, optimizer: torch.optim.Optimizer) -> None:
-        """Zero what the optimizer keeps for each pruned weight: momentum, or a weight of its own."""
-        if isinstance(optimizer, torch.optim.LBFGS):  # it keeps directions of all weights in one
-            optimizer.state.clear()
-        for view, mask in self._pruned:
-            for state in optimizer.state.get(view.parameter, {}).values():
-                # Of others, such as quantized ones, 0 may mean something else.
-                if isinstance(state, torch.Tensor) and state.shape == view.parameter.shape and _is_plain(state):
-                    view.local_part(state).masked_fill_(mask, 0)
+        history = find_file(dir_or_repo, HISTORY_NAME, **hub_options)
+        observations, converged = read_history(history)
+        return cls(masks, config, observations, converged, read_parts(history))
 
 
 def _bare(model: Any) -> nn.Module:
@@ -292,20 +258,6 @@ def _bare(model: Any) -> nn.Module:
         model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
     found: nn.Module = model
     return found
-
-
-def _nested(optimizer: Any) -> Iterator[torch.optim.Optimizer]:
-    """An optimizer, and those within it that take its steps: Accelerate's, those of Lookahead and the like."""
-    seen: list[torch.optim.Optimizer] = []
-    while isinstance(getattr(optimizer, "state", None), Mapping) and not any(optimizer is one for one in seen):
-        seen.append(optimizer)
-        yield optimizer
-        inside = (getattr(optimizer, name, None) for name in ("optimizer", "base_optimizer", "_base_optimizer", "base"))
-        optimizer = next((one for one in inside if one is not None), None)
-
-
-def _is_plain(tensor: torch.Tensor) -> bool:
-    return type(local(tensor)) is torch.Tensor and tensor.is_floating_point()
 
 
 def shares_pruned(masks: Mapping[str, torch.Tensor]) -> dict[str, float]:
@@ -329,6 +281,18 @@ def read_history(path: Path) -> tuple[list[Observation], bool]:
         raise ValueError(f"{path} is not the history of a search: {error!r}.") from error
 
 
+def read_parts(path: Path) -> dict[str, str]:
+    """The names of the search's parts that a `worm_history.json` holds; none in those of version 0.1.0.
+
+    Raises:
+        ValueError: They are no names.
+    """
+    parts = read_json(path).get("parts", {})
+    if not isinstance(parts, dict) or not all(isinstance(name, str) for name in parts.values()):
+        raise ValueError(f"{path} is not the history of a search: `parts` must hold names, got {parts!r}.")
+    return parts
+
+
 def mismatch(
     first: str, shapes: Mapping[str, tuple[int, ...]], second: str, others: Mapping[str, tuple[int, ...]]
 ) -> str:
@@ -342,6 +306,14 @@ def mismatch(
         f"The representative layers of {first} are not those of {second}: "
         f"{first} has {differing(shapes, others)}; {second} has {differing(others, shapes)}."
     )
+
+
+def _differs_from_zero(layer: RepresentativeLayer) -> torch.Tensor:
+    """The mask of the units of which a weight is not 0."""
+    masks = [full(view.weight) != 0 for view in layer.views]
+    if layer.summed:
+        masks = [mask.flatten(1).any(1) for mask in masks]
+    return torch.stack(masks).any(0).cpu()
 
 
 def _shapes(layers: Iterable[RepresentativeLayer]) -> Iterator[tuple[str, torch.Size]]:

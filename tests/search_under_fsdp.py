@@ -6,6 +6,7 @@ Each case trains a model in one piece and a copy of it under `fully_shard`, by t
 import copy
 import sys
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,6 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import Shard
 from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_worm.config import WormConfig
@@ -130,7 +132,26 @@ CASES = {
     "attention, fading": Case(
         lambda: attentions(7), (6, 4, 7), adamw, each_block_and_the_rest, {**WIDE, "truncation_target": "fade"}
     ),
+    "attention, fisher": Case(
+        lambda: attentions(7), (6, 4, 7), adamw, each_block_and_the_rest, {**WIDE, "score": "fisher"}
+    ),
+    "attention, only one sharded, taylor": Case(
+        lambda: attentions(7),
+        (6, 4, 7),
+        sgd_one_by_one,
+        only_the_first_block,
+        {**WIDE, "scope": "global", "score": "taylor", "score_decay": 0.9},
+    ),
+    "attention, 2:4": Case(
+        lambda: attentions(8), (6, 4, 8), sgd, by_columns, {**WIDE, "scope": "2:4", "score": "fisher"}
+    ),
+    "attention, cubic": Case(
+        lambda: attentions(7), (6, 4, 7), adamw, fully_shard, {**WIDE, "schedule": "cubic", "ramp_epochs": 5.0}
+    ),
     "cnn": Case(cnn, (6, 2, 4, 4), adamw, each_block_and_the_rest, CNN),
+    "cnn, one shift whole, fisher": Case(
+        cnn, (6, 2, 4, 4), sgd_one_by_one, all_but_the_shift_of_the_first_norm, {**CNN, "score": "fisher"}
+    ),
     "cnn, update, from the start": Case(
         cnn, (6, 2, 4, 4), sgd, fully_shard, {**CNN, "truncation_target": "update", "truncate_from": "start"}
     ),
@@ -230,6 +251,7 @@ def resume(case: Case, model: nn.Module, state: dict[str, Any]) -> dict[str, Any
     """Go on from a state."""
     search = TicketSearch(model, WormConfig(**{**case.settings, "truncation_target": "gradient"}))
     search.load_state_dict(state)
+    search.attach(case.optimizer(model), steps_per_epoch=3)
     backward(case, model, 300)
     search.truncate_gradients()
     found: dict[str, Any] = {"masks": search.masks, "gradients": whole_gradients(model)}
@@ -287,6 +309,49 @@ def gathered_at_once(mesh: Any) -> list[int]:
     return counts
 
 
+def gathered_in_parallel(rank: int) -> dict[str, list[list[torch.Tensor]]]:
+    """Gate gradients' means of both ranks, each with half of the rows, and of one process with all of them."""
+    found: dict[str, list[list[torch.Tensor]]] = {}
+    for name, make, shape, layers in (
+        ("weights", lambda: attentions(7), (6, 4, 7), ["query", "key"]),
+        ("neurons", lambda: nn.Sequential(OrderedDict(fc1=nn.Linear(5, 9), fc2=nn.Linear(9, 2))), (6, 5), ["neurons"]),
+    ):
+        torch.manual_seed(0)
+        model = make()
+        parallel = DistributedDataParallel(copy.deepcopy(model))
+        for one in (model, parallel):
+            search = TicketSearch(one, WormConfig(score="fisher", layers=layers))
+            for step in range(3):
+                one.zero_grad()
+                inputs = torch.randn(shape, generator=torch.Generator().manual_seed(step))
+                rows = torch.arange(6) if one is model else torch.arange(3 * rank, 3 * rank + 3)
+                cross_entropy(one(inputs[rows]), rows % 2).backward()
+                search.truncate_gradients()
+            found.setdefault(name, []).append([search.score.of(layer) for layer in search.layers])
+    return found
+
+
+def skipped_steps(mesh: Any, rank: int) -> list[torch.Tensor]:
+    """Means without the step in which the shard of one rank has an infinite gradient, and without the step at all."""
+    found = []
+    for skipped in (True, False):
+        torch.manual_seed(0)
+        model = attentions(7)
+        fully_shard(model, mesh=mesh)
+        search = TicketSearch(model, WormConfig(score="fisher"))
+        for step in range(3):
+            model.zero_grad()
+            inputs = torch.randn(6, 4, 7, generator=torch.Generator().manual_seed(step))
+            cross_entropy(model(inputs), torch.arange(6) % 2).backward()
+            if step == 1 and not skipped:
+                continue
+            if step == 1 and rank == 1:
+                local(model[0].key.weight.grad)[0, 0] = torch.inf
+            search.truncate_gradients()
+        found.append(torch.stack([full(search.score.of(layer)) for layer in search.layers]))
+    return found
+
+
 def message(act: Callable[[], Any]) -> str:
     try:
         act()
@@ -335,6 +400,8 @@ def main() -> None:
     found: dict[str, Any] = {name: run(case, mesh) for name, case in CASES.items()}
     found["gathered at once"] = gathered_at_once(mesh)
     found["errors"] = errors(mesh, rank)
+    found["in parallel"] = gathered_in_parallel(rank)
+    found["skipped"] = skipped_steps(mesh, rank)
     torch.save(found, Path(sys.argv[1], f"rank{rank}.pt"))
     distributed.destroy_process_group()
 

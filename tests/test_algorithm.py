@@ -87,14 +87,47 @@ def naive_scores(parts: list[Any]) -> torch.Tensor:
     return parts[0].detach()
 
 
+def naive_gates(parts: list[Any]) -> torch.Tensor:
+    """The derivative of the loss by a factor on what each unit puts out."""
+    if isinstance(parts[0], Block):  # the projection that leads out is the last
+        weight, gradient = parts[-1].data, parts[-1].grad
+        return torch.stack([(weight[unit] * gradient[unit]).sum() for unit in range(parts[0].units)])
+    return sum(part.data * part.grad for part in parts)  # a weight alone, or γ and β
+
+
+class NaiveScore:
+    """What is ranked, before its absolute value: weights, or the mean of what gate gradients were in all steps."""
+
+    def __init__(self, watched: dict[str, list[Any]], config: WormConfig) -> None:
+        self.watched, self.config = watched, config
+        self.steps: list[dict[str, torch.Tensor]] = []
+
+    def gather(self) -> None:
+        if self.config.score == "magnitude":
+            return
+        gates = {name: naive_gates(parts) for name, parts in self.watched.items()}
+        self.steps.append(
+            {name: gate**2 if self.config.score == "fisher" else gate.abs() for name, gate in gates.items()}
+        )
+
+    def of(self, name: str) -> torch.Tensor:
+        if self.config.score == "magnitude":
+            return naive_scores(self.watched[name])
+        if self.config.score_decay is None:
+            return sum(step[name] for step in self.steps) / len(self.steps)
+        ages = range(len(self.steps) - 1, -1, -1)
+        return sum(self.config.score_decay**age * step[name] for age, step in zip(ages, self.steps, strict=True))
+
+
 def naive_ratio(name: str, config: WormConfig) -> float:
     """p, or what an entry such as `heads=0.5` says instead."""
     own = dict(entry.split("=") for entry in config.layers if "=" in entry)
     return float(own.get("neurons" if "intermediate" in name else "heads", config.prune_ratio))
 
 
-def naive_masks(watched: dict[str, list[Any]], config: WormConfig) -> Masks:
-    scored = {name: naive_scores(parts) for name, parts in watched.items()}
+def naive_masks(score: NaiveScore) -> Masks:
+    config = score.config
+    scored = {name: score.of(name) for name in score.watched}
     if config.scope == "layer":
         return {name: naive_mask(weight, naive_ratio(name, config)) for name, weight in scored.items()}
     together = naive_mask(torch.cat([weight.flatten() for weight in scored.values()]), config.prune_ratio)
@@ -126,8 +159,9 @@ def algorithm_1(
     batches = batches_of(rows)
     schedule = decay(optimizer, epochs * len(batches))
     watched = watched_units(model, config)
-    newest = naive_masks(watched, config)  # of the first weights: only for `truncate_from="start"`
+    score = NaiveScore(watched, config)
     truncating = config.truncate_from == "start"
+    newest = naive_masks(score) if truncating else {}  # of the first weights
     converged = False
     window: list[Masks] = []
     all_distances, all_truncating = [], []
@@ -135,6 +169,7 @@ def algorithm_1(
     for _ in range(epochs):
         for batch in batches:
             model(**batch)["loss"].backward()
+            score.gather()
             old = {part: part.detach().clone() for parts in watched.values() for part in parts}
             if truncating and config.truncation_target == "gradient":
                 for name, parts in watched.items():
@@ -157,7 +192,7 @@ def algorithm_1(
                         part.data[~newest[name]] = small[~newest[name]]
             schedule.step()
             optimizer.zero_grad()
-        newest = naive_masks(watched, config)
+        newest = naive_masks(score)
         window = [*window, newest][-config.window :]
         distances = [naive_distance(older, newest) for older in window[:-1]]
         if distances and sum(distances) / len(distances) < config.stopping_point + config.margin:
@@ -298,14 +333,16 @@ def check_three_ways(
         {"truncation": 0.003, "truncation_target": "update"},
         {"truncation": 0.003, "truncate_from": "start"},
         {"truncation_target": "fade", "fade_epochs": 2.0},
+        {"score": "fisher", "stopping_point": 0.1, "margin": 0.15},
+        {"score": "taylor", "score_decay": 0.9, "stopping_point": 0.1, "margin": 0.3},
     ],
-    ids=["worm", "eb-train", "global", "update", "start", "fade"],
+    ids=["worm", "eb-train", "global", "update", "start", "fade", "fisher", "taylor-decay"],
 )
 @pytest.mark.parametrize("max_grad_norm", [0.0, 3.0], ids=["unclipped", "clipped"])
 def test_bert_goes_the_same_three_ways_bit_for_bit(
     bert: BertForSequenceClassification, tmp_path: Path, optimizer: str, changes: dict[str, Any], max_grad_norm: float
 ) -> None:
-    config = WormConfig(stopping_point=0.04, margin=0.02, **changes)
+    config = WormConfig(**{"stopping_point": 0.04, "margin": 0.02, **changes})
     check_three_ways(awake(bert), tmp_path, config, optimizer, epochs=6, max_grad_norm=max_grad_norm)
 
 
@@ -319,8 +356,16 @@ def test_bert_goes_the_same_three_ways_bit_for_bit(
         {"truncate_from": "start"},
         {"truncation_target": "fade", "fade_epochs": 1.5},
         {"layers": ["neurons=0.75", "heads"]},
+        {"score": "fisher", "prune_ratio": 0.6},
+        {"score": "fisher", "truncation": 1.0, "score_decay": 0.9},
+        {"score": "fisher", "truncation_target": "update"},
+        {"score": "fisher", "truncation_target": "fade", "fade_epochs": 1.5},
+        {"score": "taylor", "scope": "global", "prune_ratio": 0.4},
     ],
-    ids=["worm", "eb-train", "global", "update", "start", "fade", "own-ratio"],
+    ids=[
+        *("worm", "eb-train", "global", "update", "start", "fade", "own-ratio"),
+        *("fisher", "fisher-decay-eb-train", "fisher-update", "fisher-fade", "taylor-global"),
+    ],
 )
 def test_neurons_and_heads_go_the_same_three_ways_bit_for_bit(
     bert: BertForSequenceClassification, tmp_path: Path, changes: dict[str, Any]
@@ -340,8 +385,10 @@ def test_neurons_and_heads_go_the_same_three_ways_bit_for_bit(
         {"truncate_from": "start"},
         {"truncate_from": "start", "scope": "global", "truncation_target": "update"},
         {"truncation_target": "fade", "fade_epochs": 1.5, "truncation": 1.0, "prune_ratio": 0.6},
+        {"score": "fisher", "stopping_point": 0.2, "margin": 0.2},
+        {"score": "taylor", "scope": "global", "stopping_point": 0.2, "margin": 0.2},
     ],
-    ids=["worm", "eb-train", "global", "update", "start", "start-global-update", "fade"],
+    ids=["worm", "eb-train", "global", "update", "start", "start-global-update", "fade", "fisher", "taylor-global"],
 )
 def test_a_cnn_goes_the_same_three_ways_bit_for_bit(
     cnn: nn.Module, tmp_path: Path, optimizer: str, changes: dict[str, Any]

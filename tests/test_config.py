@@ -29,13 +29,27 @@ OTHER: dict[str, Any] = {
     "fade_epochs": 0.5,
     "compact": True,
     "retrain_schedule": "restart",  # the only one that `compact` goes with
+    "score": "magnitude",  # the only one that `truncate_from="start"` goes with
+    "score_decay": None,
+    "schedule": "early_bird",  # the only one that "start" and "update" go with
+    "ramp_epochs": 2.0,
+}
+# What does not go with these.
+PARTS: dict[str, Any] = {
+    "retrain_schedule": "continue",
+    "score": "fisher",
+    "score_decay": 0.9,
+    "schedule": "cubic",
+    "ramp_epochs": 1.5,
 }
 
 
 def test_the_other_values_cover_every_setting() -> None:
     defaults = dataclasses.asdict(WormConfig())
     assert list(OTHER) == list(defaults)
-    assert [name for name in defaults if OTHER[name] == defaults[name]] == ["retrain_schedule"]
+    same = [name for name in defaults if OTHER[name] == defaults[name]]
+    assert same == ["retrain_schedule", "score", "score_decay", "schedule"]
+    assert all(PARTS[name] != defaults[name] for name in same)
 
 
 def test_defaults_are_the_papers_for_transformers() -> None:
@@ -55,6 +69,10 @@ def test_defaults_are_the_papers_for_transformers() -> None:
         "fade_epochs": 1.0,
         "compact": False,
         "retrain_schedule": "restart",
+        "score": "magnitude",
+        "score_decay": None,
+        "schedule": "early_bird",
+        "ramp_epochs": 1.0,
     }
 
 
@@ -87,6 +105,7 @@ def test_fade_is_worm_with_weights_that_shrink() -> None:
         (WormConfig.eb_train(truncation_target="update"), "EB Train", False),
         (WormConfig.fade(), "WORM with fading", True),
         (WormConfig.fade(truncation=1.0), "WORM with fading", True),
+        (WormConfig(schedule="cubic"), "gradual pruning", False),
     ],
 )
 def test_the_name_of_the_method(config: WormConfig, method: str, truncates: bool) -> None:
@@ -94,19 +113,21 @@ def test_the_name_of_the_method(config: WormConfig, method: str, truncates: bool
 
 
 NAN, INF = float("nan"), float("inf")
-NUMBERS = ("prune_ratio", "truncation", "stopping_point", "margin", "retrain_epochs", "fade_epochs")
+NUMBERS = ("prune_ratio", "truncation", "stopping_point", "margin", "retrain_epochs", "fade_epochs", "ramp_epochs")
 WRONG = [
     *((name, value, "must be a finite number") for name in NUMBERS for value in (NAN, INF, -INF, "0.5", None, True)),
     *(("prune_ratio", value, "must be in [0, 1)") for value in (-0.1, 1, 1.0, 1.5)),
     *((name, value, "must be in [0, 1]") for name in ("truncation", "stopping_point") for value in (-0.003, 1.001)),
     *((name, value, "must be at least 0") for name in ("margin", "retrain_epochs") for value in (-0.005, -1)),
     *(("compact", value, "must be true or false") for value in ("yes", 1, None)),
-    *(("fade_epochs", value, "must be above 0") for value in (0, 0.0, -1.0)),
+    *((name, value, "must be above 0") for name in ("fade_epochs", "ramp_epochs") for value in (0, 0.0, -1.0)),
+    *(("score_decay", value, "must be in [0, 1)") for value in (-0.1, 1, 1.5, NAN, "0.9", True)),
+    *(("scope", value, "must be one of") for value in ("4:2", "2:2", "0:4", "2:", "2:4:8", "02:4", "2 : 4")),
     *(("window", value, "must be a whole number of at least 2") for value in (1, 0, -3, 3.0, "3", None, True)),
     *(("layers", value, "must be a list of strings") for value in ("query", None, 3, [1], ["query", None], {"query"})),
     *(
         (name, value, "must be one of")
-        for name in ("scope", "truncation_target", "truncate_from", "retrain_schedule")
+        for name in ("scope", "truncation_target", "truncate_from", "retrain_schedule", "score", "schedule")
         for value in ("model", "", None, [])
     ),
     *(("sample_strategy", value, "must be one of") for value in ("no", "Epoch", None)),
@@ -167,6 +188,32 @@ def test_a_smaller_model_has_a_schedule_of_its_own() -> None:
         WormConfig(retrain_schedule="continue", layers=["neurons"], compact=True)
 
 
+CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"score_decay": 0.9}, "`score_decay=0.9` averages gate gradients, and `score='magnitude'` has none. Use"),
+    ({"score": "taylor", "truncate_from": "start"}, "`score='taylor'` has gathered no gradients yet. Use"),
+    ({"scope": "1:4"}, "`scope='1:4'` prunes 0.75 of the weights, got `prune_ratio=0.5`. Set `prune_ratio=0.75`"),
+    ({"scope": "2:4", "layers": ["query=0.5"]}, "`query=0.5` in `layers` has a ratio of its own, and `scope='2:4'`"),
+    ({"scope": "global", "layers": ["query=0.5"]}, "`query=0.5` in `layers` has a ratio of its own"),
+    ({"scope": "2:4", "schedule": "cubic"}, "with `schedule='cubic'` it rises. Use `schedule='early_bird'`"),
+    ({"scope": "2:4", "compact": True}, "`compact=True` cuts whole neurons, heads or channels out. Set"),
+    ({"schedule": "cubic", "truncation_target": "fade"}, "`truncation_target='fade'` truncates what"),
+    ({"schedule": "cubic", "truncate_from": "start"}, "`truncate_from='start'` truncates what"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), CONTRADICTIONS)
+def test_settings_that_contradict_each_other_are_refused_with_a_remedy(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        WormConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("scope", "ratio"), [("2:4", 0.5), ("1:4", 0.75), ("4:8", 0.5), ("1:3", 1 - 1 / 3), ("3:32", 0.90625)]
+)
+def test_n_of_m_goes_with_its_ratio(scope: str, ratio: float) -> None:
+    assert WormConfig(scope=scope, prune_ratio=ratio).scope == scope
+
+
 @pytest.mark.parametrize("name", OTHER)
 def test_settings_stay_as_they_were_validated(name: str) -> None:
     config = WormConfig()
@@ -188,6 +235,8 @@ def test_layers_are_a_list_of_the_configs_own() -> None:
 def as_flags(settings: dict[str, Any]) -> list[str]:
     flags = []
     for name, value in settings.items():
+        if value is None:  # as it is without the flag
+            continue
         flags += [f"--{name}", *(value if isinstance(value, list) else [str(value)])]
     return flags
 
@@ -199,8 +248,8 @@ def test_every_setting_parses_beside_training_arguments(tmp_path: Path) -> None:
     assert config == WormConfig(**OTHER)
     assert (args.output_dir, args.learning_rate, args.num_train_epochs) == (str(tmp_path), 3e-5, 4)
     assert parser.parse_args_into_dataclasses(training)[1] == WormConfig()
-    goes_on = parser.parse_args_into_dataclasses([*training, "--retrain_schedule", "continue"])[1]
-    assert goes_on == WormConfig(retrain_schedule="continue")
+    assert parser.parse_args_into_dataclasses([*training, *as_flags(PARTS)])[1] == WormConfig(**PARTS)
+    assert parser.parse_args_into_dataclasses([*training, "--scope", "2:4"])[1] == WormConfig(scope="2:4")
 
 
 def test_every_setting_parses_from_a_dictionary_and_a_json_file(tmp_path: Path) -> None:
@@ -221,7 +270,7 @@ def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert [name for name in OTHER if not re.search(rf"--{name}\b", text)] == []
 
 
-@pytest.mark.parametrize("flags", [["--scope", "model"], ["--window", "three"], ["--prune_ratio", "half"]])
+@pytest.mark.parametrize("flags", [["--score", "worth"], ["--window", "three"], ["--prune_ratio", "half"]])
 def test_a_flag_that_does_not_parse_is_named(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         HfArgumentParser(WormConfig).parse_args_into_dataclasses(flags)
@@ -229,7 +278,9 @@ def test_a_flag_that_does_not_parse_is_named(flags: list[str], capsys: pytest.Ca
     assert flags[0] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("config", [WormConfig(), WormConfig(**OTHER), WormConfig.eb_train(), WormConfig.cnn()])
+@pytest.mark.parametrize(
+    "config", [WormConfig(), WormConfig(**OTHER), WormConfig(**PARTS), WormConfig.eb_train(), WormConfig.cnn()]
+)
 def test_saved_and_read_again(config: WormConfig, tmp_path: Path) -> None:
     folder = tmp_path / "made" / "on the way"
     config.save_pretrained(folder)

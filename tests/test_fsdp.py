@@ -81,6 +81,7 @@ def test_the_cases_show_something(ranks: list[dict[str, Any]]) -> None:
     """Masks move, truncation begins early and late, searches converge or don't, shards are uneven or empty."""
     histories = {name: ranks[0][name]["whole"]["history"] for name in CASES}
     assert all(any(seen.distances and seen.max_distance > 0 for seen in history) for history in histories.values())
+    histories = {name: history for name, history in histories.items() if name != "attention, cubic"}
     begins = {name: [seen.truncating for seen in history].index(True) for name, history in histories.items()}
     assert {0, 1, 2} <= set(begins.values())
     assert {seen.converged for history in histories.values() for seen in history[2:]} == {True, False}
@@ -106,12 +107,19 @@ def test_thresholds_of_the_shards_alone_would_give_other_masks(ranks: list[dict[
 def test_truncated_gradients_and_trained_weights_are_those_of_the_model_in_one_piece(found: dict[str, Any]) -> None:
     for what in ("gradients", "trained"):
         torch.testing.assert_close(found["sharded"][what], found["whole"][what], rtol=1e-5, atol=1e-7)
-    assert found["whole"]["history"][-1].truncating
+    assert found["whole"]["history"][-1].truncating or found["whole"]["history"][-1].converged
 
 
 def test_a_step_communicates_nothing_and_allocates_nothing(name_and_found: tuple[str, dict[str, Any]]) -> None:
     name, found = name_and_found
-    if TARGETS[name] == "gradient":
+    if "score" in CASES[name].settings:  # which is told from the masks by what is read back
+        assert found["sharded"]["truncation"][-1] == "_foreach_mul_"
+        assert not {"_local_scalar_dense", "_allgather_base_", "all_gather_into_tensor"} & set(
+            found["sharded"]["truncation"]
+        )
+    elif "schedule" in CASES[name].settings:
+        assert found["sharded"]["truncation"] == []
+    elif TARGETS[name] == "gradient":
         assert found["sharded"]["truncation"] == ["_foreach_mul_"]
     else:
         assert found["sharded"]["truncation"] == []
@@ -171,6 +179,20 @@ def test_a_ticket_applies_to_a_sharded_model_after_an_evaluation(name_and_found:
 def test_only_one_layer_is_whole_at_any_time(ranks: list[dict[str, Any]]) -> None:
     """Four layers by `scope="layer"`, four by `"global"`."""
     assert all(found["gathered at once"] == [0] * 8 for found in ranks)
+
+
+@pytest.mark.parametrize("kind", ["weights", "neurons"])
+def test_gate_gradients_of_two_ranks_are_those_of_one(ranks: list[dict[str, Any]], kind: str) -> None:
+    (whole, first), (_, second) = (found["in parallel"][kind] for found in ranks)
+    assert same(first, second)
+    for one, other in zip(whole, first, strict=True):
+        assert (one - other).abs().max() < 1e-5 * one.abs().max() and one.any()
+
+
+def test_a_step_that_is_not_finite_on_one_rank_enters_on_none(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        skipped, without = found["skipped"]
+        assert torch.equal(skipped, without) and skipped.any()
 
 
 @pytest.mark.parametrize(

@@ -10,22 +10,24 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "hf_worm"
-PARTS = {"scores", "select", "schedule", "treatment"}
+PARTS = {"scores", "select", "schedule", "treatment", "parts"}
 # The rooms of the package that each room may import.
 MAY_IMPORT: dict[str, set[str]] = {"files": set(), "config": {"files"}, "core": {"core"}}
 MAY_IMPORT["models"] = {"models"}  # checkpoints carry their code
 MAY_IMPORT["units"] = {"units", "core", "config"}
 MAY_IMPORT |= {part: MAY_IMPORT["units"] | PARTS for part in PARTS}
 MAY_IMPORT["compact"] = MAY_IMPORT["units"] | {"compact", "models", "files"}
-MAY_IMPORT["ticket"] = MAY_IMPORT["compact"] - {"models"}
-MAY_IMPORT["search"] = MAY_IMPORT["ticket"] | {"ticket"} | PARTS
+MAY_IMPORT["holding"] = MAY_IMPORT["units"]
+MAY_IMPORT["ticket"] = MAY_IMPORT["compact"] - {"models"} | {"holding"}
+MAY_IMPORT["state"] = MAY_IMPORT["ticket"] | {"ticket"} | PARTS
+MAY_IMPORT["search"] = MAY_IMPORT["state"] | {"state"}
 MAY_IMPORT["report"] = MAY_IMPORT["search"] | {"search", "report"}
 MAY_IMPORT["checkpoint"] = MAY_IMPORT["report"] | {"checkpoint"}
 MAY_IMPORT["trainer"] = MAY_IMPORT["checkpoint"] | {"trainer"}
 MAY_IMPORT["commands"] = MAY_IMPORT["trainer"] | {"commands", "models"}
 MAY_IMPORT["__main__"] = {"commands"}
 ABOVE_TRAINER = {"commands", "__main__"}
-WITHOUT_TRANSFORMERS = {"files", "config", "core", "units", "compact", "ticket", "search"} | PARTS
+WITHOUT_TRANSFORMERS = {"files", "config", "core", "units", "compact", "holding", "ticket", "state", "search"} | PARTS
 LOADS = PACKAGE / "compact" / "load.py"  # the one module below the trainer that loads models of Transformers
 
 FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if file != PACKAGE / "__init__.py"]

@@ -2,18 +2,22 @@
 
 import copy
 import dataclasses
+import gc
 import io
 import json
 import pickle
 import re
 import warnings
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from torch import nn
 from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -812,6 +816,80 @@ def test_there_is_nothing_to_draw_before_the_first_observation(model: nn.Module)
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 
+@pytest.mark.parametrize("settings", [{}, {"scope": "global"}, {"score": "fisher"}, {"layers": ["query=0.25", "key"]}])
+def test_tickets_of_several_ratios_by_one_search_draw_nothing(model: nn.Module, settings: dict[str, Any]) -> None:
+    search = TicketSearch(model, WormConfig(**settings))
+    backward(model)
+    search.truncate_gradients()
+    search.observe()
+    before, masks = weights_of(model), search.masks
+    tickets = search.tickets([0.0, 0.3, 0.5, 0.9])
+    assert [ticket.config.prune_ratio for ticket in tickets] == [0.0, 0.3, 0.5, 0.9]
+    for ticket in tickets:
+        alone = TicketSearch(model, ticket.config)
+        alone.score.load_state_dict(search.score.state_dict())
+        alone.observe()
+        assert all(torch.equal(mask, alone.masks[name]) for name, mask in ticket.masks.items())
+        assert ticket.parts == alone.draw().parts and not ticket.converged and ticket.history == search.history
+        model.load_state_dict(before, strict=False)
+    assert all(torch.equal(mask, tickets[2].masks[name]) for name, mask in masks.items())
+    assert len(search.history) == 1 and all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_tickets_of_a_ratio_that_the_pattern_does_not_have_are_refused(model: nn.Module) -> None:
+    search = TicketSearch(model, WormConfig(scope="2:4"))
+    assert search.tickets([0.5])[0].sparsity == 0.5
+    with pytest.raises(ValueError, match=r"`scope='2:4'` prunes 0\.5 of the weights, got `prune_ratio=0\.25`"):
+        search.tickets([0.25])
+
+
+@pytest.mark.parametrize("target", ["gradient", "update", "fade"])
+def test_a_closed_search_has_let_go_of_the_model_and_can_be_read_and_saved(model: nn.Module, target: str) -> None:
+    model = copy.deepcopy(model)  # which nothing else holds
+    search = TicketSearch(model, WormConfig(truncation_target=target, score="fisher", **ALWAYS))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    search.attach(optimizer, steps_per_epoch=2)
+    for _ in range(3):
+        backward(model)
+        search.truncate_gradients()
+        optimizer.step()
+        search.observe()
+    masks, state, sparsity = search.masks, copy.deepcopy(search.state_dict()), search.sparsity
+    let_go = [weakref.ref(one) for one in (*search.layers, *model.parameters(), optimizer)]
+    twin = copy.deepcopy(model)
+    search.close()
+    search.close()  # once more does nothing
+    backward(model)
+    before = weights_of(model)
+    optimizer.step()
+    assert all((model.get_parameter(name)[~mask] != before[name][~mask]).any() for name, mask in masks.items())
+    del model, optimizer
+    gc.collect()
+    assert not any(reference() is not None for reference in let_go)
+    assert search.layers == [] and search.sparsity == sparsity and len(search.history) == 3 and search.config
+    assert all(torch.equal(mask, masks[name]) for name, mask in search.masks.items())
+    again = TicketSearch(twin, search.config)
+    again.load_state_dict(search.state_dict())
+    assert json.dumps(search.state_dict()["history"]) == json.dumps(state["history"])
+    assert all(torch.equal(mask, masks[name]) for name, mask in again.masks.items())
+    for act in (search.observe, search.draw, search.truncate_gradients, lambda: search.load_state_dict(state)):
+        with pytest.raises(RuntimeError, match="The search is closed"):
+            act()
+
+
+def test_in_a_loop_of_ones_own_the_calls_of_truncate_gradients_are_the_steps(model: nn.Module) -> None:
+    search = TicketSearch(model, WormConfig(sample_strategy="steps", sample_steps=3))
+    observed = []
+    for step in range(1, 8):
+        search.truncate_gradients()
+        if search.due(step, epoch_end=False):
+            search.observe()
+            observed.append(search.state_dict()["observed"])
+    assert observed == [3, 6] and search.state_dict()["step"] == 7
+    search.observe(step=12)
+    assert search.state_dict()["step"] == search.state_dict()["observed"] == 12
+
+
 # What it refuses.
 
 
@@ -1100,6 +1178,51 @@ def test_a_state_that_was_loaded_onto_the_gpu_goes_on(model: nn.Module) -> None:
     other.load_state_dict(state)
     assert other.observe().distances == search.observe().distances
     assert all(mask.is_cuda and torch.equal(mask, other.masks[name]) for name, mask in search.masks.items())
+
+
+def old_state() -> dict[str, Any]:
+    """As version 0.1.0 wrote it into the second checkpoint of a run."""
+    with safe_open(Path(__file__).parent / "v0_1_0" / "weights" / "search_state.safetensors", framework="pt") as file:
+        masks = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        rest = json.loads(file.metadata()["search"])
+    window = [{} for _ in rest["history"]]
+    for key, mask in masks.items():
+        place, _, name = key.partition("/")
+        window[int(place)][name] = mask
+    return {**rest, "window": window, "start": {}}
+
+
+def test_a_state_that_version_0_1_0_wrote_is_gone_on_with(bert: nn.Module) -> None:
+    state = old_state()
+    assert not {"score", "step", "parts"} & set(state) and "score" not in state["config"]
+    search = TicketSearch(bert, WormConfig(stopping_point=0.5))
+    search.load_state_dict(state)
+    assert len(search.history) == 2 and search.truncating
+    seen = search.observe(step=24)
+    assert seen.index == 2 and len(seen.distances) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"score": "fisher"}, "The saved search ran with `score='magnitude'`, this one has 'fisher'"),
+        ({"scope": "2:4"}, "The saved search ran with `scope='layer'`, this one has '2:4'"),
+        ({"schedule": "cubic"}, "The saved search ran with `schedule='early_bird'`, this one has 'cubic'"),
+    ],
+)
+def test_a_state_that_version_0_1_0_wrote_is_refused_by_other_parts(
+    bert: nn.Module, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        TicketSearch(bert, WormConfig(**settings)).load_state_dict(old_state())
+
+
+@pytest.mark.parametrize("name", ["step", "observed"])
+def test_a_state_with_damaged_steps_is_refused(model: nn.Module, name: str) -> None:
+    state = truncating_search(model).state_dict() | {name: "8"}
+    search = TicketSearch(model, WormConfig())
+    search.observe()
+    refused(search, state, r"is damaged: .*`step` and `observed` must be whole numbers")
 
 
 def test_loss_scaling_and_truncation_do_not_get_in_each_others_way(model: nn.Sequential) -> None:

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from zoo import zoo_model
 
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
@@ -401,11 +402,18 @@ def test_masks_of_any_size_are_saved_in_one_bit_per_unit(tmp_path: Path) -> None
 
 
 def test_the_history_file_can_be_read_without_hf_worm(model: nn.Module, tmp_path: Path) -> None:
-    ticket = random_ticket(model, history=HISTORY, converged=True)
+    parts = {"score": "fisher", "select": "layer", "schedule": "early_bird", "treatment": "gradient"}
+    ticket = random_ticket(model, history=HISTORY, converged=True, parts=parts)
     ticket.save_pretrained(tmp_path)
+    assert Ticket.from_pretrained(tmp_path).parts == parts
     history = json.loads((tmp_path / "worm_history.json").read_text())
     observations = [{**dataclasses.asdict(seen), "distances": list(seen.distances)} for seen in HISTORY]
-    assert history == {"converged": True, "sparsity": ticket.sparsity, "observations": observations}
+    assert history == {
+        "converged": True,
+        "sparsity": ticket.sparsity,
+        "parts": parts,
+        "observations": observations,
+    }
 
 
 def test_a_repository_is_read_through_the_hub(
@@ -490,6 +498,67 @@ def test_masks_that_save_pretrained_does_not_write_are_refused(
     with pytest.raises(ValueError, match=message) as error:
         Ticket.from_pretrained(tmp_path)
     assert str(file) in str(error.value)
+
+
+OLD = Path(__file__).parent / "v0_1_0"
+
+
+@pytest.mark.parametrize("name", ["weights", "compact", "continued"])
+def test_a_ticket_that_version_0_1_0_wrote_is_read(name: str, bert: nn.Module) -> None:
+    ticket = Ticket.from_pretrained(OLD / name)
+    report = json.loads((OLD / name / "worm_history.json").read_text())
+    assert ticket.parts == {} and ticket.sparsity == report["sparsity"]
+    assert len(ticket.history) == len(report["observations"]) and ticket.converged == report["converged"]
+    assert (ticket.config.score, ticket.config.schedule, ticket.config.scope) == ("magnitude", "early_bird", "layer")
+    ticket.apply_(bert)
+    again = Ticket.from_zeros(bert, ticket.config.layers)
+    assert all(torch.equal(mask, again.masks[layer]) for layer, mask in ticket.masks.items())
+
+
+def test_parts_that_are_no_names_are_refused(model: nn.Module, tmp_path: Path) -> None:
+    random_ticket(model, parts={"score": "fisher"}).save_pretrained(tmp_path)
+    file = tmp_path / "worm_history.json"
+    for wrong in (["fisher"], {"score": 3}):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"parts": wrong}))
+        with pytest.raises(ValueError, match=r"is not the history of a search: `parts` must hold names"):
+            Ticket.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("layers", [["query", "key"], ["*.value.weight"]])
+def test_the_ticket_of_weights_that_are_zero_already(model: nn.Module, layers: list[str]) -> None:
+    for parameter in model.parameters():
+        parameter.data[torch.rand(parameter.shape) < 0.3] = 0
+    ticket = Ticket.from_zeros(model, layers)
+    assert list(ticket.masks) == [layer.name for layer in representative_layers(model, layers)]
+    assert all(torch.equal(mask, model.get_parameter(name) != 0) for name, mask in ticket.masks.items())
+    assert ticket.config == WormConfig(layers=layers, prune_ratio=ticket.sparsity) and 0.2 < ticket.sparsity < 0.4
+    assert ticket.history == [] and ticket.parts == {} and not ticket.converged
+
+
+def test_a_unit_is_pruned_in_a_model_of_zeros_if_all_its_weights_are_zero() -> None:
+    bert = zoo_model("bert")
+    words = ["neurons", "heads"]
+    layers = representative_layers(bert, words)
+    masks = {layer.name: torch.rand(layer.shape) < 0.5 for layer in layers}
+    for layer in layers:
+        layer.zero_(masks[layer.name])
+        spared = int((~masks[layer.name]).nonzero()[0])
+        layer.views[-1].weight[spared, -1, -1] = 0.5  # all but one of its weights
+        masks[layer.name][spared] = True
+    ticket = Ticket.from_zeros(bert, words)
+    assert all(torch.equal(mask, masks[name]) for name, mask in ticket.masks.items())
+    norms = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    with torch.no_grad():
+        norms[1].weight.copy_(torch.tensor([0.0, 0.0, 1.0, 1.0]))
+        norms[1].bias.copy_(torch.tensor([0.0, 2.0, 0.0, 2.0]))
+    assert Ticket.from_zeros(norms, ["batchnorm"]).masks["1.weight"].tolist() == [False, True, True, True]
+
+
+def test_a_model_of_which_nothing_is_left_has_no_ticket(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    with pytest.raises(ValueError, match=r"All weights of \['query'\] are 0 in this `Sequential`: no ticket is left"):
+        Ticket.from_zeros(model, ["query"])
 
 
 SEEN = '{"index": 0, "distances": [], "max_distance": null, "mean_distance": null, "truncating": false'

@@ -36,6 +36,7 @@ from hf_worm.commands.image.command import IMAGE
 from hf_worm.commands.image.job import build_trainer as build_for_images
 from hf_worm.commands.job.parsing import parse
 from hf_worm.core.masks import keep_mask
+from hf_worm.scores import Magnitude
 from hf_worm.units import RepresentativeLayer
 from hf_worm.units.layer import View
 
@@ -351,10 +352,10 @@ def drift(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
 RANDOM = 3  # masks
 # What units might be ranked by; the largest stay.
 SCORES: dict[str, Score] = {
-    "L1 norm": lambda layer: layer.scores,  # what `TicketSearch` has
+    "L1 norm": Magnitude().of,  # what `TicketSearch` has
     "L2 norm": lambda layer: torch.stack([_norms(view) ** 2 for view in layer.views]).sum(0).sqrt(),
     "L2 norm in × out": lambda layer: _norms(layer.views[0]) * _norms(layer.views[-1]),
-    "L1 norm, the largest go": lambda layer: layer.scores.max() - layer.scores,
+    "L1 norm, the largest go": lambda layer: Magnitude().of(layer).max() - Magnitude().of(layer),
 }
 
 

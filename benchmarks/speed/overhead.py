@@ -443,7 +443,8 @@ def memory(model: nn.Module) -> list[Row]:
     units = sum(weight.numel() for weight in weights.values())
     search = observed(model, WormConfig(truncation_target="update", **AT_ONCE), 3)
     window = nbytes(mask for masks in search.state_dict()["window"] for mask in masks.values()) / units
-    factors = nbytes(search._current_scales()) / units
+    search._renew_treatment()
+    factors = nbytes(search.treatment.scales) / units
     copies = nbytes(weights.values()) / units  # kept from step to step, where the loop makes them at each
     masks = 3 * nbytes(search.masks.values()) / units
     rows = [
@@ -535,7 +536,8 @@ class Watched:
     def held(self) -> float:
         """Bytes per weight."""
         window = (mask for masks in self.search.state_dict()["window"] for mask in masks.values())
-        return (nbytes(window) + nbytes(self.truncating._current_scales())) / self.units
+        self.truncating._renew_treatment()
+        return (nbytes(window) + nbytes(self.truncating.treatment.scales)) / self.units
 
 
 def growth(largest: float) -> tuple[list[Row], Times]:

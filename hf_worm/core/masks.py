@@ -1,9 +1,8 @@
 """Weights to keep masks, the distance of two masks, and masks in one bit per unit."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -46,68 +45,62 @@ def keep_mask(weights: torch.Tensor, prune_ratio: float) -> torch.Tensor:
     return _keep_in_turn([weights], [prune_ratio])[0]
 
 
-def keep_masks(
-    weights: Sequence[torch.Tensor],
-    prune_ratio: float | Sequence[float],
-    scope: str,
-    finish: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> list[torch.Tensor]:
-    """One [`keep_mask`] for each tensor of weights (`scope="layer"`), or one over all of them together (`"global"`).
+def keep_masks(weights: Sequence[torch.Tensor], prune_ratios: Sequence[float]) -> list[torch.Tensor]:
+    """One [`keep_mask`] for each tensor of weights; on the CPU several at once.
 
     Sharded tensors are gathered one at a time, by all processes in the same order.
 
     Args:
         weights (`Sequence[torch.Tensor]`): As for [`keep_mask`].
-        prune_ratio (`float` or `Sequence[float]`): p, in [0, 1); in scope `"layer"` also one for each tensor.
-        scope (`str`): `"layer"` or `"global"`.
-        finish (`Callable[[torch.Tensor], torch.Tensor]`, *optional*):
-            Applied to each mask, such as [`pack`]; in scope `"layer"` where and when it is made, so that the masks are
-            never all in memory.
-
-    Returns:
-        `list[torch.Tensor]`: The masks, or what `finish` made of them.
+        prune_ratios (`Sequence[float]`): p for each tensor, in [0, 1).
     """
-    if scope == "global":
-        if not isinstance(prune_ratio, float | int):
-            raise ValueError(f"`scope='global'` has one ratio for all, got {prune_ratio}.")
-        together = keep_mask(_in_one(weights), prune_ratio)
-        parts = torch.split(together, [layer.numel() for layer in weights])
-        masks = [part.view(layer.shape) for part, layer in zip(parts, weights, strict=True)]
-        return masks if finish is None else [finish(mask) for mask in masks]
-    ratios = [prune_ratio] * len(weights) if isinstance(prune_ratio, float | int) else list(prune_ratio)
-    in_turn = partial(_keep_in_turn, finish=finish)
     if any(layer.device.type != "cpu" or is_sharded(layer) for layer in weights):
-        return in_turn(weights, ratios)
-    workers = min(torch.get_num_threads(), len(weights))
+        return _keep_in_turn(weights, prune_ratios)
+    workers = max(min(torch.get_num_threads(), len(weights)), 1)
     masks = list(weights)
     with ThreadPoolExecutor(workers) as pool:  # NumPy works outside the interpreter's lock
-        shares = pool.map(in_turn, *([every[i::workers] for i in range(workers)] for every in (weights, ratios)))
+        shares = pool.map(
+            _keep_in_turn, *([every[i::workers] for i in range(workers)] for every in (weights, prune_ratios))
+        )
         for i, share in enumerate(shares):
             masks[i::workers] = share
     return masks
 
 
-def _in_one(weights: Sequence[torch.Tensor]) -> torch.Tensor:
-    """All weights in one flat tensor."""
-    sizes = [layer.numel() for layer in weights]
-    dtype = reduce(torch.promote_types, [layer.dtype for layer in weights])
-    together = torch.empty(sum(sizes), dtype=dtype, device=weights[0].device)
-    for part, layer in zip(torch.split(together, sizes), weights, strict=True):
-        part.view(layer.shape).copy_(full(layer).detach())
+def keep_masks_over_all(
+    weights: Iterable[torch.Tensor], shapes: Sequence[torch.Size], prune_ratio: float
+) -> list[torch.Tensor]:
+    """The masks of one [`keep_mask`] over all tensors of weights together.
+
+    Args:
+        weights (`Iterable[torch.Tensor]`): As for [`keep_mask`]; asked for one at a time, and gathered where sharded.
+        shapes (`Sequence[torch.Size]`): Their shapes.
+        prune_ratio (`float`): p, in [0, 1).
+    """
+    sizes = [shape.numel() for shape in shapes]
+    parts = torch.split(keep_mask(_in_one(weights, sizes), prune_ratio), sizes)
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _in_one(weights: Iterable[torch.Tensor], sizes: Sequence[int]) -> torch.Tensor:
+    """All weights in one flat tensor, of a type that holds them all."""
+    together = torch.empty(0)
+    filled = 0
+    for layer, size in zip(weights, sizes, strict=True):
+        if not filled:
+            together = torch.empty(sum(sizes), dtype=layer.dtype, device=layer.device)
+        together = together.to(torch.promote_types(together.dtype, layer.dtype))
+        together[filled : filled + size].view(layer.shape).copy_(full(layer).detach())
+        filled += size
     return together
 
 
-def _keep_in_turn(
-    weights: Sequence[torch.Tensor],
-    prune_ratios: Sequence[float],
-    finish: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> list[torch.Tensor]:
+def _keep_in_turn(weights: Sequence[torch.Tensor], prune_ratios: Sequence[float]) -> list[torch.Tensor]:
     buffers: dict[torch.dtype, npt.NDArray[Any]] = {}
     masks = []
     for layer, prune_ratio in zip(weights, prune_ratios, strict=True):
         mask = _keep(full(layer), prune_ratio, buffers)
-        mask = mask.cpu() if is_sharded(layer) else mask  # no device holds all of all layers, not even of masks
-        masks.append(mask if finish is None else finish(mask))
+        masks.append(mask.cpu() if is_sharded(layer) else mask)  # no device holds all of all layers, not even of masks
     return masks
 
 
@@ -164,6 +157,43 @@ def _select(bits: torch.Tensor, pruned: int, infinity: int) -> torch.Tensor:
     return keep
 
 
+def keep_n_of_m(scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
+    """Mask that keeps the n largest of each m neighbours along the last dimension.
+
+    Of equal scores, the one with the lower index goes first. Equals the naive
+
+        order = scores.unflatten(-1, (-1, m)).argsort(-1, stable=True)
+        mask = torch.ones(order.shape, dtype=torch.bool)
+        mask.scatter_(-1, order[..., : m - n], False)
+        mask = mask.flatten(-2)
+
+    by comparisons instead of many small sorts.
+
+    Args:
+        scores (`torch.Tensor`): At least 0, of a shape whose last dimension m divides.
+        n, m (`int`): 0 < n < m.
+
+    Returns:
+        `torch.Tensor`: `bool` of the shape of `scores`, on their device (where they are sharded: whole, on the CPU).
+
+    Raises:
+        NotFiniteError: A score is NaN or infinite.
+    """
+    whole = full(scores).detach()
+    if not whole.isfinite().all():
+        raise NotFiniteError("NaN or infinite weights have no magnitude to rank.")
+    columns = whole.view(*whole.shape[:-1], -1, m).unbind(-1)
+    kept = []
+    for place, column in enumerate(columns):
+        larger = torch.zeros_like(column, dtype=torch.int32)
+        for other, neighbour in enumerate(columns):
+            if other != place:
+                larger += neighbour >= column if other > place else neighbour > column
+        kept.append(larger < n)
+    mask = torch.stack(kept, -1).flatten(-2)
+    return mask.cpu() if is_sharded(scores) else mask
+
+
 def last_of_largest(scores: torch.Tensor) -> torch.Tensor:
     """The mask that keeps one unit alone: the one that would go last.
 
@@ -200,20 +230,19 @@ def unpack(packed: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     return torch.from_numpy(bits[:units].view(np.bool_)).view(tuple(shape))
 
 
-def pruned_share(weights: Sequence[torch.Tensor], masks: Sequence[torch.Tensor]) -> float:
+def pruned_share(masked: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
     """Share of the L1 norm of all weights that those hold which the masks prune, in [0, 1]; 0 where all are 0.
 
     Sharded tensors are gathered one at a time, by all processes in the same order.
 
     Args:
-        weights (`Sequence[torch.Tensor]`): Floating point.
-        masks (`Sequence[torch.Tensor]`): For each its mask, packed.
+        masked (`Iterable[tuple[torch.Tensor, torch.Tensor]]`):
+            Weights, floating point, and their mask, `bool`, `True` = keep; asked for one at a time.
     """
     pruned = whole = 0.0
-    for layer, packed in zip(weights, masks, strict=True):
-        scores = full(layer).detach().abs()
-        kept = unpack(packed, scores.shape).to(scores.device)
-        pruned += scores.masked_fill(kept, 0).sum(dtype=torch.float64).item()
+    for weights, mask in masked:
+        scores = full(weights).detach().abs()
+        pruned += scores.masked_fill(mask.to(scores.device), 0).sum(dtype=torch.float64).item()
         whole += scores.sum(dtype=torch.float64).item()
     return pruned / whole if whole else 0.0
 

@@ -49,3 +49,32 @@ def shard_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     mesh = like.device_mesh
     whole = DTensor.from_local(tensor.expand(like.shape), mesh, [Replicate()] * mesh.ndim, run_check=False)
     return local(whole.redistribute(placements=like.placements))
+
+
+def sharded_as(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The tensor of the shape of `like` of which this process holds `part`, sharded as `like` is; `part` itself if not.
+
+    Args:
+        part (`torch.Tensor`): Of the shape of `local(like)`; the memory is shared.
+        like (`torch.Tensor`): The tensor that it goes with.
+    """
+    if not is_sharded(like):
+        return part
+    stride = torch.empty(like.shape, device="meta").stride()
+    return DTensor.from_local(part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=stride)
+
+
+def on_every_process(flag: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Whether a flag is set on all processes that hold a shard of `like`; to be called by all of them at once.
+
+    Args:
+        flag (`torch.Tensor`): `bool`, without dimensions.
+        like (`torch.Tensor`): A sharded tensor.
+    """
+    if not is_sharded(like):
+        return flag
+    together = flag.to(like.device_mesh.device_type, torch.int32)
+    for dimension in range(like.device_mesh.ndim):
+        group = like.device_mesh.get_group(dimension)
+        torch.distributed.all_reduce(together, torch.distributed.ReduceOp.MIN, group=group)
+    return together.to(flag.device, torch.bool)

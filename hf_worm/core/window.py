@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
-from hf_worm.core.masks import count_differences
+from hf_worm.core.masks import count_differences, unpack
+
+Packed = dict[str, torch.Tensor]  # masks by layer, as [`~hf_worm.core.masks.pack`] packs them
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class MaskWindow:
     """
 
     def __init__(self, length: int) -> None:
-        self.masks: deque[dict[str, torch.Tensor]] = deque(maxlen=length)
+        self.masks: deque[Packed] = deque(maxlen=length)
 
     @property
     def full(self) -> bool:
@@ -102,3 +104,30 @@ class MaskWindow:
         self.masks.append(dict(masks))
         *older, newest = self.masks
         return tuple(sum(count_differences(mask[name], newest[name]) for name in newest) / units for mask in older)
+
+    def read(self, state: Mapping[str, Any], shapes: Mapping[str, torch.Size]) -> tuple[list[Packed], Packed]:
+        """The masks of a search's state, once they are found to be what this window can hold.
+
+        Args:
+            state (`Mapping[str, Any]`): With `"window"`, `"start"` and `"history"`.
+            shapes (`Mapping[str, torch.Size]`): The shape of each layer's mask.
+
+        Returns:
+            `tuple`: The masks of the window, oldest first, and those of the first step; the latter may be empty.
+
+        Raises:
+            ValueError: There are too few or too many masks, or a tensor is no mask of its layer's shape.
+            KeyError, TypeError, AttributeError: It is no such state.
+        """
+        masks = [{name: mask[name].cpu() for name in shapes} for mask in state["window"]]
+        start = {name: state["start"][name].cpu() for name in shapes} if state["start"] else {}
+        length, observed = self.masks.maxlen or 0, len(state["history"])
+        if len(masks) != min(observed, length):
+            raise ValueError(
+                f"The state of the search is damaged: {observed} observations and a window of {length} need "
+                f"{min(observed, length)} masks, got {len(masks)}."
+            )
+        for mask in [*masks, start] if start else masks:
+            for name, shape in shapes.items():
+                unpack(mask[name], shape)  # raises where it is not a mask of that shape
+        return masks, start

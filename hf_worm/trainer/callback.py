@@ -16,11 +16,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
 from hf_worm.checkpoint.state import Saved, load_run, save_state
 from hf_worm.config import WormConfig
-from hf_worm.core.truncation import StepTruncation, unwrapped
+from hf_worm.core.truncation import unwrapped
 from hf_worm.core.window import Observation
+from hf_worm.holding import Attached, Held
 from hf_worm.report.progress import Progress
 from hf_worm.search import TicketSearch
-from hf_worm.ticket import Held, Ticket
+from hf_worm.ticket import Ticket
 from hf_worm.trainer.refusals import refuse_distribution, refuse_optimizer
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class WormCallback(TrainerCallback):
         self._running = False
         self._over = False  # the search has ended, and its ticket is to be drawn
         self._epoch_ended = False  # `on_epoch_end` has come, and the next epoch has not begun
-        self._handle: StepTruncation | Held | None = None  # of the hooks on the optimizer's step
+        self._handle: Attached | Held | None = None  # of the hooks on the optimizer's step
         self._refuse()
 
     # Events.

@@ -92,7 +92,7 @@ def loss_scale(accelerator: Accelerator) -> torch.Tensor | None:
 
 def swap_model(trainer: Trainer, model: nn.Module) -> None:
     """Have the Trainer and its callbacks go on with another model."""
-    trainer.model = trainer.model_wrapped = trainer.callback_handler.model = model  # type: ignore[assignment]
+    trainer.model = trainer.model_wrapped = trainer.callback_handler.model = model
 
 
 def forget_optimizer(trainer: Trainer) -> None:

@@ -3,7 +3,7 @@
 import copy
 import math
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -252,7 +252,7 @@ class Phases(WormCallback):
     def _hold(self, model: nn.Module, optimizer: Any) -> None:
         ticket = self.trainer.rest or self.ticket
         assert ticket is not None
-        self._handle = ticket.hold(model, self.trainer.optimizer)  # which may be another than before the draw
+        self._handle = ticket.hold(model, cast(Any, self.trainer.optimizer))  # maybe another than before the draw
 
     def _finish(self, state: TrainerState, model: nn.Module) -> None:
         self.progress.finish(state.global_step, state.epoch or 0.0)

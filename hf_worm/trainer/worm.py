@@ -234,9 +234,10 @@ class WormTrainerMixin(_Trainer):
 
     def _search(self, checkpoint: str | None, options: dict[str, Any], draws: bool) -> TrainOutput:
         """Search and, if it draws, draw and retrain within the same training."""
-        if self._config.truncation_target == "fade" and self._streams:
+        if self._searched.needs_epochs and self._streams:
+            part = "schedule='cubic'" if self._searched.schedule.needs_epochs else "truncation_target='fade'"
             raise ValueError(
-                "`truncation_target='fade'` counts by epochs and needs a training set with a length, got "
+                f"`{part}` counts by epochs and needs a training set with a length, got "
                 f"`{type(self.train_dataset).__name__}`. Use `truncation_target='update'`, or a loop of your own with "
                 "`search.attach(optimizer, steps_per_epoch=...)`."
             )

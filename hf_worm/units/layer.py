@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import reduce
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -124,15 +123,14 @@ class RepresentativeLayer:
     """A named tensor whose units are watched and pruned.
 
     All views are truncated, drawn and held together. A weight of an attention projection is a unit with one view,
-    itself; a BatchNorm channel is a unit with two, γ (scored) and β; an FFN neuron has rows, entries of biases and a
-    column, and its score is the L1 norm of them all.
+    itself; a BatchNorm channel is a unit with two, γ and β; an FFN neuron has rows, entries of biases and a column.
 
     Args:
         name (`str`): Name of the first view's parameter, as in `model.named_parameters()`.
         views (`tuple[View, ...]`): The parts of parameters that the units own.
         granularity (`str`, *optional*, defaults to `"weight"`):
-            What a unit is: `"weight"` or `"channel"` (of a BatchNorm), of which the first view is scored, or `"neuron"`
-            or `"head"`, which lie along the views' first dimension and are scored by the L1 norm of all views.
+            What a unit is: `"weight"` or `"channel"` (of a BatchNorm), an entry of the first view; or `"neuron"` or
+            `"head"`, which lie along the views' first dimension, the projection that leads out last.
         prune_ratio (`float`, *optional*): In [0, 1), if not that of the configuration.
 
     Raises:
@@ -175,27 +173,13 @@ class RepresentativeLayer:
 
     @property
     def summed(self) -> bool:
-        """Whether a unit's score is a sum over all views."""
+        """Whether a unit has many weights, and lies along the views' first dimension: a neuron or a head."""
         return self.granularity in ("neuron", "head")
 
     @property
     def weight(self) -> torch.Tensor:
         """The first view's data."""
         return self.views[0].weight
-
-    @property
-    def scores(self) -> torch.Tensor:
-        """The units' scores, of shape `self.shape`: the absolute value of the weight or of γ, or an L1 norm."""
-        return self.ranked.abs()
-
-    @property
-    def ranked(self) -> torch.Tensor:
-        """What has the scores as its absolute value, of shape `self.shape`; of single weights a view, not a copy."""
-        if not self.summed:
-            return self.weight
-        dtype = reduce(torch.promote_types, (view.weight.dtype for view in self.views), torch.float32)
-        norms = [view.weight.detach().abs().flatten(1).sum(1, dtype=dtype) for view in self.views]
-        return torch.stack(norms).sum(0)
 
     def zero_(self, mask: torch.Tensor) -> None:
         """Set the pruned units to exactly 0, in place.

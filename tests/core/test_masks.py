@@ -17,7 +17,11 @@ from hf_worm.core.masks import (
     count_kept,
     keep_mask,
     keep_masks,
+    keep_masks_over_all,
+    keep_n_of_m,
+    last_of_largest,
     pack,
+    pruned_share,
     unpack,
 )
 
@@ -51,6 +55,12 @@ def naive_mask(weights: torch.Tensor, ratio: float) -> torch.Tensor:
     return mask.view(weights.shape)
 
 
+def masks_by(scope: str, weights: list[torch.Tensor], ratio: float) -> list[torch.Tensor]:
+    if scope == "global":
+        return keep_masks_over_all(iter(weights), [layer.shape for layer in weights], ratio)
+    return keep_masks(weights, [ratio] * len(weights))
+
+
 @given(shape=shapes, ratio=ratios, dtype=dtypes, seed=seeds)
 def test_layer_masks_equal_torchs_l1_unstructured(
     shape: tuple[int, ...], ratio: float, dtype: torch.dtype, seed: int
@@ -73,7 +83,7 @@ def test_global_masks_equal_torchs_global_unstructured(
     for module, weight in zip(modules, weights, strict=True):
         module.weight = nn.Parameter(weight.clone())
     prune.global_unstructured([(module, "weight") for module in modules], prune.L1Unstructured, amount=float(ratio))
-    masks = keep_masks(weights, ratio, "global")
+    masks = masks_by("global", weights, ratio)
     assert len(masks) == len(modules)
     for mask, module in zip(masks, modules, strict=True):
         assert torch.equal(mask, module.weight_mask.bool())
@@ -82,7 +92,7 @@ def test_global_masks_equal_torchs_global_unstructured(
 @given(sizes=st.lists(shapes, min_size=1, max_size=4), ratio=ratios, seed=seeds)
 def test_layer_scope_prunes_the_ratio_in_each_layer(sizes: list[tuple[int, ...]], ratio: float, seed: int) -> None:
     weights = [tie_free(shape, torch.float32, seed + i) for i, shape in enumerate(sizes)]
-    masks = keep_masks(weights, ratio, "layer")
+    masks = masks_by("layer", weights, ratio)
     assert [mask.tolist() for mask in masks] == [naive_mask(weight, ratio).tolist() for weight in weights]
 
 
@@ -104,31 +114,59 @@ def test_global_ties_prune_the_earlier_layer_and_the_lower_index_first(
     generator = torch.Generator().manual_seed(seed)
     weights = [torch.randint(-2, 3, (size,), generator=generator).to(dtype) for size in sizes]
     expected = naive_mask(torch.cat(weights), ratio)
-    assert torch.equal(torch.cat(keep_masks(weights, ratio, "global")), expected)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("scope", ["layer", "global"])
-def test_masks_packed_as_they_are_made_are_the_masks_packed(scope: str, device: str) -> None:
-    weights = [tie_free(shape, torch.float32, i).to(device) for i, shape in enumerate([(33, 17), (50,), (2, 3, 4)])]
-    expected = [pack(mask) for mask in keep_masks(weights, 0.3, scope)]
-    packed = keep_masks(weights, 0.3, scope, pack)
-    assert [mask.dtype for mask in packed] == [torch.uint8] * 3
-    assert [mask.tolist() for mask in packed] == [mask.tolist() for mask in expected]
+    assert torch.equal(torch.cat(masks_by("global", weights, ratio)), expected)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_ratio_for_each_tensor(device: str) -> None:
     weights, ratios = [torch.randn(50, 7, device=device) for _ in range(5)], [0.0, 0.9, 0.5, 0.33, 0.1]
-    found = keep_masks(weights, ratios, "layer")
+    found = keep_masks(weights, ratios)
     assert all(torch.equal(mask, keep_mask(w, p)) for mask, w, p in zip(found, weights, ratios, strict=True))
-    with pytest.raises(ValueError, match="`scope='global'` has one ratio for all"):
-        keep_masks(weights, ratios, "global")
+
+
+def test_tensors_of_several_types_are_ranked_together_in_one_that_holds_them_all() -> None:
+    weights = [torch.randn(5).to(dtype) for dtype in (torch.bfloat16, torch.float64, torch.float32)]
+    expected = naive_mask(torch.cat([layer.double() for layer in weights]), 0.4)
+    assert torch.equal(torch.cat(masks_by("global", weights, 0.4)), expected)
+
+
+def naive_n_of_m(scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
+    """Take m neighbours at a time, and let the smallest go one by one, of equal ones the first."""
+    mask = torch.ones(scores.numel(), dtype=torch.bool)
+    for start in range(0, scores.numel(), m):
+        group = scores.flatten()[start : start + m].tolist()
+        for place in sorted(range(m), key=lambda place: (group[place], place))[: m - n]:
+            mask[start + place] = False
+    return mask.view(scores.shape)
+
+
+@given(n=st.integers(1, 5), more=st.integers(1, 4), rows=st.integers(1, 4), dtype=dtypes, levels=st.integers(1, 9))
+def test_n_of_each_m_neighbours_stay(n: int, more: int, rows: int, dtype: torch.dtype, levels: int) -> None:
+    m = n + more
+    scores = torch.randint(levels, (rows, 3 * m), generator=torch.Generator().manual_seed(levels)).to(dtype)
+    assert torch.equal(keep_n_of_m(scores, n, m), naive_n_of_m(scores, n, m))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_scores_that_are_not_finite_have_no_n_largest(value: float) -> None:
+    with pytest.raises(NotFiniteError):
+        keep_n_of_m(torch.tensor([[1.0, value, 2.0, 3.0]]), 2, 4)
+
+
+def test_the_last_of_the_largest_stays_alone() -> None:
+    assert last_of_largest(torch.tensor([1.0, 3.0, 3.0, 2.0])).tolist() == [False, False, True, False]
+
+
+def test_the_share_that_pruned_weights_hold_is_of_the_l1_norm() -> None:
+    masks = [torch.tensor([True, False]), torch.tensor([False, True, True])]
+    weights = [torch.tensor([1.0, -2.0]), torch.tensor([3.0, 1.0, 1.0])]
+    assert pruned_share(zip(weights, masks, strict=True)) == 5 / 8
+    assert pruned_share([(torch.zeros(2), masks[0])]) == 0
 
 
 def test_global_scope_may_take_all_of_one_layer_and_nothing_of_another() -> None:
     low, high = torch.full((2, 3), 0.5), torch.full((6,), -2.0)
-    masks = keep_masks([high, low], 0.5, "global")
+    masks = masks_by("global", [high, low], 0.5)
     assert masks[0].all() and not masks[1].any()
     assert [mask.shape for mask in masks] == [high.shape, low.shape]
 
@@ -176,7 +214,7 @@ def test_the_count_is_rounded_as_python_rounds(count: int, ratio: float) -> None
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_a_tensor_without_entries_has_a_mask_without_entries(scope: str) -> None:
-    masks = keep_masks([torch.rand(0, 3), torch.rand(4)], 0.5, scope)
+    masks = masks_by(scope, [torch.rand(0, 3), torch.rand(4)], 0.5)
     assert [tuple(mask.shape) for mask in masks] == [(0, 3), (4,)] and int(masks[1].sum()) == 2
     assert keep_mask(torch.rand(0), 0.5).dtype == torch.bool
 
@@ -185,7 +223,7 @@ def test_a_tensor_without_entries_has_a_mask_without_entries(scope: str) -> None
 def test_a_ratio_below_half_a_unit_prunes_nothing(ratio: float) -> None:
     mask = keep_mask(torch.rand(4, 5), ratio)
     assert mask.dtype == torch.bool and mask.shape == (4, 5) and mask.all()
-    assert all(layer.all() for layer in keep_masks([torch.rand(3), torch.rand(2, 2)], ratio, "global"))
+    assert all(layer.all() for layer in masks_by("global", [torch.rand(3), torch.rand(2, 2)], ratio))
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.4])
@@ -197,7 +235,7 @@ def test_a_ratio_below_half_a_unit_prunes_nothing(ratio: float) -> None:
 def test_flat_index_counts_rows_whatever_the_memory_layout(lay_out, ratio: float) -> None:
     weights = lay_out(torch.randint(-4, 5, (6, 9)).float())
     assert torch.equal(keep_mask(weights, ratio), naive_mask(weights.clone(), ratio))
-    assert torch.equal(keep_masks([weights], ratio, "global")[0], naive_mask(weights.clone(), ratio))
+    assert torch.equal(masks_by("global", [weights], ratio)[0], naive_mask(weights.clone(), ratio))
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
@@ -205,7 +243,7 @@ def test_flat_index_counts_rows_whatever_the_memory_layout(lay_out, ratio: float
 def test_weights_are_left_alone(dtype: torch.dtype, scope: str) -> None:
     weights = nn.Parameter(tie_free((9, 7), dtype))
     before = weights.detach().clone()
-    (mask,) = keep_masks([weights], 0.5, scope)
+    (mask,) = masks_by(scope, [weights], 0.5)
     assert not mask.requires_grad
     assert torch.equal(weights, before)
     mask.fill_(False)  # no part of the weights' memory
@@ -217,7 +255,7 @@ def test_weights_are_left_alone(dtype: torch.dtype, scope: str) -> None:
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_masks_are_bool_on_the_device_of_the_weights(dtype: torch.dtype, scope: str, device: str) -> None:
     weights = [torch.randint(-4, 5, shape).to(device, dtype) for shape in [(33, 17), (50,), (2, 3, 4)]]
-    masks = keep_masks(weights, 0.5, scope)
+    masks = masks_by(scope, weights, 0.5)
     assert [(mask.dtype, mask.device, mask.shape) for mask in masks] == [
         (torch.bool, weight.device, weight.shape) for weight in weights
     ]
@@ -263,7 +301,7 @@ def test_weights_that_are_not_finite_make_no_mask(value: float, dtype: torch.dty
             keep_mask(weights, ratio)
         for scope in ("layer", "global"):
             with pytest.raises(NotFiniteError):
-                keep_masks([torch.ones(3, dtype=dtype, device=device), weights], ratio, scope)
+                masks_by(scope, [torch.ones(3, dtype=dtype, device=device), weights], ratio)
 
 
 @pytest.mark.parametrize("device", DEVICES)

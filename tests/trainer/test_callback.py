@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from training import QUERY_AND_KEY, arguments, checkpoints, examples, pruned_are_zero, same_weights, weights, worm_trainer
+from training import (
+    QUERY_AND_KEY,
+    arguments,
+    checkpoints,
+    examples,
+    pruned_are_zero,
+    same_weights,
+    weights,
+    worm_trainer,
+)
 from transformers import BertForSequenceClassification, EarlyStoppingCallback, Trainer, TrainerCallback
 
 from hf_worm import Ticket, WormCallback, WormConfig
@@ -61,7 +70,9 @@ def test_it_is_resumed_from_any_checkpoint(target: str, bert: BertForSequenceCla
     with_ticket = [folder for folder in folders if (folder / "ticket.safetensors").exists()]
     assert 0 < len(with_ticket) < len(folders), "checkpoints of both phases are put to the test"
     for folder in folders[:-1]:
-        resumed, again = trained(copy.deepcopy(bert), tmp_path, config, str(folder), **{**saving, "save_strategy": "no"})
+        resumed, again = trained(
+            copy.deepcopy(bert), tmp_path, config, str(folder), **{**saving, "save_strategy": "no"}
+        )
         assert same_weights(weights(resumed.model), weights(whole.model)), folder.name
         assert again.search.history == callback.search.history
         assert same_weights(again.ticket.masks, callback.ticket.masks)

@@ -1,4 +1,4 @@
-"""A run is one training of the parent's: what callbacks, trackers and trials see of it is what they see of `Trainer`."""
+"""A run is one training of the parent's: callbacks, trackers and trials see of it what they see of `Trainer`."""
 
 import copy
 from pathlib import Path

@@ -4,6 +4,7 @@ import pytest
 from torch import nn
 from transformers import AutoModel, EfficientNetConfig, MobileNetV2Config, RegNetConfig, ResNetConfig
 
+from hf_worm.scores import Magnitude
 from hf_worm.units import representative_layers
 
 # Basic block: two convolutions each, with a BatchNorm after each; the second stage's first block has a shortcut.
@@ -62,7 +63,7 @@ def test_views_are_gamma_then_beta_and_alias_them(cnn: nn.Sequential) -> None:
     assert cnn[1].bias.tolist() == [0.0, 3.0, 0.0, 0.0]
     layer = representative_layers(cnn, ["batchnorm"])[0]
     assert layer.weight.tolist() == [1.0, 1.0, -5.0, 1.0]
-    assert layer.scores.tolist() == [1.0, 1.0, 5.0, 1.0]
+    assert Magnitude().of(layer).tolist() == [1.0, 1.0, 5.0, 1.0]
 
 
 def test_a_batchnorm_in_two_places_counts_once() -> None:

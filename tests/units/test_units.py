@@ -10,6 +10,7 @@ from transformers import AutoModel, BartConfig, DiffLlamaConfig, MambaConfig, Pr
 from zoo import HEADS, HIDDEN, NEURONS, SIZE, ZOO, zoo_model
 
 from hf_worm import TicketSearch, WormConfig
+from hf_worm.scores import Magnitude
 from hf_worm.units import RepresentativeLayer, representative_layers
 
 
@@ -64,7 +65,7 @@ def test_a_weight_that_a_unit_has_as_query_and_as_key_is_one_of_its_weights() ->
     attention = model.encoder.layer[0].attention
     own = [*attention.self.query.parameters(), attention.self.key.bias, *attention.self.value.parameters()]
     own.append(attention.output.dense.weight)
-    assert layer.scores.sum().item() == pytest.approx(sum(parameter.abs().sum().item() for parameter in own))
+    assert Magnitude().of(layer).sum().item() == pytest.approx(sum(parameter.abs().sum().item() for parameter in own))
     search.observe()
     for parameter in own:
         parameter.grad = torch.ones_like(parameter)
@@ -100,8 +101,9 @@ def test_a_units_score_is_the_l1_norm_of_all_that_it_owns(family: Any, word: str
     blocks = 1 if "Albert" in type(model).__name__ else 2
     assert [tuple(layer.shape) for layer in layers] == [(NEURONS if word == "neurons" else family[4],)] * blocks
     for layer in layers:
-        expected = [sum(part.abs().sum() for part in PARTS[word](family, layer, i)) for i in range(len(layer.scores))]
-        torch.testing.assert_close(layer.scores, torch.stack(expected))
+        scores = Magnitude().of(layer)
+        expected = [sum(part.abs().sum() for part in PARTS[word](family, layer, i)) for i in range(len(scores))]
+        torch.testing.assert_close(scores, torch.stack(expected))
 
 
 @pytest.mark.parametrize("word", PARTS)

@@ -29,6 +29,7 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
+from hf_worm.scores import Magnitude
 from hf_worm.units import representative_layers
 
 HIDDEN, LAYERS, VOCAB = 12, 2, 40
@@ -255,4 +256,4 @@ def test_a_layer_aliases_its_parameter() -> None:
 def test_scores_are_magnitudes() -> None:
     layer = representative_layers(build(ZOO["bert"][0]), ["query"])[0]
     assert (layer.weight < 0).any()
-    assert torch.equal(layer.scores, layer.weight.abs())
+    assert torch.equal(Magnitude().of(layer), layer.weight.abs())

@@ -16,6 +16,7 @@ import torch
 from small_data import glue_folder, judgements
 
 from hf_worm import TicketSearch, WormConfig, WormTrainer
+from hf_worm.scores import Magnitude
 from hf_worm.units import representative_layers
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
@@ -264,7 +265,7 @@ def test_drift_is_the_distance_from_the_pretrained_masks(
 def test_units_are_drawn_by_each_score(scale: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def zero_rows(trainer: WormTrainer) -> dict[str, list[int]]:
         layers = representative_layers(trainer.model, ["neurons"])
-        return {layer.name: (layer.scores == 0).nonzero().flatten().tolist() for layer in layers}
+        return {layer.name: (Magnitude().of(layer) == 0).nonzero().flatten().tolist() for layer in layers}
 
     monkeypatch.setattr(methods, "evaluate", zero_rows)
     setting = protocol.Setting("sst2", "scores", seed=1, layers=("neurons",), prune_ratio=0.5)

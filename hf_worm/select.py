@@ -1,0 +1,183 @@
+"""Which units go, by their scores: the smallest of each layer, the smallest of all, or some of each few neighbours."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from hf_worm.config import WormConfig, n_of_m
+from hf_worm.core.masks import NotFiniteError, keep_masks, keep_masks_over_all, keep_n_of_m, last_of_largest, pack
+from hf_worm.core.sharding import full, is_sharded
+from hf_worm.core.window import Packed
+from hf_worm.scores import Score
+from hf_worm.units import RepresentativeLayer
+from hf_worm.units.names import first_names
+
+Scores = Callable[[RepresentativeLayer], torch.Tensor]
+
+
+@runtime_checkable
+class Selection(Protocol):
+    """Makes masks of scores. For one of your own, derive a class from this one: `require` has a default.
+
+    Attributes:
+        name (`str`): Goes into tickets and checkpoints; a search is resumed with a selection of the same name alone.
+    """
+
+    name: str
+
+    def require(self, layers: Sequence[RepresentativeLayer]) -> None:
+        """Raise a `ValueError` if no mask of these layers can be made; called once, as the search is made."""
+        return
+
+    def masks(
+        self, layers: Sequence[RepresentativeLayer], scores: Scores, ratios: Sequence[float]
+    ) -> Iterable[torch.Tensor]:
+        """Make the mask of each layer in turn.
+
+        Args:
+            layers (`Sequence[RepresentativeLayer]`): The layers.
+            scores (`Callable`): Returns the scores of a layer's units: at least 0, of `layer.shape`.
+            ratios (`Sequence[float]`): Share of each layer's units to prune, in [0, 1).
+
+        Returns:
+            `Iterable[torch.Tensor]`: For each layer `bool` of `layer.shape`, `True` = keep.
+        """
+        ...
+
+
+class PerLayer(Selection):
+    """The units of the smallest scores go, in each layer its own share."""
+
+    name = "layer"
+
+    def masks(
+        self, layers: Sequence[RepresentativeLayer], scores: Scores, ratios: Sequence[float]
+    ) -> Iterator[torch.Tensor]:
+        at_once = torch.get_num_threads()  # as many scores are in memory, and no more
+        for start in range(0, len(layers), at_once):
+            some = slice(start, start + at_once)
+            yield from keep_masks([scores(layer) for layer in layers[some]], ratios[some])
+
+
+class OverAll(Selection):
+    """The units of the smallest scores go, one share of all layers together."""
+
+    name = "global"
+
+    def masks(
+        self, layers: Sequence[RepresentativeLayer], scores: Scores, ratios: Sequence[float]
+    ) -> list[torch.Tensor]:
+        if len(set(ratios)) > 1:
+            raise ValueError(f"`scope='global'` has one ratio for all layers, got {sorted(set(ratios))}.")
+        return keep_masks_over_all(map(scores, layers), [layer.shape for layer in layers], ratios[0])
+
+
+class NOfM(Selection):
+    """Of each m neighbours along the last dimension of a weight, the n of the largest scores stay.
+
+    Args:
+        n, m (`int`): 0 < n < m, such as 2 and 4, which GPUs compute with at twice the speed.
+    """
+
+    def __init__(self, n: int, m: int) -> None:
+        self.n, self.m = n, m
+        self.name = f"{n}:{m}"
+
+    def require(self, layers: Sequence[RepresentativeLayer]) -> None:
+        """Raise a `ValueError` where a layer has no rows of weights in groups of m."""
+        for layer in layers:
+            if layer.granularity != "weight" or len(layer.shape) != 2 or layer.shape[-1] % self.m:
+                raise ValueError(
+                    f"`scope={self.name!r}` prunes single weights of matrices whose rows {self.m} divides; "
+                    f"`{layer.name}` has {layer.granularity}s of shape {tuple(layer.shape)}. Name other `layers`, or "
+                    "use `scope='layer'`."
+                )
+
+    def masks(
+        self, layers: Sequence[RepresentativeLayer], scores: Scores, ratios: Sequence[float]
+    ) -> Iterator[torch.Tensor]:
+        return (keep_n_of_m(scores(layer), self.n, self.m) for layer in layers)
+
+
+def selection_of(config: WormConfig) -> Selection:
+    """Make the selection that the settings name."""
+    if pattern := n_of_m(config.scope):
+        return NOfM(*pattern)
+    return OverAll() if config.scope == "global" else PerLayer()
+
+
+def take_masks(
+    selection: Selection, score: Score, layers: Sequence[RepresentativeLayer], ratios: Sequence[float]
+) -> Packed:
+    """The masks that a selection makes of the scores as they are now, each packed as soon as it is made.
+
+    A feed-forward block or an attention never loses its last neuron or head.
+
+    Args:
+        selection (`Selection`): Makes the masks.
+        score (`Score`): Makes the scores.
+        layers (`Sequence[RepresentativeLayer]`): The layers.
+        ratios (`Sequence[float]`): Share of each layer's units to prune, in [0, 1).
+
+    Raises:
+        ValueError: Weights or scores are NaN or infinite, or a part makes something else than scores or masks.
+        RuntimeError: The score has gathered no gradients yet.
+    """
+
+    def scores(layer: RepresentativeLayer) -> torch.Tensor:
+        return _checked(score.name, layer, score.of(layer))
+
+    packed = {}
+    try:
+        for layer, mask in zip(layers, selection.masks(layers, scores, ratios), strict=True):
+            if mask.dtype != torch.bool or mask.shape != layer.shape:
+                raise ValueError(
+                    f"A mask of `{layer.name}` is `bool` of shape {tuple(layer.shape)}; the selection "
+                    f"`{selection.name}` made {mask.dtype} of shape {tuple(mask.shape)}."
+                )
+            packed[layer.name] = pack(last_of_largest(scores(layer)) if layer.summed and not mask.any() else mask)
+    except NotFiniteError as error:
+        raise _not_finite(score, layers) from error
+    return packed
+
+
+def require_present(model: nn.Module, layers: Sequence[RepresentativeLayer]) -> None:
+    """Raise a `RuntimeError` where layers were replaced since they were found: their old weights don't train."""
+    present = set(model.parameters())
+    views = [(layer, view) for layer in layers for view in layer.views if not view.sharded]
+    gone = list(dict.fromkeys(layer.name for layer, view in views if view.parameter not in present))
+    if gone:
+        raise RuntimeError(
+            f"{first_names(gone)}: no longer a parameter of the model. `fully_shard`, for one, puts new parameters in "
+            "the place of the old. Make the search after it, as the optimizer is."
+        )
+
+
+def _checked(name: str, layer: RepresentativeLayer, scores: torch.Tensor) -> torch.Tensor:
+    """Scores, as far as they can be checked without communication."""
+    if scores.shape != layer.shape or not scores.is_floating_point():
+        raise ValueError(
+            f"Scores of `{layer.name}` are floating point, of shape {tuple(layer.shape)}; the score `{name}` has "
+            f"{scores.dtype} of shape {tuple(scores.shape)}."
+        )
+    if not is_sharded(scores) and scores.numel() and scores.min() < 0:
+        raise ValueError(f"Scores are at least 0; the score `{name}` of `{layer.name}` is not.")
+    return scores
+
+
+def _not_finite(score: Score, layers: Sequence[RepresentativeLayer]) -> ValueError:
+    weights = [layer for layer in layers if not all(_is_finite(view.weight) for view in layer.views)]
+    if not weights:
+        names = [layer.name for layer in layers if not _is_finite(score.of(layer))]
+        return ValueError(f"The score `{score.name}` of {first_names(names)} is NaN or infinite: it ranks nothing.")
+    return ValueError(
+        f"`{weights[0].name}` holds NaN or infinite weights ({len(weights)} of {len(layers)} layers do): they have no "
+        "magnitude to rank, training has diverged. Lower the learning rate, clip the gradients, or train in bf16 "
+        "instead of fp16."
+    )
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return bool(full(tensor).isfinite().all())
