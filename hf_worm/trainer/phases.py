@@ -98,6 +98,8 @@ class Phases(WormCallback):
         self._steps_of_an_epoch, self.search_steps = steps_per_epoch, planned
         if self.ticket is None or self.saved is not None:
             self._put_in_place()
+        if self.ticket is None and self._search.schedule.needs_epochs:
+            self._search.schedule.start(steps_per_epoch)  # ahead of `attach`: is an observation due where it was saved?
         if self.ticket is not None:
             total = self.progress.begun_step + self.retraining_steps() if self.restarts else planned
         else:
@@ -119,7 +121,7 @@ class Phases(WormCallback):
             stopped = self.saved is not None and was_stopped(state) and not prolonged
             return stopped or state.global_step >= total
         self._running = True
-        if self._observation_lost(state):
+        if self._observation_lost(state) and not self._search.schedule.holds:  # which takes the optimizer
             self._search.observe(state.global_step)
             self.progress.observed_step, self._untold = state.global_step, True
         planned = state.global_step >= self.search_steps
