@@ -15,18 +15,10 @@ from transformers.trainer_utils import HubStrategy
 
 from hf_worm.config import WormConfig
 from hf_worm.files import replace_file
-from hf_worm.report.account import (
-    NOT_METRICS,
-    REPORT_NAME,
-    STAGES,
-    build_report,
-    is_number,
-    model_name,
-    origin,
-    report_json,
-    set_aside,
-)
 from hf_worm.report.card import correct_origin, extend_model_card
+from hf_worm.report.loading import model_name, origin
+from hf_worm.report.metrics import NOT_METRICS, STAGES, is_number
+from hf_worm.report.worm_report import REPORT_NAME, build_report, report_json, set_aside
 from hf_worm.ticket import Ticket
 from hf_worm.trainer.messages import NO_CONFIG
 from hf_worm.trainer.phases import PhasedTrainerMixin

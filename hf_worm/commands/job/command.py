@@ -13,7 +13,7 @@ from hf_worm.commands.job.arguments import Arguments, D, M
 from hf_worm.commands.job.output_dir import clear, find_checkpoint
 from hf_worm.commands.job.parsing import CommandLine, error_line, parse
 from hf_worm.commands.job.task import Task
-from hf_worm.report.table import plain_table, result_table
+from hf_worm.report.terminal import plain_table, result_table
 from hf_worm.trainer import WormTrainer
 from hf_worm.trainer.checkpoint import newest_finished
 

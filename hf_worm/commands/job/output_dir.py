@@ -8,13 +8,13 @@ from pathlib import Path
 from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_worm.report import account
+from hf_worm.report import worm_report
 from hf_worm.report.progress import STATE_NAME
 from hf_worm.trainer.checkpoint import CHECKPOINT
 
 EVALUATED = ("all_results.json", "eval_results.json")  # what evaluating alone writes
 # What would be taken for a result of the new run where it does not write the file itself.
-RESULTS = (*account.RESULTS, *EVALUATED, "train_results.json", "trainer_state.json")
+RESULTS = (*worm_report.RESULTS, *EVALUATED, "train_results.json", "trainer_state.json")
 # By one of these a checkpoint is known for a Trainer's, though the run was killed while it wrote it; the last is
 # what a pruning run writes first.
 TRAINERS = ("trainer_state.json", "training_args.bin", STATE_NAME)

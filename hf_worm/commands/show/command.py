@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.figures is not None:
         try:
-            from hf_worm.report.figures import write_figures
+            from hf_worm.report.figures.writing import write_figures
         except ImportError as error:
             return _refuse(f'--figures needs matplotlib: pip install "hf_worm[plots]" ({error})')
     records, status = [], 0
