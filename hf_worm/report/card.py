@@ -87,11 +87,12 @@ def _found(record: Record, paper: Paper | None) -> str:
     method = record.method
     link = f" ({paper.link})" if paper is not None else ""
     if not method.searched:
-        return f"Pruned with `hf_worm` by masks that no search has found. {method.line}."
+        return f"Pruned with `hf_worm`, but by no search: {method.line[0].lower()}{method.line[1:]}."
     epochs = record.phases["search"]["epochs"]
     when = f"after {epochs:.4g} epochs" if epochs else "in another run"
-    ending = method.ending(record.converged is True, when)
-    return f"Pruned while fine-tuning by {method.name}{link} with `hf_worm`; {ending}."
+    newest = "" if record.converged else ": the newest masks were drawn"
+    outcome = f"{method.outcome(record.converged is True)} {when}{newest}"
+    return f"Pruned while fine-tuning by {method.name}{link} with `hf_worm`; {outcome}."
 
 
 def _costs(record: Record) -> list[str]:
@@ -111,8 +112,8 @@ def _search(record: Record) -> list[str]:
         return []
     settings = ", ".join(f"`{setting}`" for setting in tables.settings(record))
     table = tables.observations(record).markdown()
-    distances = "Mask distances at each observation, and what they decided:"
-    return ["### The search", distances, table, *tables.observation_notes(record), f"Settings: {settings}."]
+    title = f"At each observation: {tables.observation_title(record)}."
+    return ["### The search", title, table, *tables.observation_notes(record), f"Settings: {settings}."]
 
 
 def _loading(repository: str, loading: dict[str, Any]) -> str:

@@ -10,6 +10,10 @@ from hf_worm.report.text import counted
 SCORES = {"magnitude": "", "fisher": "Fisher", "taylor": "Taylor"}  # empty: the paper's, which goes without saying
 SELECTIONS = ("layer", "global")  # said by the settings alone
 NAMES = {"nothing": "EB Train", "gradient": "WORM", "update": "WORM", "fade": "WORM with fading"}  # by treatment
+MASKS = "the masks had "
+# What has to happen for the draw, by schedule.
+RULES = {"early_bird": (MASKS, "converged"), "cubic": ("the full ratio was ", "reached")}
+OWN_RULE = (MASKS, "settled")  # of a schedule of the user's own
 # Origins of masks that no search has found, by the names of the ticket's parts.
 GIVEN = {"given": "", "zeros": "weights that were 0 already"}
 
@@ -114,18 +118,10 @@ class Method:
         faded = [f"faded in {counted(settings.get('fade_epochs', 1.0), 'epoch')}"] if self.fades else []
         return [*(numbers if self.early_bird else []), *faded]
 
-    def outcome(self, converged: bool) -> str:
-        """Say how the search ended, after the number of its observations."""
-        if self.early_bird:
-            return "converged" if converged else "not converged"
-        return "the ratio was reached" if converged else "the ratio was not reached"
-
-    def ending(self, converged: bool, when: str) -> str:
-        """Say how the search ended, and when, such as "after 3 epochs"."""
-        if self.early_bird:
-            had = "had" if converged else "had not"
-            return f"the masks {had} converged {when}{'' if converged else ': the newest ones were drawn'}"
-        return f"the ratio was {'' if converged else 'not '}reached {when}"
+    def outcome(self, settled: bool) -> str:
+        """Say whether what the schedule waits for had happened: "the masks had converged"."""
+        subject, verb = RULES.get(self.schedule, OWN_RULE)
+        return f"{subject}{'' if settled else 'not '}{verb}"
 
     def additions(self) -> list[str]:
         """Say in sentences which parts the method's paper doesn't have."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_worm.report.account import NOTE, NOTE_COMPACT
+from hf_worm.report.method import MASKS
 from hf_worm.report.record import Record
 from hf_worm.report.text import counted, layer_words, percent
 
@@ -51,7 +52,7 @@ def _outcome(record: Record) -> str:
         return "whether it converged is not known"
     seen = counted(len(record.observations), "observation")
     ending = "" if record.converged else ", the newest mask was drawn" if record.drawn else " yet"
-    return f"{seen}, {record.method.outcome(record.converged)}{ending}"
+    return f"{seen}, {record.method.outcome(record.converged).removeprefix(MASKS)}{ending}"
 
 
 def pruned(record: Record) -> str:

@@ -75,6 +75,11 @@ def observations(record: Record) -> Table:
     return Table(head, rows, words=(0, *range(len(head) - len(decisions), len(head))))
 
 
+def observation_title(record: Record) -> str:
+    """Say what [`observations`] holds."""
+    return f"mask distances{', and what they decided' if record.method.early_bird else ''}"
+
+
 def observation_notes(record: Record) -> list[str]:
     """Explain the columns of [`observations`] that need it."""
     return [NORM_LEFT] if record.method.fades and record.observations else []

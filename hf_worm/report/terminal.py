@@ -57,7 +57,7 @@ def run_text(record: Record) -> str:
             *title_lines(record),
             *section("Result", _result(record)),
             *section("Settings", _settings(record)),
-            *section("Observations: mask distances, and what they decided", _observations(record)),
+            *section(f"Observations: {tables.observation_title(record)}", _observations(record)),
             *section("Training and evaluation", _training(record)),
             *section("Pruned of each layer", _layers(record)),
             *section("Account", [*paragraph(pruned(record)), *paragraph(effect(record))]),

@@ -1,7 +1,6 @@
 """`hf-worm demo`: WORM on a small pretrained BERT and sentences made here, without a network, in a few minutes."""
 
 import csv
-import sys
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_worm.commands.glue import command
 from hf_worm.commands.glue.sentences import write_sentences
+from hf_worm.commands.output import refuse
 from hf_worm.ticket import Ticket
 
 PROGRAM = "hf-worm demo"
@@ -36,8 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _refuse_foreign(folder)
         files = write_sentences(folder / "data", options.seed)
     except (ImportError, ValueError, OSError) as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
+        return refuse(PROGRAM, error)
     # Threads of one operation wait for the slowest: where anything else runs, all the cores can take longer than half.
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))
     print(f"{PROGRAM}: {model.parent.name} learns to judge the sentences in {files['train']}")

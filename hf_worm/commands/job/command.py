@@ -11,8 +11,9 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_worm.commands.job.arguments import Arguments, D, M
 from hf_worm.commands.job.output_dir import clear, find_checkpoint
-from hf_worm.commands.job.parsing import CommandLine, error_line, parse
+from hf_worm.commands.job.parsing import CommandLine, parse
 from hf_worm.commands.job.task import Task
+from hf_worm.commands.output import refuse
 from hf_worm.report.terminal import plain_table, result_table
 from hf_worm.trainer import WormTrainer
 from hf_worm.trainer.checkpoint import newest_finished
@@ -54,8 +55,7 @@ def main(command: Command[M, D], argv: Sequence[str] | None = None) -> int:
             if arguments.training.do_train:
                 _refuse_unknown_metric(trainer, task)
         except (ValueError, OSError, ImportError) as error:  # the last: a setting needs a library that is not there
-            print(error_line(command.program, error), file=sys.stderr)
-            return 2
+            return refuse(command.program, error)
         folder = str(arguments.training.output_dir)
         run(command, trainer, task, arguments, checkpoint)
     except KeyboardInterrupt:

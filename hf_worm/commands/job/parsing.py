@@ -3,10 +3,7 @@
 import dataclasses
 import json
 import os
-import re
-import shlex
 from argparse import ArgumentDefaultsHelpFormatter, Namespace, RawDescriptionHelpFormatter
-from ast import literal_eval
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -91,23 +88,6 @@ class _Parser(HfArgumentParser):
         for action in self._actions:
             action.help = HELP.get(action.dest, action.help)
         return super().format_help()
-
-
-def error_line(program: str, error: Exception) -> str:
-    """What a command that was given wrong arguments ends with: one line, with flags beside settings as Python has them.
-
-    Args:
-        program (`str`): The command.
-        error (`Exception`): What is wrong; of a "`WormConfig(layers=['query'])`" in it, the flag is `--layers query`.
-    """
-
-    def with_flag(setting: re.Match[str]) -> str:
-        value = literal_eval(setting[2])
-        words = value if isinstance(value, list) else [value]
-        return f"{setting[0]} (here: `--{setting[1]} {shlex.join(words)}`)"
-
-    message = re.sub(r"`WormConfig\((\w+)=(\['[^`]*'\]|\[\"[^`]*\"\]|'[^`]*')\)`", with_flag, str(error))
-    return f"{program}: error: {' '.join(message.split())}"
 
 
 def parse(command: CommandLine[M, D], argv: Sequence[str]) -> Arguments[M, D]:
