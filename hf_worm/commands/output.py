@@ -1,4 +1,4 @@
-"""What every command prints in the same way: errors, and texts of which a reader may want the beginning only."""
+"""Prints for every command: errors, and texts of which a reader may want the beginning only."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Where a model was loaded from, what to call it, and what loads its checkpoint."""
+"""The origin of a model, its name, and the call that loads its checkpoint."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What a Trainer's `log_history` tells: metrics, and the phase of each entry."""
+"""Reads a Trainer's `log_history`: metrics, and the phase of each entry."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any

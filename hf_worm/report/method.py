@@ -20,7 +20,7 @@ GIVEN = {"given": "", "zeros": "weights that were 0 already"}
 
 @dataclass(frozen=True)
 class Method:
-    """How the masks of a run were chosen.
+    """The way in which the masks of a run were chosen.
 
     Args:
         settings (`Mapping[str, Any]`): The fields of a `WormConfig`, as far as they are on record.

@@ -25,7 +25,7 @@ class Evaluation(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """What an epoch (or the part of one that a phase ended with) has in the log.
+    """The log of an epoch, or of the part of one that a phase ended with.
 
     Args:
         phase (`str`): `search` or `retrain`.

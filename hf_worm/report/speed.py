@@ -1,4 +1,4 @@
-"""What a model costs: parameters, bytes, multiply-adds, and times measured side by side."""
+"""Measures models side by side: parameters, bytes, multiply-adds, and times."""
 
 import copy
 import statistics
@@ -44,14 +44,14 @@ def costs(models: Mapping[str, nn.Module], batch: Batch, rows: int = LARGE_BATCH
 
 
 def repeated(batch: Batch, rows: int) -> dict[str, Any]:
-    """The first rows of a batch, as often as it takes to have so many."""
+    """Repeat the first rows of a batch as often as it takes to have so many."""
     given = next(len(value) for value in batch.values() if isinstance(value, torch.Tensor))
     places = [place % given for place in range(rows)]
     return {name: value[places] if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
 
 def forward(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """A forward pass for its outputs alone: the model can't be trained afterwards.
+    """Run a forward pass for its outputs alone: the model can't be trained afterwards.
 
     Returns:
         `torch.Tensor`: The first that is not a single number, as a loss is; or the first, where all are.
@@ -63,7 +63,7 @@ def forward(model: nn.Module, batch: Batch) -> torch.Tensor:
 
 
 def training_step(model: nn.Module, batch: Batch) -> None:
-    """Forward and backward, without the optimizer's step."""
+    """Run forward and backward, without the optimizer's step."""
     model.train()
     torch.autograd.backward(_outputs(model(**batch))[0].float().mean())
     model.zero_grad(set_to_none=True)
@@ -82,7 +82,7 @@ def race(
     rounds: int = ROUNDS,
     seconds: float = SECONDS,
 ) -> dict[str, list[float]]:
-    """Seconds of an action by model, one entry for each round, in which all models take their turn.
+    """Time an action by model, one entry in seconds for each round, in which all models take their turn.
 
     Args:
         models, batch, action: What is run, on what.
@@ -122,7 +122,7 @@ def _summary(values: list[float]) -> dict[str, float]:
 
 
 def counts(model: nn.Module, batch: Batch) -> dict[str, int]:
-    """Parameters, their bytes, and multiply-adds of a forward pass."""
+    """Count parameters, their bytes, and multiply-adds of a forward pass."""
     parameters = list(model.parameters())
     model.eval()
     # Of the kernels that fuse an attention, not all tell what they multiply; and the counter follows gradients.

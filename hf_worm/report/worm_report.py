@@ -1,4 +1,4 @@
-"""`worm_report.json`: what a run leaves for people and programs to read."""
+"""`worm_report.json`: the results of a run, for people and programs to read."""
 
 import json
 import os

@@ -21,7 +21,7 @@ from hf_worm.trainer.checkpoint import newest_finished
 
 @dataclass(frozen=True, kw_only=True)
 class Command(CommandLine[M, D]):
-    """What makes one command: its name, its arguments and their defaults, and how it builds a trainer.
+    """A command: its name, its arguments and their defaults, and the functions that make its trainer and its card.
 
     Args:
         build (`Callable`): The trainer and the task, from the arguments and the checkpoint to resume from, if any.
@@ -90,23 +90,27 @@ def run(
     trainer.save_model()
     trainer.save_state()
     _save_metrics(trainer, "train", output.metrics)
-    if arguments.worm is None:
-        metrics = trainer.evaluate() if training.do_eval else {}
-        seconds = output.metrics.get("train_runtime")
-        table = plain_table("fine-tuned", _of_task(metrics, task), trainer.state.epoch, seconds)
-    else:
-        report = trainer.report()
-        last = list(report["metrics"].values())[-1] if report["metrics"] else {}
-        metrics = {f"eval_{name}": value for name, value in last.items()}
-        table = result_table(report)
+    dense = arguments.worm is None
+    metrics, table = _dense_result(trainer, task, output.metrics) if dense else _pruned_result(trainer)
     if training.do_eval:
         _save_metrics(trainer, "eval", metrics)
-    card = command.card(arguments, task)
-    if training.push_to_hub:
-        trainer.push_to_hub(**card)
-    else:
-        trainer.create_model_card(**card)
+    publish = trainer.push_to_hub if training.push_to_hub else trainer.create_model_card
+    publish(**command.card(arguments, task))
     _print(trainer, table)
+
+
+def _dense_result(trainer: WormTrainer, task: Task, trained: Mapping[str, float]) -> tuple[dict[str, float], str]:
+    """Evaluate a model that was trained without pruning: its metrics, and the table of the run."""
+    metrics = trainer.evaluate() if trainer.args.do_eval else {}
+    seconds = trained.get("train_runtime")
+    return metrics, plain_table("fine-tuned", _of_task(metrics, task), trainer.state.epoch, seconds)
+
+
+def _pruned_result(trainer: WormTrainer) -> tuple[dict[str, float], str]:
+    """Take the metrics of a pruned model from its last evaluation, and the table of the run from its report."""
+    report = trainer.report()
+    last = list(report["metrics"].values())[-1] if report["metrics"] else {}
+    return {f"eval_{name}": value for name, value in last.items()}, result_table(report)
 
 
 def _refuse_unknown_metric(trainer: WormTrainer, task: Task) -> None:
@@ -121,7 +125,7 @@ def _refuse_unknown_metric(trainer: WormTrainer, task: Task) -> None:
 
 
 def _of_task(metrics: Mapping[str, float], task: Task) -> dict[str, float]:
-    """The task's metrics and the loss, by their plain names, without the evaluation's times."""
+    """Pick the task's metrics and the loss, by their plain names, without the evaluation's times."""
     return {
         name.removeprefix("eval_"): value for name, value in metrics.items() if name.endswith((*task.metrics, "loss"))
     }

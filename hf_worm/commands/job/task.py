@@ -1,4 +1,4 @@
-"""What a command has to know of a task."""
+"""A task, as far as a command has to know it."""
 
 from dataclasses import dataclass
 

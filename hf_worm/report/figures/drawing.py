@@ -1,4 +1,4 @@
-"""What all figures share: the runs with their names and colours, axes, marks and legends."""
+"""Parts of all figures: the runs with their names and colours, axes, marks and legends."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
