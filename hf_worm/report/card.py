@@ -87,7 +87,7 @@ def _found(record: Record, paper: Paper | None) -> str:
     method = record.method
     link = f" ({paper.link})" if paper is not None else ""
     if not method.searched:
-        return f"Pruned with `hf_worm`, but by no search: {method.line[0].lower()}{method.line[1:]}."
+        return "Pruned with `hf_worm` by masks that were given: no search has found them."
     epochs = record.phases["search"]["epochs"]
     when = f"after {epochs:.4g} epochs" if epochs else "in another run"
     newest = "" if record.converged else ": the newest masks were drawn"

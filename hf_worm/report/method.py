@@ -14,8 +14,6 @@ MASKS = "the masks had "
 # What has to happen for the draw, by schedule.
 RULES = {"early_bird": (MASKS, "converged"), "cubic": ("the full ratio was ", "reached")}
 OWN_RULE = (MASKS, "settled")  # of a schedule of the user's own
-# Origins of masks that no search has found, by the names of the ticket's parts.
-GIVEN = {"given": "", "zeros": "weights that were 0 already"}
 
 
 @dataclass(frozen=True)
@@ -25,15 +23,13 @@ class Method:
     Args:
         settings (`Mapping[str, Any]`): The fields of a `WormConfig`, as far as they are on record.
         parts (`Mapping[str, str]`, *optional*): Names of the parts of the search; empty in the reports of 0.1.0.
+        searched (`bool`, *optional*, defaults to `True`): Whether a search has found them; else they were given, or are
+            those of weights that were 0 already.
     """
 
     settings: Mapping[str, Any]
     parts: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def searched(self) -> bool:
-        """Whether a search has found the masks."""
-        return not self.parts or "schedule" in self.parts
+    searched: bool = True
 
     @property
     def score(self) -> str:
@@ -89,8 +85,7 @@ class Method:
     def line(self) -> str:
         """The method's name with its numbers: "WORM (p 0.5, r 0.003, s 0.01, δ 0.005, l 3)"."""
         if not self.searched:
-            origins = list(filter(None, (GIVEN.get(name, name) for name in self.parts.values())))
-            return f"Given masks ({', '.join(origins)})" if origins else "Given masks"
+            return "Masks that were given"
         numbers = [*self._score(), *self._ratios(), *self._truncation(), *self._ending()]
         return f"{self.name[0].upper()}{self.name[1:]} ({', '.join(numbers)})"
 

@@ -1,4 +1,4 @@
-"""Reads records from what a run writes: its report, the state in a checkpoint, and the log of any Trainer."""
+"""Makes records of what a run writes: its report, the state in a checkpoint, and the log of any Trainer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from hf_worm.files import read_json
 from hf_worm.report import tables
 from hf_worm.report.log import Entry
 from hf_worm.report.metrics import STAGES, is_number, numbers
-from hf_worm.report.progress import STATE_NAME, Progress, load_state
+from hf_worm.report.progress import Progress
 from hf_worm.report.record import Record
 from hf_worm.report.sentences import gains
 from hf_worm.ticket import shares_pruned
@@ -73,7 +73,7 @@ def record_of(report: Mapping[str, Any]) -> Record:
         layers=numbers(report["layers"]),
         account=_account(report["account"]),
         costs=_costs(report.get("costs")),
-        parts={str(part): str(name) for part, name in (report.get("parts") or {}).items()},
+        parts=part_names(report),
     )
 
 
@@ -98,32 +98,35 @@ def _costs(costs: Any) -> dict[str, Any] | None:
     return whole
 
 
-def read_state(checkpoint: Path, trainer: TrainerLog | None) -> Record:
-    """Read the `worm_state.safetensors` of a checkpoint.
+def record_of_state(progress: Progress, search: Mapping[str, Any], trainer: TrainerLog | None) -> Record:
+    """Make a record of the state in a checkpoint.
 
     Args:
-        checkpoint (`Path`): The folder.
-        trainer (`TrainerLog`, *optional*): Its log, which tells how far its phase is.
+        progress (`Progress`): How far the run is.
+        search (`Mapping[str, Any]`): The state of its search.
+        trainer (`TrainerLog`, *optional*): The log in the checkpoint, which tells how far its phase is.
 
     Raises:
-        ValueError: The state is damaged.
+        KeyError, TypeError, ValueError, AttributeError: It is no state of a search.
     """
-    progress, search = load_state(checkpoint)
-    try:
-        newest = search["window"][-1] if search["window"] else {}
-        masks = {name: unpack(mask, search["shapes"][name]) for name, mask in newest.items()}
-        return Record(
-            status="retraining" if progress.phase == "retrain" else "searching",
-            config=WormConfig(**search["config"]),
-            observations=read_observations(search["history"]),
-            converged=bool(search["history"]) and search["history"][-1]["converged"],
-            phases=_phases(progress, trainer),
-            metrics={stage: numbers(metrics) for stage, metrics in progress.metrics.items()},
-            masks=masks,
-            layers=shares_pruned(masks),
-        )
-    except WRONG as error:
-        raise ValueError(f"{checkpoint / STATE_NAME} is damaged: {error!r}.") from error
+    newest = search["window"][-1] if search["window"] else {}
+    masks = {name: unpack(mask, search["shapes"][name]) for name, mask in newest.items()}
+    return Record(
+        status="retraining" if progress.phase == "retrain" else "searching",
+        config=WormConfig(**search["config"]),
+        observations=read_observations(search["history"]),
+        converged=bool(search["history"]) and search["history"][-1]["converged"],
+        phases=_phases(progress, trainer),
+        metrics={stage: numbers(metrics) for stage, metrics in progress.metrics.items()},
+        masks=masks,
+        layers=shares_pruned(masks),
+        parts=part_names(search),
+    )
+
+
+def part_names(written: Mapping[str, Any]) -> dict[str, str]:
+    """Pick the names of a search's parts out of a report, a history or a state; 0.1.0 wrote none."""
+    return {str(part): str(name) for part, name in (written.get("parts") or {}).items()}
 
 
 def _phases(progress: Progress, trainer: TrainerLog | None) -> dict[str, dict[str, float]]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -81,10 +82,12 @@ class Record:
     log: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    @property
+    @cached_property
     def method(self) -> Method:
         """The method that chose the masks."""
-        return Method(asdict(self.config), self.parts)
+        # No search draws before its first observation. Of a ticket without its history nothing is known.
+        given = self.drawn and self.converged is not None and not self.observations and "schedule" not in self.parts
+        return Method(asdict(self.config), self.parts, searched=not given)
 
     @property
     def drawn(self) -> bool:

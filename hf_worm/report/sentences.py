@@ -43,7 +43,7 @@ def method_line(record: Record) -> str:
     """Name the method with its numbers, and say how the search ended."""
     method = record.method
     if not method.searched:
-        return method.line
+        return f"{method.line}: no search has found them"
     return f"{method.line}: {_outcome(record)}"
 
 

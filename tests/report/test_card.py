@@ -3,10 +3,16 @@
 from typing import Any
 
 import pytest
+import torch
 from small_report import small_report
+from transformers import BertForSequenceClassification
 
+from hf_worm import Ticket, WormConfig, representative_layers
 from hf_worm.report.card import card_section, tags_of
+from hf_worm.report.progress import Progress
 from hf_worm.report.reading import record_of
+from hf_worm.report.terminal import result_table
+from hf_worm.report.worm_report import build_report
 
 PARTS = {"score": "magnitude", "select": "layer", "schedule": "early_bird", "treatment": "gradient"}
 
@@ -36,13 +42,24 @@ def test_gradual_pruning_is_of_its_own_paper() -> None:
     assert "truncating" not in card.partition("Settings:")[0] and "window of" not in card
 
 
-@pytest.mark.parametrize(
-    ("parts", "line"), [({"score": "zeros"}, "given masks (weights that were 0 already)."), ({"score": "given"}, "")]
-)
-def test_masks_that_were_given_are_of_no_search(parts: dict[str, str], line: str) -> None:
-    card = section(parts)
-    assert "Pruned with `hf_worm`, but by no search: given masks" in card and line in card
-    assert "WORM" not in card.partition("### Loading")[0] and "arXiv" not in card and "### The search" not in card
+@pytest.mark.parametrize("without", ["observations", "a model of zeros"])
+def test_masks_that_were_given_are_of_no_search(without: str, bert: BertForSequenceClassification) -> None:
+    report = small_report()
+    report["search"] = {"epochs": 0.0, "steps": 0, "seconds": 0.0, "converged": False, "observations": []}
+    if without != "observations":
+        masks = {layer.name: torch.rand(layer.shape) < 0.5 for layer in representative_layers(bert, ["query"])}
+        report |= build_report(Ticket(masks, WormConfig(layers=["query"])), Progress(), bert)
+    assert not record_of(report).method.searched
+    card = card_section("someone/model", report)
+    assert "Pruned with `hf_worm` by masks that were given: no search has found them. Pruned: " in card
+    assert "WORM" not in card and "arXiv" not in card and "### The search" not in card
+    assert result_table(report).startswith("Masks that were given: no search has found them\n")
+
+
+def test_a_ticket_of_a_search_without_observations_is_of_that_search() -> None:
+    report = {**small_report(), "parts": PARTS}
+    report["search"]["observations"] = []
+    assert record_of(report).method.searched
 
 
 @pytest.mark.parametrize(
@@ -50,7 +67,7 @@ def test_masks_that_were_given_are_of_no_search(parts: dict[str, str], line: str
     [
         ({}, ["worm", "early-bird", "pruning"]),
         ({**PARTS, "schedule": "cubic"}, ["worm", "pruning"]),
-        ({"score": "zeros"}, ["worm", "pruning"]),
+        ({**PARTS, "schedule": "sudden"}, ["worm", "pruning"]),
     ],
 )
 def test_what_no_early_bird_is_has_not_its_tag(parts: dict[str, str], tags: list[str]) -> None:

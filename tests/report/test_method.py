@@ -1,6 +1,6 @@
 """The method of a run in words, of reports of this version and of 0.1.0."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -58,13 +58,9 @@ def test_a_part_of_the_users_own_is_named(part: str, name: str, line: str) -> No
     assert method({**PARTS, part: name}).line == line
 
 
-@pytest.mark.parametrize(
-    ("parts", "line"),
-    [({"score": "zeros"}, "Given masks (weights that were 0 already)"), ({"score": "given"}, "Given masks")],
-)
-def test_masks_that_no_search_found_are_not_said_to_be_worms(parts: dict[str, str], line: str) -> None:
-    given = method(parts)
-    assert given.line == line
+def test_masks_that_no_search_found_are_not_said_to_be_worms() -> None:
+    given = replace(method(), searched=False)
+    assert given.line == "Masks that were given"
     assert not given.truncates and not given.early_bird and given.additions() == []
     assert paper_of(given) is None
 

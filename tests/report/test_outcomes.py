@@ -23,8 +23,3 @@ def test_the_outcome_is_that_of_the_schedule(schedule: str, settled: bool, outco
     report = {**small_report(), "parts": {**PARTS, "schedule": schedule}}
     report["search"]["converged"] = settled
     assert method_line(record_of(report)).endswith(f"): {outcome}")
-
-
-def test_given_masks_have_no_outcome() -> None:
-    line = method_line(record_of({**small_report(), "parts": {"score": "zeros"}}))
-    assert line == "Given masks (weights that were 0 already)"

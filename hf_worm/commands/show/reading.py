@@ -1,24 +1,20 @@
-"""Finds the files that a run has left, and makes one record of those that belong together."""
+"""Reads a run: makes one record of the files that belong together."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
 
+from hf_worm.commands.show.files import Files
 from hf_worm.config import CONFIG_NAME, WormConfig
 from hf_worm.files import find_file
 from hf_worm.report.metrics import is_number
-from hf_worm.report.progress import STATE_NAME
-from hf_worm.report.reading import TrainerLog, read_report, read_results, read_state, read_trainer_log
+from hf_worm.report.reading import TrainerLog, read_results, read_trainer_log
 from hf_worm.report.record import Record, Status
 from hf_worm.report.worm_report import REPORT_NAME, RESULTS
-from hf_worm.ticket import HISTORY_NAME, TICKET_NAME, read_history, read_masks, shares_pruned
-from hf_worm.trainer.checkpoint import newest_finished, newest_whole
+from hf_worm.ticket import HISTORY_NAME, TICKET_NAME, shares_pruned
+from hf_worm.trainer.checkpoint import newest_finished
 
-T = TypeVar("T")
 RESULTS_OF_ANY = "all_results.json"  # `Trainer.save_metrics` writes it
 KEPT = ("prune_ratio", "scope", "window", "layers")  # a run keeps these settings when it is resumed
 
@@ -38,7 +34,7 @@ def read_run(path: str) -> Record:
         raise ValueError(f"{path} is a file. Name the folder that it lies in.")
     if not folder.is_dir():
         find_file(path, TICKET_NAME)  # says what is wrong: there is no such repository, no network, no permission
-    found = _Files(path)
+    found = Files(path)
     if found.best is not None:
         return _joined(found, found.best)
     dense = None if found.notes else _read_dense(folder)
@@ -51,89 +47,7 @@ def read_run(path: str) -> Record:
     )
 
 
-@dataclass
-class _Files:
-    """What there is in a place, of whichever run.
-
-    Attributes:
-        report, state, ticket (`Record`, *optional*): What each of a run's files says.
-        checkpoint (`Path`, *optional*): The folder that `state` is from.
-        logs (`list`): The log of the place, and that of its newest whole checkpoint.
-        notes (`list[str]`): What is damaged.
-    """
-
-    path: str
-    report: Record | None = None
-    state: Record | None = None
-    ticket: Record | None = None
-    checkpoint: Path | None = None
-    logs: list[TrainerLog | None] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.report = self._read(REPORT_NAME, read_report)
-        self.ticket = self._ticket()
-        self.logs = [self._read(TRAINER_STATE_NAME, read_trainer_log)]
-        if Path(self.path).is_dir():
-            self._read_checkpoint(Path(self.path))
-
-    @property
-    def best(self) -> Record | None:
-        """The report, or the part that has observed most."""
-        parts = [part for part in (self.state, self.ticket) if part is not None]
-        return self.report or max(parts, key=lambda part: len(part.observations), default=None)
-
-    def _read(self, name: str, reader: Callable[[Path], T]) -> T | None:
-        """Read a file, if it is there; say so in `notes` if it is damaged."""
-        try:
-            return reader(find_file(self.path, name))
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            self.notes.append(str(error))
-            return None
-
-    def _ticket(self) -> Record | None:
-        masks = self._read(TICKET_NAME, read_masks)
-        config = self._read(CONFIG_NAME, lambda file: WormConfig.from_pretrained(file.parent))
-        history = self._read(HISTORY_NAME, read_history)
-        if config is None and self.report is not None:
-            config = self.report.config
-        if config is None or not (masks or history):
-            return None
-        observations, converged = history or (self.report.observations if self.report else [], None)
-        return Record(
-            status="ticket",
-            config=config,
-            observations=observations,
-            converged=converged,
-            masks=masks or {},
-            layers=shares_pruned(masks or {}),
-        )
-
-    def _read_checkpoint(self, folder: Path) -> None:
-        """Read the folder itself, if it is a checkpoint, or the newest whole one in it."""
-        self.checkpoint = folder if (folder / STATE_NAME).is_file() else self._newest(folder)
-        if self.checkpoint is None:
-            return
-        try:
-            if self.checkpoint != folder:
-                self.logs.append(read_trainer_log(self.checkpoint / TRAINER_STATE_NAME))
-            self.state = read_state(self.checkpoint, self.logs[-1])
-        except ValueError as error:
-            self.notes.append(str(error))
-
-    def _newest(self, folder: Path) -> Path | None:
-        whole = newest_whole(folder)
-        last: str | None = get_last_checkpoint(folder)  # type: ignore[no-untyped-call]
-        if last is not None and (Path(last) / STATE_NAME).is_file() and whole != Path(last):
-            self.notes.append(
-                f"{last} is not whole, and passed over: the run was killed while it wrote it, or is writing it."
-            )
-        return whole
-
-
-def _joined(found: _Files, best: Record) -> Record:
+def _joined(found: Files, best: Record) -> Record:
     """Make one record of the files that are of the same run as `best`; say in its notes what is left out."""
     notes, ticket, state, logs = found.notes, found.ticket, found.state, found.logs
     if ticket is not None and not (_begins(ticket, best) and _begins(best, ticket)):
