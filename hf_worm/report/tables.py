@@ -11,12 +11,15 @@ from hf_worm.report.sentences import phase_title
 from hf_worm.report.text import distance, milliseconds, number, percent
 from hf_worm.search import FADE_BOUND
 
+OF_ANY_MASKS = ("prune_ratio", "layers")  # settings
 NORM_LEFT = "norm left: share of the L1 norm that the weights to be pruned still hold."
 
 
 def settings(record: Record) -> list[str]:
-    """List the settings of a search as `name=value`."""
-    return [f"{name}={value!r}" for name, value in asdict(record.config).items()]
+    """List the settings of a search as `name=value`; of masks that were given, those that say what they prune."""
+    found = asdict(record.config)
+    names = found if record.method.searched else OF_ANY_MASKS
+    return [f"{name}={found[name]!r}" for name in names]
 
 
 def metric_cells(values: Mapping[str, float], names: Sequence[str], missing: str = "") -> list[str]:

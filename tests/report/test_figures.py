@@ -102,6 +102,13 @@ def test_eb_train_starts_no_truncation(runs: Runs) -> None:
     assert "truncation starts" not in legend(figure) and "bert: truncation starts" not in lines(figure.axes[0])
 
 
+def test_distances_decide_nothing_where_the_ratio_rises(runs: Runs) -> None:
+    record = replace(read(runs.bert)[0].record, parts={"schedule": "cubic"})
+    figure = curves.distances(shown([record]))
+    assert legend(figure) == ["bert", "max distance", "mean distance", "drawn"]
+    assert not any(label.startswith("s ") for label in lines(figure.axes[0]))
+
+
 def test_distances_over_observations_where_epochs_are_unknown(runs: Runs) -> None:
     bert, bare = (run.record for run in read(runs.bert, runs.bare))
     bare = replace(bare, phases={})

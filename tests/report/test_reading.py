@@ -135,6 +135,7 @@ def test_a_ticket_that_no_search_has_found_is_of_no_method(runs: Runs, copied: A
     rewrite(folder / "worm_history.json", lambda content: content.update(observations=[], converged=False))
     text = run_text(read_run(str(folder)))
     assert "Masks that were given: no search has found them" in text and "WORM" not in text
+    assert "Settings\n  prune_ratio=0.5, layers=['query', 'key']\n" in text
 
 
 def test_a_ticket_without_its_history(runs: Runs, copied: Any) -> None:
