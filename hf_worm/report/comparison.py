@@ -92,24 +92,24 @@ def _observed(records: Sequence[Record], cell: Callable[[Record, Observation], s
     most = max(len(record.observations) for record in records)
     columns = []
     for head, record in _searches(records):
-        cells = [cell(record, seen) for seen in record.observations]
+        cells = [cell(record, observation) for observation in record.observations]
         columns.append([head, *cells, *[""] * (most - len(cells))])
     return side_by_side(["", *map(str, range(1, most + 1))], columns) if most else []
 
 
-def _max(record: Record, seen: Observation) -> str:
-    return distance(seen.max_distance) + ("*" if seen.converged else " ")
+def _max(record: Record, observation: Observation) -> str:
+    return distance(observation.max_distance) + ("*" if observation.converged else " ")
 
 
-def _mean(record: Record, seen: Observation) -> str:
-    return distance(seen.mean_distance) + ("*" if seen.truncating and record.method.truncates else " ")
+def _mean(record: Record, observation: Observation) -> str:
+    return distance(observation.mean_distance) + ("*" if observation.truncating and record.method.truncates else " ")
 
 
 def _norm_left(records: Sequence[Record]) -> list[str]:
     """Write the shares of the runs whose weights fade; without one there is nothing to write."""
-    if all(seen.doomed_share is None for record in records for seen in record.observations):
+    if all(observation.doomed_share is None for record in records for observation in record.observations):
         return []
-    return _observed(records, lambda record, seen: percent(seen.doomed_share, 2))
+    return _observed(records, lambda record, observation: percent(observation.doomed_share, 2))
 
 
 def _epochs(records: Sequence[Record], value: Callable[[Record, Epoch], float | None]) -> list[str]:

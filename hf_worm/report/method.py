@@ -59,17 +59,17 @@ class Method:
 
     @property
     def early_bird(self) -> bool:
-        """Whether mask distances decided, as in the paper."""
+        """Tell whether mask distances decided, as in the paper."""
         return self.searched and self.schedule == "early_bird"
 
     @property
     def truncates(self) -> bool:
-        """Whether the search did anything to the weights to be pruned."""
+        """Tell whether the search did anything to the weights to be pruned."""
         return self.treatment != "nothing"
 
     @property
     def fades(self) -> bool:
-        """Whether the weights to be pruned shrink before the draw."""
+        """Tell whether the weights to be pruned shrink before the draw."""
         return self.treatment == "fade"
 
     @property

@@ -31,13 +31,13 @@ class TrainerLog:
 
     @property
     def searched(self) -> bool:
-        """Whether the log is of a run that searched for a ticket."""
+        """Tell whether the log is of a run that searched for a ticket."""
         return any("worm_truncating" in entry for entry in self.log)
 
     def fits(self, record: Record) -> bool:
         """Tell whether the log is of the run of `record`: it has the same distances, as far as both reach."""
         logged = [entry.get("worm_max_distance") for entry in self.log if "worm_truncating" in entry]
-        observed = [seen.max_distance for seen in record.observations]
+        observed = [observation.max_distance for observation in record.observations]
         both = min(len(logged), len(observed))
         return bool(logged) == bool(observed) and logged[:both] == observed[:both]
 

@@ -91,7 +91,7 @@ class Record:
 
     @property
     def drawn(self) -> bool:
-        """Whether the ticket has been drawn."""
+        """Tell whether the ticket has been drawn."""
         return self.status not in ("searching", "dense")
 
     @property

@@ -50,9 +50,9 @@ def method_line(record: Record) -> str:
 def _outcome(record: Record) -> str:
     if record.converged is None:
         return "whether it converged is not known"
-    seen = counted(len(record.observations), "observation")
+    count = counted(len(record.observations), "observation")
     ending = "" if record.converged else ", the newest mask was drawn" if record.drawn else " yet"
-    return f"{seen}, {record.method.outcome(record.converged).removeprefix(MASKS)}{ending}"
+    return f"{count}, {record.method.outcome(record.converged).removeprefix(MASKS)}{ending}"
 
 
 def pruned(record: Record) -> str:

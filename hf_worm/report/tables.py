@@ -69,10 +69,10 @@ def observations(record: Record) -> Table:
     head = ["", "epoch", "step", "max", "mean", *(["norm left"] if method.fades else []), *decisions]
     rows = []
     for place, (epoch, step) in enumerate(record.places()):
-        seen = record.observations[place]
+        observation = record.observations[place]
         at = [number(epoch, 2, "?"), "?" if step is None else f"{step:,.0f}"]
-        distances = [distance(seen.max_distance), distance(seen.mean_distance)]
-        left = [percent(seen.doomed_share, 2)] if method.fades else []
+        distances = [distance(observation.max_distance), distance(observation.mean_distance)]
+        left = [percent(observation.doomed_share, 2)] if method.fades else []
         decided = [*([_truncating(record, place)] if method.truncates else []), _converged(record, place)]
         rows.append([str(place + 1), *at, *distances, *left, *decided])
     return Table(head, rows, words=(0, *range(len(head) - len(decisions), len(head))))
@@ -90,30 +90,30 @@ def observation_notes(record: Record) -> list[str]:
 
 def _truncating(record: Record, place: int) -> str:
     """Say whether the run was truncating at an observation, and by which rule."""
-    config, seen = record.config, record.observations[place]
+    config, observation = record.config, record.observations[place]
     trigger = config.stopping_point + config.margin
     if not record.method.early_bird:
-        return _yes(seen.truncating)
+        return _yes(observation.truncating)
     if config.truncate_from == "start":
         return "yes: from the start"
     if place and record.observations[place - 1].truncating:
         return "yes: once on, stays on"
-    if seen.mean_distance is None:
+    if observation.mean_distance is None:
         return "no: nothing to compare"
-    return f"{_yes(seen.truncating)}: mean {'<' if seen.mean_distance < trigger else '≥'} {trigger:g}"
+    return f"{_yes(observation.truncating)}: mean {'<' if observation.mean_distance < trigger else '≥'} {trigger:g}"
 
 
 def _converged(record: Record, place: int) -> str:
     """Say whether the masks had converged at an observation, and by which rule."""
-    config, seen = record.config, record.observations[place]
+    config, observation = record.config, record.observations[place]
     if not record.method.early_bird:
-        return _yes(seen.converged)
-    if seen.max_distance is None or place + 1 < config.window:
+        return _yes(observation.converged)
+    if observation.max_distance is None or place + 1 < config.window:
         return f"no: mask {place + 1} of a window of {config.window}"
-    stopped = seen.max_distance < config.stopping_point
-    if seen.doomed_share is not None and stopped:
-        return f"{_yes(seen.converged)}: norm left {'<' if seen.converged else '≥'} {FADE_BOUND:.0%}"
-    return f"{_yes(seen.converged)}: max {'<' if stopped else '≥'} {config.stopping_point:g}"
+    stopped = observation.max_distance < config.stopping_point
+    if observation.doomed_share is not None and stopped:
+        return f"{_yes(observation.converged)}: norm left {'<' if observation.converged else '≥'} {FADE_BOUND:.0%}"
+    return f"{_yes(observation.converged)}: max {'<' if stopped else '≥'} {config.stopping_point:g}"
 
 
 def _yes(decided: bool) -> str:

@@ -36,7 +36,7 @@ def build_report(
         pruned by layer; `config`; `parts`: names of the parts of the search, where the ticket has them; `loading`:
         what loads the checkpoint, see [`~hf_worm.report.loading.loading`].
     """
-    found = {"converged": ticket.converged, "observations": [asdict(seen) for seen in ticket.history]}
+    found = {"converged": ticket.converged, "observations": [asdict(observation) for observation in ticket.history]}
     report: dict[str, Any] = {
         "model": model_name(model),
         "architecture": type(model).__name__,

@@ -50,9 +50,11 @@ def search_ticket(
             search.truncate_gradients()  # nothing until the trigger point
             optimizer.step()
             optimizer.zero_grad()
-        seen = search.observe()
-        print(f"epoch {epoch + 1}: largest mask distance {seen.max_distance}, truncating: {seen.truncating}")
-        if seen.converged:
+        observation = search.observe()
+        print(
+            f"epoch {epoch + 1}: largest mask distance {observation.max_distance}, truncating: {observation.truncating}"
+        )
+        if observation.converged:
             break
     return search.draw()  # the pruned channels are silent from here on
 

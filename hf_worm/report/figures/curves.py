@@ -53,10 +53,12 @@ def distances(runs: Sequence[Shown]) -> Figure:
 def _draw_distances(axes: Axes, run: Shown, x: Sequence[float]) -> None:
     """Draw the distances of one run, where truncation starts, and the draw."""
     record, label, colour = run
-    compared = [(at, seen) for at, seen in zip(x, record.observations, strict=True) if seen.distances]
+    compared = [
+        (at, observation) for at, observation in zip(x, record.observations, strict=True) if observation.distances
+    ]
     places = [at for at, _ in compared]
-    largest = [seen.max_distance or 0.0 for _, seen in compared]
-    means = [seen.mean_distance or 0.0 for _, seen in compared]
+    largest = [observation.max_distance or 0.0 for _, observation in compared]
+    means = [observation.mean_distance or 0.0 for _, observation in compared]
     axes.plot(places, largest, "-", marker=".", color=colour, label=f"{label}: max distance")
     axes.plot(places, means, "--", marker=".", color=colour, label=f"{label}: mean distance")
     start = _truncation_start(record, x)
@@ -72,9 +74,9 @@ def _truncation_start(record: Record, x: Sequence[float]) -> tuple[float, float]
         return None
     if record.config.truncate_from == "start":
         return 0.0, 0.0
-    for place, seen in zip(x, record.observations, strict=True):
-        if seen.truncating:
-            return place, seen.mean_distance or 0.0
+    for place, observation in zip(x, record.observations, strict=True):
+        if observation.truncating:
+            return place, observation.mean_distance or 0.0
     return None
 
 
@@ -87,7 +89,7 @@ def fading(runs: Sequence[Shown]) -> Figure:
     known = _epochs_known(runs)
     for record, label, colour in runs:
         x = _places(record, known)
-        shares = [100 * (seen.doomed_share or 0.0) for seen in record.observations]
+        shares = [100 * (observation.doomed_share or 0.0) for observation in record.observations]
         axes.plot(x, shares, "-", marker=".", color=colour, label=f"{label}: norm left")
         if record.drawn:
             mark(axes, x[-1], shares[-1], "*", colour, f"{label}: drawn")

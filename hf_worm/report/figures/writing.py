@@ -64,11 +64,13 @@ def _write(figure: Figure, path: Path) -> None:
 
 
 def _no_distances(record: Record) -> str:
-    return "" if any(seen.distances for seen in record.observations) else "a distance takes two observations"
+    return (
+        "" if any(observation.distances for observation in record.observations) else "a distance takes two observations"
+    )
 
 
 def _no_fading(record: Record) -> str:
-    return "" if any(seen.doomed_share is not None for seen in record.observations) else "nothing faded"
+    return "" if any(observation.doomed_share is not None for observation in record.observations) else "nothing faded"
 
 
 def _no_loss(record: Record) -> str:
