@@ -221,3 +221,9 @@ def test_a_model_that_cannot_be_made_ends_with_a_line(
     assert cli.main(["layers", str(tmp_path)]) == 2
     line = capsys.readouterr().err
     assert line.startswith(f"hf-worm layers: error: Can't load {tmp_path}: ") and line.count("\n") == 1
+
+
+def test_the_door_imports_no_command() -> None:
+    program = "import sys, hf_worm.commands.main; print(*[name for name in sys.modules if 'worm.commands.' in name])"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert run.stdout.split() == ["hf_worm.commands.main"], run.stderr

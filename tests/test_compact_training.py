@@ -18,10 +18,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_worm import Ticket, WormConfig, WormTrainer, load_compact
 from hf_worm.commands.main import main
 from hf_worm.commands.show.reading import read_run
-from hf_worm.report.account import pruned_line
-from hf_worm.report.speed import gains
-from hf_worm.report.table import cost_lines, result_table
-from hf_worm.report.terminal import run_text
+from hf_worm.report.sentences import gains, pruned_line
+from hf_worm.report.terminal import cost_lines, result_table, run_text
 
 EVALUATED = {"eval_dataset": examples(32), "compute_metrics": accuracy}
 
@@ -462,7 +460,7 @@ def test_what_it_costs_is_measured_and_told(
     table = result_table(written)
     assert main(["show", str(tmp_path / "run")]) == 0
     shown = capsys.readouterr().out
-    for line in cost_lines(written["costs"]):
+    for line in cost_lines(read_run(str(tmp_path / "run"))):
         assert line in table and f"  {line}" in shown
     resumed = compact_trainer(bert, tmp_path / "again", ["neurons", "heads"])
     resumed.train(resume_from_checkpoint=str(checkpoints(tmp_path / "run")[-1]))

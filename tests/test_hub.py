@@ -13,9 +13,10 @@ from transformers import BertForSequenceClassification, PreTrainedModel, Trainer
 
 from hf_worm import TicketSearch, WormConfig, WormTrainer, WormTrainerMixin
 from hf_worm.models import CifarResNetConfig, CifarResNetForImageClassification
-from hf_worm.report.account import build_report, loading
 from hf_worm.report.card import card_section, extend_model_card
+from hf_worm.report.loading import loading
 from hf_worm.report.progress import Progress
+from hf_worm.report.worm_report import build_report
 
 
 @pytest.fixture
@@ -45,8 +46,8 @@ def test_the_card_says_what_was_pruned_and_how(card: ModelCard) -> None:
     assert "Pruned: 512 weights, 50.0% of query, key and " in text
     assert "the masks had converged after 3 epochs" in text
     assert all(stage in text for stage in ("| before the draw |", "| drawn |", "| retrained |"))
-    assert text.count("| yes |") + text.count("| no |") >= 3, "a row for each observation"
-    assert all(f"| `{name}` | 50.00% |" in text for name in QUERY_AND_KEY)
+    assert "| 3 | 3.00 | 24 | " in text and "| yes: max < 0.5 |" in text, "a row for each observation"
+    assert all(f"| `{name}` | 50.0% |" in text for name in QUERY_AND_KEY)
     assert 'BertForSequenceClassification.from_pretrained("judge")' in text
     assert "arXiv:2406.11872" in text and "vasudev2024worm" in text
 
@@ -149,15 +150,15 @@ def report_of(model: nn.Module, layers: list[str]) -> dict[str, Any]:
 
 def test_the_card_of_a_faded_ticket_says_how_far_it_had_faded(cnn: SmallCNN) -> None:
     report = report_of(cnn, ["batchnorm"])
-    assert "doomed" not in card_section("someone/cnn", report)
+    assert "norm left" not in card_section("someone/cnn", report)
     report["config"]["truncation_target"] = "fade"
     for seen, share in zip(report["search"]["observations"], (0.2, 0.0123), strict=True):
         seen["doomed_share"] = share
     text = card_section("someone/cnn", report)
     assert "Pruned while fine-tuning by WORM with fading" in text
     assert "is an addition of `hf_worm` to the paper's method" in text
-    assert "| doomed weights' share of the L1 norm |" in text
-    assert "| no | 20.00% |" in text and "| yes | 1.23% |" in text
+    assert "| norm left |" in text and "still hold." in text
+    assert "| 20.00% | no: nothing to compare |" in text and "| yes: norm left < 3% |" in text
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""What a run did: its record, and how it is told in a terminal, a card, JSON and figures."""
+"""A run's record, and its one form of words and numbers for terminal, card, JSON and figures."""

@@ -6,38 +6,14 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from hf_worm.config import WormConfig
-from hf_worm.report.account import STAGES, number, pruned_line
-from hf_worm.report.speed import cost_rows, gains
+from hf_worm.report import tables
+from hf_worm.report.papers import Paper, paper_of
+from hf_worm.report.reading import record_of
+from hf_worm.report.record import Record
+from hf_worm.report.sentences import effect, gains, pruned
 
-TAGS = ("worm", "early-bird", "pruning")
 FROM_SCRATCH = "This model was trained from scratch on "
 OF_NOTHING = "This model is a fine-tuned version of [](https://huggingface.co/) on "
-FADING = " Fading, by which weights shrink before they are pruned, is an addition of `hf_worm` to the paper's method."
-WORM = (
-    "2406.11872",
-    """\
-@inproceedings{vasudev2024worm,
-  title     = {The EarlyBird Gets the WORM: Heuristically Accelerating EarlyBird Convergence},
-  author    = {Vasudev, Adithya},
-  booktitle = {Proceedings of the 4th NeurIPS Efficient Natural Language and Speech Processing Workshop},
-  series    = {Proceedings of Machine Learning Research},
-  volume    = {262},
-  pages     = {232--240},
-  year      = {2024}
-}""",
-)
-EB_TRAIN = (
-    "1909.11957",
-    """\
-@inproceedings{you2020earlybird,
-  title     = {Drawing Early-Bird Tickets: Toward More Efficient Training of Deep Networks},
-  author    = {You, Haoran and Li, Chaojian and Xu, Pengfei and Fu, Yonggan and Wang, Yue and Chen, Xiaohan and
-               Baraniuk, Richard G. and Wang, Zhangyang and Lin, Yingyan},
-  booktitle = {International Conference on Learning Representations},
-  year      = {2020}
-}""",
-)
 
 
 def extend_model_card(folder: str, repository: str | None, report: dict[str, Any]) -> None:
@@ -46,9 +22,14 @@ def extend_model_card(folder: str, repository: str | None, report: dict[str, Any
     card = ModelCard.load(path)
     tags = card.data.tags or []
     tags = [tags] if isinstance(tags, str) else list(tags)
-    card.data.tags = tags + [tag for tag in TAGS if tag not in tags]
+    card.data.tags = tags + [tag for tag in tags_of(record_of(report)) if tag not in tags]
     card.text = f"{card.text.rstrip()}\n\n{card_section(repository or Path(folder).resolve().name, report)}"
     card.save(path)
+
+
+def tags_of(record: Record) -> list[str]:
+    """List the tags by which the Hub finds a model that was pruned so."""
+    return ["worm", *(["early-bird"] if record.method.early_bird else []), "pruning"]
 
 
 def correct_origin(folder: str, origin: str, model: str) -> None:
@@ -75,41 +56,67 @@ def correct_origin(folder: str, origin: str, model: str) -> None:
 
 
 def card_section(repository: str, report: dict[str, Any]) -> str:
-    """The part of a model card that a run's report makes."""
-    search, account, config = report["search"], report["account"], WormConfig(**report["config"])
-    smaller = "compact_weights" in account
-    paper, citation = WORM if config.truncates else EB_TRAIN
-    when = f"after {search['epochs']:.4g} epochs" if search["epochs"] else "in another run"
-    how = (
-        f"the masks had converged {when}"
-        if search["converged"]
-        else f"the masks had not converged {when}: the newest ones were drawn"
-    )
-    return "\n\n".join(
-        [
-            "## Pruning",
-            f"Base model: `{report['model']}`. Pruned while fine-tuning by {config.method} "
-            f"([arXiv:{paper}](https://arxiv.org/abs/{paper})) with `hf_worm`; {how}. "
-            f"{pruned_line(account, config.layers)}{FADING if config.truncation_target == 'fade' else ''}",
-            account["note"],
-            *_costs_section(report.get("costs")),
-            "### Metrics",
-            _metrics_table(report["metrics"]),
-            "### The search",
-            _observations_table(search["observations"], config),
-            "Settings: " + ", ".join(f"`{name}={value!r}`" for name, value in report["config"].items()) + ".",
-            "### Sparsity by layer",
-            _table(["layer", "pruned"], [[f"`{name}`", f"{share:.2%}"] for name, share in report["layers"].items()]),
-            "### Loading",
-            _loading_code(repository, report["loading"]),
-            *([] if smaller else [_holding_code(repository)]),
-            "### Citation",
-            f"```bibtex\n{citation}\n```\n",
-        ]
+    """Write the part of a model card that a run's report makes."""
+    record = record_of(report)
+    paper = paper_of(record.method)
+    return (
+        "\n\n".join(
+            [
+                "## Pruning",
+                f"Base model: `{report['model']}`. {_found(record, paper)} "
+                + " ".join([pruned(record), *record.method.additions()]),
+                effect(record),
+                *_costs(record),
+                "### Metrics",
+                _metrics(record),
+                *_search(record),
+                "### Sparsity by layer",
+                tables.layers(record, [f"`{name}`" for name in record.layers]).markdown(),
+                "### Loading",
+                _loading(repository, report["loading"]),
+                *([] if "compact_weights" in report["account"] else [_holding(repository)]),
+                *([] if paper is None else ["### Citation", f"```bibtex\n{paper.bibtex}\n```"]),
+            ]
+        )
+        + "\n"
     )
 
 
-def _loading_code(repository: str, loading: dict[str, Any]) -> str:
+def _found(record: Record, paper: Paper | None) -> str:
+    """Say by which method the masks were found, and how the search ended."""
+    method = record.method
+    link = f" ({paper.link})" if paper is not None else ""
+    if not method.searched:
+        return "Pruned with `hf_worm` by masks that were given: no search has found them."
+    epochs = record.phases["search"]["epochs"]
+    when = f"after {epochs:.4g} epochs" if epochs else "in another run"
+    newest = "" if record.converged else ": the newest masks were drawn"
+    outcome = f"{method.outcome(record.converged is True)} {when}{newest}"
+    return f"Pruned while fine-tuning by {method.name}{link} with `hf_worm`; {outcome}."
+
+
+def _costs(record: Record) -> list[str]:
+    if record.costs is None:
+        return []
+    return ["### Size and time", tables.costs(record.costs, spread=True).markdown(), gains(record.costs)]
+
+
+def _metrics(record: Record) -> str:
+    if not record.metrics:
+        return "The run had no evaluation set."
+    return tables.stages(record, record.metric_names).markdown()
+
+
+def _search(record: Record) -> list[str]:
+    if not record.method.searched:
+        return []
+    settings = ", ".join(f"`{setting}`" for setting in tables.settings(record))
+    table = tables.observations(record).markdown()
+    title = f"At each observation: {tables.observation_title(record)}."
+    return ["### The search", title, table, *tables.observation_notes(record), f"Settings: {settings}."]
+
+
+def _loading(repository: str, loading: dict[str, Any]) -> str:
     if loading["call"] is None:
         return f"`model.safetensors` holds the weights alone, for a `{loading['class']}` that is made as for training."
     options = "".join(f", {name}={value!r}" for name, value in loading["options"].items())
@@ -126,7 +133,7 @@ def _import(module: str, name: str) -> str:
     return f"from {module} import {name}\n"
 
 
-def _holding_code(repository: str) -> str:
+def _holding(repository: str) -> str:
     return (
         "The masks, to train on with the zeros held:\n\n"
         "```python\n"
@@ -135,41 +142,3 @@ def _holding_code(repository: str) -> str:
         "handle = ticket.hold(model, optimizer)\n"
         "```"
     )
-
-
-def _costs_section(costs: dict[str, Any] | None) -> list[str]:
-    return [] if costs is None else ["### Size and time", _table(*cost_rows(costs)), gains(costs)]
-
-
-def _observations_table(observations: list[dict[str, Any]], config: WormConfig) -> str:
-    decisions = ["truncating", "converged"] if config.truncates else ["converged"]
-    head = ["observation", "max distance", "mean distance", *decisions]
-    rows = [
-        [
-            str(seen["index"] + 1),
-            number(seen["max_distance"]),
-            number(seen["mean_distance"]),
-            *("yes" if seen[decision] else "no" for decision in decisions),
-        ]
-        for seen in observations
-    ]
-    shares = [seen.get("doomed_share") for seen in observations]
-    if any(share is not None for share in shares):
-        head.append("doomed weights' share of the L1 norm")
-        for row, share in zip(rows, shares, strict=True):
-            row.append("" if share is None else f"{share:.2%}")
-    return _table(head, rows)
-
-
-def _metrics_table(metrics: dict[str, dict[str, float]]) -> str:
-    stages = [stage for stage in STAGES if stage in metrics]
-    if not stages:
-        return "The run had no evaluation set."
-    names = list(dict.fromkeys(name for stage in stages for name in metrics[stage]))
-    rows = [[STAGES[stage], *[number(metrics[stage].get(name)) for name in names]] for stage in stages]
-    return _table(["", *names], rows)
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,16 +1,18 @@
-"""What is known of a run, whatever it was read from."""
+"""The data of a run, whatever it was read from."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
 
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
-from hf_worm.report.account import NOT_METRICS, STAGES, is_number
-from hf_worm.report.table import metric_names
+from hf_worm.report.log import Entry, evaluated, in_phases, logged_metrics, losses
+from hf_worm.report.method import Method
+from hf_worm.report.metrics import STAGES, is_number, metric_names
 
 Status = Literal["finished", "drawn", "searching", "retraining", "ticket", "dense"]
 
@@ -24,7 +26,7 @@ class Evaluation(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """What an epoch (or the part of one that a phase ended with) has in the log.
+    """The log of an epoch, or of the part of one that a phase ended with.
 
     Args:
         phase (`str`): `search` or `retrain`.
@@ -60,27 +62,36 @@ class Record:
         masks (`dict[str, torch.Tensor]`): The newest by layer: `bool`, `True` = keep. Empty where there are none.
         layers (`dict[str, float]`): Share pruned by layer, in [0, 1].
         account, costs (`dict`, *optional*): As in `worm_report.json`.
+        parts (`dict[str, str]`): Names of the parts of the search; empty where they are those of its settings.
         log (`list[dict]`): The Trainer's `log_history`, as far as it was saved.
         notes (`list[str]`): What is missing, and what was passed over.
     """
 
-    path: str
+    path: str = ""
     status: Status
     config: WormConfig
     converged: bool | None
-    observations: list[Observation]
-    phases: dict[str, dict[str, float]]
-    metrics: dict[str, dict[str, float]]
-    masks: dict[str, torch.Tensor]
-    layers: dict[str, float]
-    account: dict[str, Any] | None
-    costs: dict[str, Any] | None
-    log: list[dict[str, Any]]
-    notes: list[str]
+    observations: list[Observation] = field(default_factory=list)
+    phases: dict[str, dict[str, float]] = field(default_factory=dict)
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    masks: dict[str, torch.Tensor] = field(default_factory=dict)
+    layers: dict[str, float] = field(default_factory=dict)
+    account: dict[str, Any] | None = None
+    costs: dict[str, Any] | None = None
+    parts: dict[str, str] = field(default_factory=dict)
+    log: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def method(self) -> Method:
+        """The method that chose the masks."""
+        # No search draws before its first observation. Of a ticket without its history nothing is known.
+        given = self.drawn and self.converged is not None and not self.observations and "schedule" not in self.parts
+        return Method(asdict(self.config), self.parts, searched=not given)
 
     @property
     def drawn(self) -> bool:
-        """Whether the ticket has been drawn."""
+        """Tell whether the ticket has been drawn."""
         return self.status not in ("searching", "dense")
 
     @property
@@ -91,146 +102,84 @@ class Record:
     @property
     def metric_names(self) -> list[str]:
         """Names of the metrics, the primary one first, the loss last."""
-        if self.metrics:
-            return metric_names(self.metrics)
-        around_the_draw = tuple(f"eval_{stage}_" for stage in STAGES)
-        logged = {
-            name.removeprefix("eval_"): 0.0
-            for entry in self.log
-            for name in entry
-            if name.startswith("eval_") and not name.startswith(around_the_draw) and not name.endswith(NOT_METRICS)
-        }
-        return metric_names({"logged": logged})
+        return metric_names(self.metrics.values()) if self.metrics else logged_metrics(self.log)
 
     def places(self) -> list[tuple[float | None, float | None]]:
-        """Epoch and optimizer step of each observation, `None` where unknown.
+        """List epoch and optimizer step of each observation, `None` where unknown.
 
         From the log; where it doesn't reach, from the settings, as the run must have placed them.
         """
         logged = [(entry["epoch"], entry["step"]) for entry in self.log if "worm_truncating" in entry]
+        count = len(self.observations)
+        return [*logged[:count], *(self._place(number) for number in range(len(logged) + 1, count + 1))]
+
+    def _place(self, number: int) -> tuple[float | None, float | None]:
+        """Place an observation, counted from 1, by the settings."""
         search = self.phases.get("search", {})
         epochs, steps = search.get("epochs"), search.get("steps")
         in_epoch = steps / epochs if steps and epochs else None
-        found: list[tuple[float | None, float | None]] = logged[: len(self.observations)]
-        for place in range(len(found) + 1, len(self.observations) + 1):
-            if self.config.sample_steps is None:
-                # The last may have come before its epoch's end.
-                epoch = min(place, epochs or math.inf)
-                found.append((epoch, None if in_epoch is None else round(epoch * in_epoch)))
-            else:
-                step = min(place * self.config.sample_steps, steps or math.inf)
-                found.append((None if in_epoch is None else step / in_epoch, step))
-        return found
+        # The last observation may have come before its epoch's end.
+        if self.config.sample_steps is None:
+            epoch = min(number, epochs or math.inf)
+            return epoch, None if in_epoch is None else round(epoch * in_epoch)
+        step = min(number * self.config.sample_steps, steps or math.inf)
+        return None if in_epoch is None else step / in_epoch, step
 
     def last_evaluation(self) -> dict[str, float]:
-        """The metrics of the newest evaluation in the log by their plain names; none where there was none."""
-        for entry in reversed(self.log):
-            found = {name: entry[f"eval_{name}"] for name in self.metric_names if is_number(entry.get(f"eval_{name}"))}
-            if found:
-                return found
-        return {}
+        """Find the metrics of the newest evaluation in the log, by their plain names; none where there was none."""
+        found = (evaluated(entry, self.metric_names) for entry in reversed(self.log))
+        return next(filter(None, found), {})
 
     def losses(self) -> list[tuple[int, float]]:
-        """Optimizer step and training loss (the mean since the one before), as they were logged."""
-        return [(entry["step"], entry["loss"]) for entry in self.log if is_number(entry.get("loss"))]
+        """List optimizer step and training loss (the mean since the one before), as they were logged."""
+        return losses(self.log)
 
     def evaluations(self, metric: str) -> list[Evaluation]:
-        """All values of a metric, in their order: those of the log, and those around the draw."""
+        """List all values of a metric, in their order: those of the log, and those around the draw."""
         names = {f"eval_{stage}_{metric}": stage for stage in STAGES}
         found = []
-        for _, entry, over in self._entries():
+        for _, entry, over in in_phases(self.log, self.searched):
             if not over and is_number(entry.get(f"eval_{metric}")):
                 found.append(Evaluation(entry["step"], None, entry[f"eval_{metric}"]))
             for name, stage in names.items():
                 if is_number(entry.get(name)):
                     found.append(Evaluation(entry["step"], stage, entry[name]))
-        logged = {seen.stage for seen in found}
-        for stage in STAGES:
-            value = self.metrics.get(stage, {}).get(metric)
+        logged = {evaluation.stage for evaluation in found}
+        return [*found, *(late for late in self._around_the_draw(metric) if late.stage not in logged)]
+
+    def _around_the_draw(self, metric: str) -> Iterator[Evaluation]:
+        """Yield the values of a metric around the draw, without the help of a log."""
+        for stage, metrics in self.metrics.items():
             phases = ("search", "retrain") if stage == "retrained" else ("search",)
             steps = [self.phases.get(phase, {}).get("steps") for phase in phases]
-            if value is not None and stage not in logged and None not in steps:
-                found.append(Evaluation(int(sum(filter(None, steps))), stage, value))
-        return found
+            if metric in metrics and None not in steps:
+                yield Evaluation(int(sum(filter(None, steps))), stage, metrics[metric])
 
     def epochs(self) -> list[Epoch]:
-        """What the log has of each epoch."""
+        """Sum up what the log has of each epoch."""
+        groups: dict[tuple[str, int], list[Entry]] = {}
+        for phase, entry, over in in_phases(self.log, self.searched):
+            if not over:
+                groups.setdefault((phase, self._epoch_number(phase, entry["epoch"])), []).append(entry)
+        found = [self._epoch(*at, group) for at, group in groups.items()]
+        return [epoch for epoch in found if epoch.loss is not None or epoch.metrics]
+
+    def _epoch_number(self, phase: str, epoch: float) -> int:
+        """Number an epoch within its phase, from 1."""
         searched = self.phases.get("search", {}).get("epochs", 0.0)
-        entries: dict[tuple[str, int], list[dict[str, Any]]] = {}
-        for phase, entry, over in self._entries():
-            if over:
-                continue
-            if phase == "search":
-                number = _ceil(entry["epoch"])
-            elif self.config.retrain_schedule == "restart":
-                number = _ceil(entry["epoch"] - searched)
-            else:  # the epoch that the search ended in goes on
-                number = _ceil(entry["epoch"]) - math.floor(searched)
-            entries.setdefault((phase, max(1, number)), []).append(entry)
-        found = []
-        for (phase, number), group in entries.items():
-            losses = [entry["loss"] for entry in group if is_number(entry.get("loss"))]
-            metrics = {
-                name: entry[f"eval_{name}"]
-                for entry in group
-                for name in self.metric_names
-                if is_number(entry.get(f"eval_{name}"))
-            }
-            if losses or metrics:
-                loss = sum(losses) / len(losses) if losses else None
-                found.append(Epoch(phase, number, group[-1]["epoch"], group[-1]["step"], loss, metrics))
-        return found
+        if phase == "search":
+            return max(1, _ceil(epoch))
+        if self.config.retrain_schedule == "restart":
+            return max(1, _ceil(epoch - searched))
+        return max(1, _ceil(epoch) - math.floor(searched))  # the epoch that the search ended in goes on
 
-    def _entries(self) -> Iterator[tuple[str, dict[str, Any], bool]]:
-        """Each entry of the log with its phase, and whether the training of that phase was over by then.
-
-        What is evaluated after it (the result, by its plain names too, and whatever a script asks for) may be of other
-        weights than the last epoch's: drawn, or the best.
-        """
-        over = {"search": False, "retrain": False}
-        for entry in self.log:
-            phase = "search" if entry["step"] <= self.searched else "retrain"
-            over[phase] |= "train_loss" in entry
-            yield phase, entry, over[phase]
+    def _epoch(self, phase: str, number: int, entries: list[Entry]) -> Epoch:
+        values = [loss for _, loss in losses(entries)]
+        metrics = {name: value for entry in entries for name, value in evaluated(entry, self.metric_names).items()}
+        last = entries[-1]
+        mean = sum(values) / len(values) if values else None
+        return Epoch(phase, number, last["epoch"], last["step"], mean, metrics)
 
 
 def _ceil(epochs: float) -> int:
     return math.ceil(round(epochs, 6))  # a sum of phases' epochs may be above a whole number by the last digit
-
-
-def short_names(names: Sequence[str], separator: str) -> list[str]:
-    """Names without what [`shared_ends`] finds that they share."""
-    before, after = shared_ends(names, separator)
-    return [name[len(before) : len(name) - len(after)] for name in names]
-
-
-def shortened(text: str, most: int) -> str:
-    """The end of a text that is longer than `most` characters, where names differ, after an ellipsis."""
-    return text if len(text) <= most else f"…{text[1 - most :]}"
-
-
-def shared_ends(names: Sequence[str], separator: str) -> tuple[str, str]:
-    """What all names begin with and end with, in whole parts and with their separators; a part of each remains.
-
-    Args:
-        names (`Sequence[str]`): Names, such as those of parameters.
-        separator (`str`): What parts them.
-    """
-    split = [name.split(separator) for name in names]
-    if len(set(names)) < 2:
-        return "", ""
-    shortest = min(map(len, split))
-    start = _common(split, shortest - 1)
-    end = _common([parts[::-1] for parts in split], shortest - 1 - start)
-    first = split[0]
-    before = "".join(part + separator for part in first[:start])
-    after = "".join(separator + part for part in first[len(first) - end :])
-    return before, after
-
-
-def _common(split: Sequence[Sequence[str]], most: int) -> int:
-    """How many parts, `most` at the most, are the same in all from the beginning on."""
-    for place in range(most):
-        if len({parts[place] for parts in split}) > 1:
-            return place
-    return most

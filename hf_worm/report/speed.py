@@ -1,4 +1,4 @@
-"""What a model costs: parameters, bytes, multiply-adds, and times measured side by side."""
+"""Measures models side by side: parameters, bytes, multiply-adds, and times."""
 
 import copy
 import statistics
@@ -44,14 +44,14 @@ def costs(models: Mapping[str, nn.Module], batch: Batch, rows: int = LARGE_BATCH
 
 
 def repeated(batch: Batch, rows: int) -> dict[str, Any]:
-    """The first rows of a batch, as often as it takes to have so many."""
+    """Repeat the first rows of a batch as often as it takes to have so many."""
     given = next(len(value) for value in batch.values() if isinstance(value, torch.Tensor))
     places = [place % given for place in range(rows)]
     return {name: value[places] if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
 
 def forward(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """A forward pass for its outputs alone: the model can't be trained afterwards.
+    """Run a forward pass for its outputs alone: the model can't be trained afterwards.
 
     Returns:
         `torch.Tensor`: The first that is not a single number, as a loss is; or the first, where all are.
@@ -63,7 +63,7 @@ def forward(model: nn.Module, batch: Batch) -> torch.Tensor:
 
 
 def training_step(model: nn.Module, batch: Batch) -> None:
-    """Forward and backward, without the optimizer's step."""
+    """Run forward and backward, without the optimizer's step."""
     model.train()
     torch.autograd.backward(_outputs(model(**batch))[0].float().mean())
     model.zero_grad(set_to_none=True)
@@ -82,7 +82,7 @@ def race(
     rounds: int = ROUNDS,
     seconds: float = SECONDS,
 ) -> dict[str, list[float]]:
-    """Seconds of an action by model, one entry for each round, in which all models take their turn.
+    """Time an action by model, one entry in seconds for each round, in which all models take their turn.
 
     Args:
         models, batch, action: What is run, on what.
@@ -122,7 +122,7 @@ def _summary(values: list[float]) -> dict[str, float]:
 
 
 def counts(model: nn.Module, batch: Batch) -> dict[str, int]:
-    """Parameters, their bytes, and multiply-adds of a forward pass."""
+    """Count parameters, their bytes, and multiply-adds of a forward pass."""
     parameters = list(model.parameters())
     model.eval()
     # Of the kernels that fuse an attention, not all tell what they multiply; and the counter follows gradients.
@@ -133,49 +133,3 @@ def counts(model: nn.Module, batch: Batch) -> dict[str, int]:
         "bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
         "multiply_adds": counted.get_total_flops() // 2,
     }
-
-
-def cost_rows(costs: dict[str, Any], spread: bool = True) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of a table of sizes and times, a row for each model; medians, and quartiles if asked for."""
-    size, seconds = costs["size"], costs["seconds"]
-    head = ["", "parameters", "MB", "multiply-adds, M", *(f"{action}, ms" for action in seconds)]
-    rows = [
-        [
-            name,
-            f"{counts['parameters']:,}",
-            f"{counts['bytes'] / 1e6:,.1f}",
-            f"{counts['multiply_adds'] / 1e6:,.1f}",
-            *(_milliseconds(times[name], spread) for times in seconds.values()),
-        ]
-        for name, counts in size.items()
-    ]
-    return head, rows
-
-
-def gains(costs: dict[str, Any]) -> str:
-    """How many times as fast as the dense model the compact one is at each action, and where nothing was gained."""
-    actions = costs["seconds"].items()
-    told = [f"{action}: {_gain(times['dense'], times['compact'])}" for action, times in actions]
-    decided = [(action, times) for action, times in actions if _faster(times["dense"], times["drawn"])]
-    zeros = [f"{action}: {_gain(times['dense'], times['drawn'])}" for action, times in decided]
-    return (
-        f"The compact model against the dense one: {', '.join(told)}. Zeros alone (*drawn*): "
-        f"{', '.join(zeros) or 'nothing gained'}. Medians, on the machine that trained, with rows of its data; not "
-        "decided where the quartiles overlap."
-    )
-
-
-def _faster(dense: dict[str, float], other: dict[str, float]) -> bool:
-    return other["high"] < dense["low"]
-
-
-def _gain(dense: dict[str, float], other: dict[str, float]) -> str:
-    if other["median"] >= dense["median"]:
-        return "nothing gained"
-    ratio = f"{dense['median'] / other['median']:.2f}×"
-    return ratio if _faster(dense, other) else f"{ratio} (not decided)"
-
-
-def _milliseconds(times: dict[str, float], spread: bool) -> str:
-    low, median, high = (1000 * times[name] for name in ("low", "median", "high"))
-    return f"{median:.2f} ({low:.2f} to {high:.2f})" if spread else f"{median:.2f}"

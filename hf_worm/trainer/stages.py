@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import set_seed
 
 from hf_worm.core.random_states import random_states_kept
-from hf_worm.report.account import NOT_METRICS, STAGES, is_number
+from hf_worm.report.metrics import NOT_METRICS, STAGES, is_number
 
 if TYPE_CHECKING:
     from hf_worm.trainer.worm import WormTrainerMixin

@@ -30,9 +30,11 @@ from hf_worm.checkpoint.whole import require_whole
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
 from hf_worm.files import replace_file
-from hf_worm.report.account import REPORT_NAME, account, build_report, model_name, origin, report_json, set_aside
+from hf_worm.report.account import account
 from hf_worm.report.card import correct_origin, extend_model_card
+from hf_worm.report.loading import model_name, origin
 from hf_worm.report.progress import Progress
+from hf_worm.report.worm_report import REPORT_NAME, build_report, report_json, set_aside
 from hf_worm.search import TicketSearch
 from hf_worm.ticket import Ticket
 from hf_worm.trainer import compat, cutting, stages

@@ -11,7 +11,7 @@ from training import QUERY_AND_KEY, report
 
 from hf_worm.commands.show.reading import read_run
 from hf_worm.report.comparison import comparison_text
-from hf_worm.report.figures import write_figures
+from hf_worm.report.figures.writing import write_figures
 from hf_worm.report.record import Record
 from hf_worm.report.terminal import run_text
 
@@ -78,8 +78,8 @@ def test_what_fades_beside_what_does_not(records: list[Record], runs: Runs) -> N
     shares = [f"{seen['doomed_share']:.2%}" for seen in report(runs.fading)["search"]["observations"]]
     found = by_title(comparison_text([records[0], read_run(str(runs.fading))]))
     expected = [["1", "-", shares[0]], ["2", "-", shares[1]], ["3", "-", shares[2]], ["4", shares[3]]]
-    assert found["Doomed"] == [["[1]", "[2]"], *expected]
-    assert "Doomed" not in by_title(comparison_text(records))
+    assert found["Norm"] == [["[1]", "[2]"], *expected]
+    assert "Norm" not in by_title(comparison_text(records))
 
 
 def test_loss_and_evaluation_by_epoch(records: list[Record]) -> None:

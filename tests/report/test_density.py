@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_worm.report.density import block, density
+from hf_worm.report.figures.density import block, density
 
 
 @given(st.integers(1, 5000), st.integers(1, 200))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from short_runs import Runs
@@ -14,9 +15,12 @@ from training import QUERY_AND_KEY, report
 
 from hf_worm import Ticket
 from hf_worm.commands.show.reading import read_run
-from hf_worm.report import figures
-from hf_worm.report.density import density
-from hf_worm.report.figures import COLOURS, Shown, shown, write_figures
+from hf_worm.report.figures import curves
+from hf_worm.report.figures.density import density
+from hf_worm.report.figures.drawing import COLOURS, Shown, shown
+from hf_worm.report.figures.layers import layers as layer_figure
+from hf_worm.report.figures.masks import masks as mask_figure
+from hf_worm.report.figures.writing import write_figures
 
 NAMES = ["distances.png", "loss.png", "layers.png", "masks.png", "accuracy.png"]
 
@@ -36,7 +40,7 @@ def legend(figure: Any) -> list[str]:
 
 def test_distances(runs: Runs) -> None:
     seen = report(runs.bert)["search"]["observations"]
-    figure = figures.distances(read(runs.bert))
+    figure = curves.distances(read(runs.bert))
     (axes,) = figure.axes
     drawn = lines(axes)
     for kind in ("max", "mean"):
@@ -59,7 +63,7 @@ def test_distances(runs: Runs) -> None:
 
 
 def test_distances_of_several_runs(runs: Runs) -> None:
-    figure = figures.distances(read(runs.bert, runs.bare, runs.cnn, runs.searching))
+    figure = curves.distances(read(runs.bert, runs.bare, runs.cnn, runs.searching))
     drawn = {line.get_label(): line for line in figure.axes[0].lines}
     assert list(drawn["cnn: truncation starts"].get_xdata()) == [0.0], "from the start"
     assert "bare: drawn" in drawn and "searching: drawn" not in drawn
@@ -73,13 +77,13 @@ def test_distances_of_several_runs(runs: Runs) -> None:
 
 def test_fading(runs: Runs) -> None:
     shares = [100 * seen["doomed_share"] for seen in report(runs.fading)["search"]["observations"]]
-    figure = figures.fading(read(runs.fading))
+    figure = curves.fading(read(runs.fading))
     (axes,) = figure.axes
     drawn = lines(axes)
-    assert drawn["fading: doomed weights"] == ([1.0, 2.0, 3.0, 4.0], shares)
+    assert drawn["fading: norm left"] == ([1.0, 2.0, 3.0, 4.0], shares)
     assert drawn["fading: drawn"] == ([4.0], [shares[-1]]) and shares[-1] < 3 < shares[-2]
     assert drawn["bound"][1] == [3.0, 3.0]
-    assert legend(figure) == ["fading", "doomed weights", "drawn", "may be drawn below 3%"]
+    assert legend(figure) == ["fading", "norm left", "drawn", "may be drawn below 3%"]
 
 
 def test_only_runs_that_fade_have_a_figure_of_it(runs: Runs, tmp_path: Path) -> None:
@@ -94,14 +98,21 @@ def test_eb_train_starts_no_truncation(runs: Runs) -> None:
     record = read(runs.bert)[0].record
     assert record.observations[-1].truncating
     eb_train = replace(record, config=replace(record.config, truncation=1.0))
-    figure = figures.distances(shown([eb_train]))
+    figure = curves.distances(shown([eb_train]))
     assert "truncation starts" not in legend(figure) and "bert: truncation starts" not in lines(figure.axes[0])
+
+
+def test_distances_decide_nothing_where_the_ratio_rises(runs: Runs) -> None:
+    record = replace(read(runs.bert)[0].record, parts={"schedule": "cubic"})
+    figure = curves.distances(shown([record]))
+    assert legend(figure) == ["bert", "max distance", "mean distance", "drawn"]
+    assert not any(label.startswith("s ") for label in lines(figure.axes[0]))
 
 
 def test_distances_over_observations_where_epochs_are_unknown(runs: Runs) -> None:
     bert, bare = (run.record for run in read(runs.bert, runs.bare))
     bare = replace(bare, phases={})
-    axes = figures.distances(shown([bert, bare])).axes[0]
+    axes = curves.distances(shown([bert, bare])).axes[0]
     assert axes.get_xlabel() == "observation"
     assert lines(axes)["bare: max distance"][0] == [2, 3, 4, 5]
     assert lines(axes)["bert: max distance"][0] == [2, 3]
@@ -110,7 +121,7 @@ def test_distances_over_observations_where_epochs_are_unknown(runs: Runs) -> Non
 def test_loss(runs: Runs) -> None:
     log = json.loads((runs.bert / "trainer_state.json").read_text())["log_history"]
     losses = [(entry["step"], entry["loss"]) for entry in log if "loss" in entry]
-    figure = figures.loss(read(runs.bert, runs.searching))
+    figure = curves.loss(read(runs.bert, runs.searching))
     drawn = lines(figure.axes[0])
     for label, phase in (("search", losses[:12]), ("retraining", losses[12:])):
         assert list(zip(*drawn[f"bert: {label}"], strict=True)) == phase
@@ -119,11 +130,11 @@ def test_loss(runs: Runs) -> None:
     assert not {"searching: draw", "searching: retraining"} & set(drawn)
     assert figure.axes[0].get_xlabel() == "optimizer step"
     assert legend(figure) == ["bert", "searching", "search", "retraining", "draw"]
-    assert legend(figures.loss(read(runs.searching))) == ["searching", "search"]
+    assert legend(curves.loss(read(runs.searching))) == ["searching", "search"]
 
 
 def test_layers(runs: Runs) -> None:
-    figure = figures.layers(read(runs.bert, runs.bare))
+    figure = layer_figure(read(runs.bert, runs.bare))
     axes = figure.axes[0]
     for container, path in zip(axes.containers, (runs.bert, runs.bare), strict=True):
         assert container.get_label() == path.name
@@ -142,7 +153,7 @@ def images(figure: Any) -> list[tuple[Axes, AxesImage]]:
 
 def test_masks_of_matrices(runs: Runs) -> None:
     masks = Ticket.from_pretrained(runs.bert).masks
-    drawn = images(figures.masks(read(runs.bert)))
+    drawn = images(mask_figure(read(runs.bert)))
     assert [axes.get_title() for axes, _ in drawn] == [name[19:-7] for name in QUERY_AND_KEY]
     for (axes, image), mask in zip(drawn, masks.values(), strict=True):
         assert np.array_equal(image.get_array(), mask.numpy()), "16 × 16: a block for each weight"
@@ -151,15 +162,15 @@ def test_masks_of_matrices(runs: Runs) -> None:
 
 
 def test_masks_of_large_matrices_are_in_blocks(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "BLOCKS", 4)
+    monkeypatch.setattr("hf_worm.report.figures.masks.BLOCKS", 4)
     masks = Ticket.from_pretrained(runs.bert).masks
-    for (_, image), mask in zip(images(figures.masks(read(runs.bert))), masks.values(), strict=True):
+    for (_, image), mask in zip(images(mask_figure(read(runs.bert))), masks.values(), strict=True):
         assert np.array_equal(image.get_array(), density(mask, 4)) and image.get_array().shape == (4, 4)
         assert image.get_extent() == [0, 16, 16, 0]
 
 
 def test_masks_of_several_runs_stand_side_by_side(runs: Runs) -> None:
-    drawn = images(figures.masks(read(runs.bert, runs.searching)))
+    drawn = images(mask_figure(read(runs.bert, runs.searching)))
     titles = [axes.get_title().split("\n") for axes, _ in drawn]
     assert titles[:3] == [["bert", "0.attention.self.query"], ["searching", "0.attention.self.query"], titles[2]]
     assert len(drawn) == 8
@@ -168,7 +179,7 @@ def test_masks_of_several_runs_stand_side_by_side(runs: Runs) -> None:
 def test_masks_of_runs_that_watch_other_layers_stay_in_their_rows(runs: Runs) -> None:
     bert, searching, cnn = read(runs.bert, runs.searching, runs.cnn)
     bert.record.masks.pop(next(iter(bert.record.masks)))
-    figure = figures.masks([bert, searching, cnn])
+    figure = mask_figure([bert, searching, cnn])
     columns = {axes.get_subplotspec().colspan.start % 2: set() for axes, _ in images(figure)}
     for axes, _ in images(figure):
         if "\n" in axes.get_title():
@@ -176,9 +187,18 @@ def test_masks_of_runs_that_watch_other_layers_stay_in_their_rows(runs: Runs) ->
     assert columns == {0: {"bert"}, 1: {"searching"}}, "a column for each, whatever the first lacks"
 
 
+def test_larger_units_of_a_matrix_of_another_run_have_no_panel_of_weights(runs: Runs) -> None:
+    bert, searching = read(runs.bert, runs.searching)
+    searching.record.masks[QUERY_AND_KEY[0]] = torch.tensor([True, False])  # two heads
+    figure = mask_figure([bert, searching])
+    panels = [axes.get_title().split("\n") for axes, _ in images(figure) if axes.get_title()]
+    assert ["bert", "0.attention.self.query"] in panels and ["searching", "0.attention.self.query"] not in panels
+    assert figure.axes[-1].get_title() == "searching", "its heads are a line"
+
+
 def test_masks_of_batchnorms_are_lines(runs: Runs) -> None:
     masks = Ticket.from_pretrained(runs.cnn).masks
-    figure = figures.masks(read(runs.cnn))
+    figure = mask_figure(read(runs.cnn))
     drawn = images(figure)
     (axes,) = figure.axes
     for place, ((_, image), mask) in enumerate(zip(drawn, masks.values(), strict=True)):
@@ -186,14 +206,14 @@ def test_masks_of_batchnorms_are_lines(runs: Runs) -> None:
         assert image.get_extent() == [0, 16, place + 0.4, place - 0.4]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["norm1", "norm2", "norm3"]
     assert axes.get_xlabel() == "channel"
-    both = figures.masks(read(runs.bert, runs.cnn))
+    both = mask_figure(read(runs.bert, runs.cnn))
     assert len(images(both)) == 4 + 3 and both.axes[-1].get_title() == "cnn"
 
 
 def test_accuracy(runs: Runs) -> None:
     metrics = report(runs.bert)["metrics"]
     record = read(runs.bert)[0].record
-    figure = figures.accuracy(read(runs.bert))
+    figure = curves.accuracy(read(runs.bert))
     (axes,) = figure.axes
     drawn = lines(axes)
     evaluations = record.evaluations("accuracy")
@@ -209,7 +229,7 @@ def test_accuracy(runs: Runs) -> None:
 
 
 def test_accuracy_where_the_search_goes_on(runs: Runs) -> None:
-    figure = figures.accuracy(read(runs.searching))
+    figure = curves.accuracy(read(runs.searching))
     assert lines(figure.axes[0])["searching"][0] == [8, 16]
     assert legend(figure) == ["searching"]
 
@@ -217,7 +237,7 @@ def test_accuracy_where_the_search_goes_on(runs: Runs) -> None:
 def test_a_run_keeps_its_colour_where_another_has_no_data(runs: Runs, tmp_path: Path) -> None:
     both = read(runs.bare, runs.bert)
     assert [run.colour for run in both] == list(COLOURS[:2])
-    assert figures.loss(both[1:]).axes[0].lines[0].get_color() == COLOURS[1]
+    assert curves.loss(both[1:]).axes[0].lines[0].get_color() == COLOURS[1]
 
 
 def test_many_runs_have_colours_of_their_own(runs: Runs) -> None:
@@ -275,6 +295,6 @@ def test_any_name_of_a_run_can_be_drawn(runs: Runs, tmp_path: Path) -> None:
     record = read(runs.bert)[0].record
     names = ["$a", "$b", "_a", r"$\frac$", "x" * 300]
     records = [replace(record, path=f"runs/{name}") for name in names]
-    labels = legend(figures.distances(shown(records)))
+    labels = legend(curves.distances(shown(records)))
     assert labels[:4] == [r"\$a", r"\$b", "_a", r"\$\frac\$"] and max(map(len, labels)) <= 32
     assert len(write_figures(records, tmp_path)) == 5

@@ -15,6 +15,7 @@ from transformers import BertForSequenceClassification
 
 from hf_worm import Ticket, WormTrainer
 from hf_worm.commands.show.reading import read_run
+from hf_worm.report.terminal import run_text
 
 TICKET_FILES = ("ticket.safetensors", "worm_config.json", "worm_history.json")
 
@@ -116,6 +117,25 @@ def test_a_ticket_alone(runs: Runs, copied: Any) -> None:
     assert (record.status, record.converged) == ("ticket", True)
     assert record.layers == dict.fromkeys(QUERY_AND_KEY, 0.5)
     assert [note.split("`")[1] for note in record.notes] == ["worm_report.json", "trainer_state.json"]
+
+
+def test_the_parts_of_a_ticket_alone_are_named(runs: Runs, copied: Any) -> None:
+    folder = copied(runs.bert, *TICKET_FILES)
+    parts = {"score": "fisher", "select": "layer", "schedule": "early_bird", "treatment": "gradient"}
+    rewrite(folder / "worm_history.json", lambda content: content.update(parts=parts))
+    record = read_run(str(folder))
+    assert record.parts == parts and record.method.line.startswith("WORM (Fisher score, p 0.5,")
+    rewrite(folder / "worm_history.json", lambda content: content.update(parts=["fisher"]))
+    record = read_run(str(folder))
+    assert record.parts == {} and "`parts` must hold names, got ['fisher']" in record.notes[0]
+
+
+def test_a_ticket_that_no_search_has_found_is_of_no_method(runs: Runs, copied: Any) -> None:
+    folder = copied(runs.bert, *TICKET_FILES)
+    rewrite(folder / "worm_history.json", lambda content: content.update(observations=[], converged=False))
+    text = run_text(read_run(str(folder)))
+    assert "Masks that were given: no search has found them" in text and "WORM" not in text
+    assert "Settings\n  prune_ratio=0.5, layers=['query', 'key']\n" in text
 
 
 def test_a_ticket_without_its_history(runs: Runs, copied: Any) -> None:

@@ -13,7 +13,7 @@ from transformers import BertForSequenceClassification
 
 from hf_worm import WormConfig
 from hf_worm.commands.show.reading import read_run
-from hf_worm.report.record import shared_ends, short_names, shortened
+from hf_worm.report.text import shared_ends, short_names, shortened
 
 PARTS = st.lists(st.sampled_from(["a", "b", "0"]), min_size=1, max_size=4)
 

@@ -12,8 +12,8 @@ from training import QUERY_AND_KEY, report
 from hf_worm import Observation, Ticket, WormConfig
 from hf_worm.commands.show.reading import read_run
 from hf_worm.report.account import NOTE, NOTE_COMPACT
-from hf_worm.report.table import result_table
-from hf_worm.report.terminal import NOTE_OF_A_TICKET, run_text
+from hf_worm.report.sentences import NOTE_OF_A_TICKET
+from hf_worm.report.terminal import result_table, run_text
 
 SECTIONS = ["Result", "Settings", "Observations", "Training", "Pruned", "Account", "Not here"]
 
@@ -105,9 +105,9 @@ def test_each_decision_names_what_decided_it(
     assert [part.strip() for part in line.split("  ") if ": " in part] == decisions
 
 
-def test_eb_train_truncates_in_name_alone(runs: Runs) -> None:
+def test_eb_train_truncates_nothing(runs: Runs) -> None:
     shown = sections(run_text(read_run(str(runs.bare))))
-    assert shown["Observations"][-1] == "r = 1 (EB Train): truncating leaves the gradients as they are."
+    assert shown["Observations"][0].split() == ["epoch", "step", "max", "mean", "converged"]
     assert "not converged, the newest mask was drawn" in " ".join(shown["Result"])
 
 
@@ -115,11 +115,11 @@ def test_fading_has_a_column_and_a_bound(runs: Runs) -> None:
     shown = sections(run_text(read_run(str(runs.fading))))
     shares = [seen["doomed_share"] for seen in report(runs.fading)["search"]["observations"]]
     head, *rows, note = shown["Observations"]
-    assert head.split() == ["epoch", "step", "max", "mean", "doomed", "truncating", "converged"]
+    assert head.split() == ["epoch", "step", "max", "mean", "norm", "left", "truncating", "converged"]
     assert [row.split()[5] for row in rows] == [f"{share:.2%}" for share in shares]
-    assert [row.split("no: ")[-1] for row in rows[1:3]] == ["mask 2 of a window of 3", "doomed ≥ 3%"]
-    assert rows[3].endswith("yes: doomed < 3%")
-    assert note == "doomed: share of the L1 norm that the weights to be pruned hold."
+    assert [row.split("no: ")[-1] for row in rows[1:3]] == ["mask 2 of a window of 3", "norm left ≥ 3%"]
+    assert rows[3].endswith("yes: norm left < 3%")
+    assert note == "norm left: share of the L1 norm that the weights to be pruned still hold."
     assert shown["Result"][0].startswith("WORM with fading (p 0.5,")
 
 

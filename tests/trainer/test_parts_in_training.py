@@ -84,9 +84,7 @@ def test_a_state_that_is_lost_ends_elsewhere(
         check_resuming(bert, tmp_path, WormConfig(stopping_point=0.9, **NAMED["fisher"], retrain_epochs=2.0), dict)
 
 
-def test_a_score_of_ones_own_begins_clean_in_each_training(
-    bert: BertForSequenceClassification, tmp_path: Path
-) -> None:
+def test_a_score_of_ones_own_begins_clean_in_each_training(bert: BertForSequenceClassification, tmp_path: Path) -> None:
     first, second = (
         worm_trainer(
             copy.deepcopy(bert),
@@ -179,9 +177,7 @@ def test_tickets_of_several_ratios_leave_the_model_alone(bert: BertForSequenceCl
     assert bool((kept[1] <= kept[0]).all()) and bool((kept[2] <= kept[1]).all()), "by one ranking"
 
 
-def test_a_ticket_of_zeros_is_kept_while_it_is_fine_tuned(
-    bert: BertForSequenceClassification, tmp_path: Path
-) -> None:
+def test_a_ticket_of_zeros_is_kept_while_it_is_fine_tuned(bert: BertForSequenceClassification, tmp_path: Path) -> None:
     search = TicketSearch(bert, WormConfig(prune_ratio=0.25))
     search.observe()
     search.draw()

@@ -1,1 +1,1 @@
-"""`hf-worm glue`: its tasks, data and model."""
+"""`hf-worm glue`: tasks, data and model."""

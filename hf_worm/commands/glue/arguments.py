@@ -11,7 +11,7 @@ FILE_TYPES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", "
 
 @dataclass
 class ModelArguments(PretrainedArguments):
-    """Which model to fine-tune, and how to get it; each field is described by its `help`."""
+    """The model to fine-tune, and how to get it; the `help` of each field describes it."""
 
     model_name_or_path: str = field(metadata={"help": "Pretrained model: a Hub id or a local folder."})
     tokenizer_name: str | None = field(
@@ -21,7 +21,7 @@ class ModelArguments(PretrainedArguments):
 
 @dataclass
 class DataArguments:
-    """Which data to fine-tune on, and how to prepare it; each field is described by its `help`."""
+    """The data to fine-tune on, and how to prepare it; the `help` of each field describes it."""
 
     _argument_group_name: ClassVar[str] = "data"
 

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def output_dir(parsed: Namespace) -> str:
-    """The output folder of a task, under its own name however it was written; `runs/custom` for one's own."""
+    """Name the output folder after the task, however it was written; `runs/custom` for data of one's own."""
     return f"runs/{'custom' if parsed.task_name is None else find_task(parsed.task_name).name}"
 
 
@@ -45,14 +45,14 @@ def check(arguments: GlueArguments) -> None:
 
 
 def inputs(arguments: GlueArguments) -> tuple[str | None, ...]:
-    """The folders and files that a run reads, where they are some."""
+    """List the names of what a run reads, some of which may be folders and files."""
     model, data = arguments.model, arguments.data
     names = (model.model_name_or_path, model.config_name, model.tokenizer_name)
     return *names, data.dataset_name, data.train_file, data.validation_file
 
 
 def card(arguments: GlueArguments, task: Task) -> dict[str, Any]:
-    """What the model card says of the task and of the data."""
+    """Say what the model card needs to know of the task and of the data."""
     content: dict[str, Any] = {"tasks": "text-classification"}
     if task.name in TASKS:
         content |= {"language": "en", "dataset": f"GLUE {task.name.upper()}", "dataset_args": task.name}

@@ -1,4 +1,4 @@
-"""From a split as it was loaded to what the Trainer takes: checked, labelled, tokenized."""
+"""Checks, labels and tokenizes a split: from what was loaded to what the Trainer takes."""
 
 import logging
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ KNOWN_COLUMNS = (("sentence1", "sentence2"), ("sentence",), ("text",))
 
 
 def text_columns(dataset: Dataset) -> tuple[str, ...]:
-    """The columns of the sentence or the pair, in a data set that belongs to no task of GLUE.
+    """Find the columns of the sentence or the pair, in a data set that belongs to no task of GLUE.
 
     `sentence1` and `sentence2`, else `sentence`, else `text`, else the first one or two columns of strings.
 

@@ -1,7 +1,6 @@
 """`hf-worm demo`: WORM on a small pretrained BERT and sentences made here, without a network, in a few minutes."""
 
 import csv
-import sys
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_worm.commands.glue import command
 from hf_worm.commands.glue.sentences import write_sentences
+from hf_worm.commands.output import refuse
+from hf_worm.report.text import number
 from hf_worm.ticket import Ticket
 
 PROGRAM = "hf-worm demo"
@@ -36,34 +37,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         _refuse_foreign(folder)
         files = write_sentences(folder / "data", options.seed)
     except (ImportError, ValueError, OSError) as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
+        return refuse(PROGRAM, error)
     # Threads of one operation wait for the slowest: where anything else runs, all the cores can take longer than half.
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))
     print(f"{PROGRAM}: {model.parent.name} learns to judge the sentences in {files['train']}")
-    status = command.main(
-        [
-            f"--model_name_or_path={model}",
-            f"--train_file={files['train']}",
-            f"--validation_file={files['validation']}",
-            f"--output_dir={folder}",
-            "--overwrite_output_dir",
-            f"--seed={options.seed}",
-            "--num_train_epochs=4",
-            "--learning_rate=1e-4",
-            "--per_device_train_batch_size=32",
-            "--save_strategy=no",
-            "--report_to=none",
-        ]
-    )
+    status = command.main(_arguments(model, files, folder, options.seed))
     if status != 0:
         return status
     zeros, watched, accuracy = reload(folder, files["validation"])
     print(
         f"\nReloaded from {folder} with plain `from_pretrained`: {zeros:,} of the {watched:,} weights watched are 0, "
-        f"accuracy {accuracy:.4f}."
+        f"accuracy {number(accuracy)}."
     )
     return 0
+
+
+def _arguments(model: Path, files: dict[str, Path], folder: Path, seed: int) -> list[str]:
+    """Write the arguments of `hf-worm glue`."""
+    return [
+        f"--model_name_or_path={model}",
+        f"--train_file={files['train']}",
+        f"--validation_file={files['validation']}",
+        f"--output_dir={folder}",
+        "--overwrite_output_dir",
+        f"--seed={seed}",
+        "--num_train_epochs=4",
+        "--learning_rate=1e-4",
+        "--per_device_train_batch_size=32",
+        "--save_strategy=no",
+        "--report_to=none",
+    ]
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -75,7 +78,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def model_folder() -> Path:
-    """The folder of the pretrained all-MiniLM-L6, a BERT of six layers.
+    """Find the folder of the pretrained all-MiniLM-L6, a BERT of six layers.
 
     Raises:
         ImportError: Its package is not installed.
@@ -89,7 +92,7 @@ def model_folder() -> Path:
 
 
 def reload(folder: Path, validation: Path) -> tuple[int, int, float]:
-    """Load a saved model as anyone would, who has not heard of hf_worm, and look at it.
+    """Load a saved model without hf_worm, count its zeros, and evaluate it.
 
     Args:
         folder (`Path`): Folder of the model.

@@ -1,4 +1,4 @@
-"""From the arguments to a trainer that is ready: data, model and metrics, each checked before training starts."""
+"""Makes a trainer of the arguments: data, model and metrics, each checked before training starts."""
 
 from datasets import Dataset
 from transformers import (
@@ -23,7 +23,7 @@ from hf_worm.trainer import WormTrainer
 
 
 def build_trainer(arguments: GlueArguments, checkpoint: str | None = None) -> tuple[WormTrainer, Task]:
-    """The trainer of a run, and the task that it is for.
+    """Make the trainer of a run, and the task that it is for.
 
     Args:
         arguments (`GlueArguments`): Of the run.
@@ -59,7 +59,7 @@ def build_trainer(arguments: GlueArguments, checkpoint: str | None = None) -> tu
 
 
 def load_data(arguments: GlueArguments) -> tuple[Task, dict[str, Dataset]]:
-    """The task, and its splits, checked and with class ids: `train`, and each validation split by its metrics' name.
+    """Load the task and its splits, with class ids: `train`, and each validation split by its metrics' name.
 
     Raises:
         ValueError: The data won't do.

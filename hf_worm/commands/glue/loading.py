@@ -15,7 +15,7 @@ from hf_worm.commands.job.task import Task
 def load_splits(
     data: DataArguments, task: Task | None, cache_dir: str | None = None, token: str | None = None
 ) -> dict[str, Dataset]:
-    """Every split of the data that the arguments name, as it is.
+    """Load every split of the data that the arguments name, as it is.
 
     Args:
         data (`DataArguments`): Names a task, a data set or files.

@@ -21,7 +21,7 @@ from hf_worm.commands.job.task import Task
 
 
 def load_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
-    """The tokenizer that the arguments name.
+    """Load the tokenizer that the arguments name.
 
     Raises:
         ValueError: It has no token to pad with, or needs a library that is not installed.
@@ -38,7 +38,7 @@ def load_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
 
 
 def load_config(arguments: ModelArguments, task: Task) -> tuple[PreTrainedConfig, tuple[int, ...]]:
-    """The model's configuration made for the task, and the model's id of each class ([`set_classes`])."""
+    """Load the configuration, made for the task, with the model's id of each class ([`set_classes`])."""
     name = arguments.config_name or arguments.model_name_or_path
     with model_errors_named(name):
         config: PreTrainedConfig = AutoConfig.from_pretrained(name, **hub_options(arguments))
@@ -94,5 +94,5 @@ def refuse_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sp
 
 
 def load_model(arguments: ModelArguments, config: PreTrainedConfig) -> PreTrainedModel:
-    """The model, with the head that the configuration asks for ([`load_weights`])."""
+    """Load the model, with the head that the configuration asks for ([`load_weights`])."""
     return load_weights(AutoModelForSequenceClassification, arguments.model_name_or_path, config, arguments)

@@ -51,7 +51,7 @@ Row = dict[str, str]
 
 
 def make_sentences(seed: int = 0, train: int = 1600, validation: int = 400) -> dict[str, list[Row]]:
-    """Training and validation sentences, half of them of each label.
+    """Make training and validation sentences, half of them of each label.
 
     Args:
         seed (`int`, *optional*, defaults to 0): The same seed gives the same sentences.
@@ -104,7 +104,7 @@ def _twins(rng: random.Random, words: Mapping[str, tuple[str, ...]]) -> Iterator
 
 
 def _judgement(label: str, words: Mapping[str, tuple[str, ...]], rng: random.Random) -> str:
-    """Such as "quite good", "good" or "far from bad", all three for `positive`."""
+    """Write a judgement, such as "quite good", "good" or "far from bad" for `positive`."""
     if rng.random() < 0.5:
         opposite = LABELS[1 - LABELS.index(label)]
         return f"{rng.choice(NEGATING)} {rng.choice(words[opposite])}"

@@ -27,7 +27,7 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str) -> Task:
-    """The GLUE task of that name; capitals and hyphens don't matter (`SST-2` is `sst2`).
+    """Find the GLUE task of that name; capitals and hyphens don't matter (`SST-2` is `sst2`).
 
     Raises:
         ValueError: There is no such task.

@@ -9,7 +9,7 @@ from hf_worm.commands.job.arguments import PretrainedArguments, check_counts
 
 @dataclass(kw_only=True)
 class ModelArguments(PretrainedArguments):
-    """Which model to train, and how to get it; each field is described by its `help`."""
+    """The model to train, and how to get it; the `help` of each field describes it."""
 
     model: str = field(
         default="resnet18",
@@ -39,7 +39,7 @@ class ModelArguments(PretrainedArguments):
 
 @dataclass
 class DataArguments:
-    """Which images to train on, and how to prepare them; each field is described by its `help`."""
+    """The images to train on, and how to prepare them; the `help` of each field describes it."""
 
     _argument_group_name: ClassVar[str] = "data"
 

@@ -38,7 +38,7 @@ class PadCropFlip:
         self._moves[:, 2] = torch.from_numpy(random.integers(0, 1 + self.flip, len(self._moves)))
 
     def __call__(self, images: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        """The images, augmented.
+        """Augment images.
 
         Args:
             images (`torch.Tensor`): Of any dtype and shape `(batch, channels, height, width)`.

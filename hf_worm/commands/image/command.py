@@ -68,7 +68,7 @@ def _check(arguments: ImageArguments) -> None:
 
 
 def _inputs(arguments: ImageArguments) -> tuple[str | None, ...]:
-    """The folders and files that a run reads, where they are some: not those that happen to be called `resnet18`."""
+    """List the names of what a run reads: a folder that happens to be called `resnet18` is none of it."""
     model, data = arguments.model, arguments.data
     return (
         None if model.model in NEW_MODELS else model.model,

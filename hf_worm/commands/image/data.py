@@ -1,4 +1,4 @@
-"""From a data set to tensors: the columns, the rows, the pixels, and what is known of them."""
+"""Makes tensors of a data set: its columns, its rows, its pixels, and their mean and deviation."""
 
 import logging
 from io import BytesIO
@@ -29,7 +29,7 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError)
 def load_images(
     data: DataArguments, evaluate: bool, cache_dir: str | None = None, token: str | None = None
 ) -> dict[str, Dataset]:
-    """The splits `train` and, to evaluate, `validation`, with the columns `image` and `label` alone.
+    """Load the splits `train` and, to evaluate, `validation`, with the columns `image` and `label` alone.
 
     Args:
         data (`DataArguments`): Names the data, its columns and splits, and how many rows to take.
@@ -52,7 +52,7 @@ def load_images(
 
 
 def own_size(images: Dataset, split: str) -> int | None:
-    """The edge in pixels of images that are all squares of one size, else `None`.
+    """Measure the edge in pixels of images that are all squares of one size, else `None`.
 
     Reads no more than the beginning of each image.
 
@@ -74,7 +74,7 @@ def own_size(images: Dataset, split: str) -> int | None:
 
 
 def decode(images: Dataset, split: str, channels: int, size: int) -> torch.Tensor:
-    """All images of a split as bytes; others than squares of that size are cropped to their middle and resized.
+    """Decode all images of a split to bytes; crop others than squares of that size to their middle, and resize them.
 
     Args:
         images (`Dataset`): With a column `image`.
@@ -109,7 +109,7 @@ def decode(images: Dataset, split: str, channels: int, size: int) -> torch.Tenso
 
 
 def eight_bit(image: Pillow.Image) -> Pillow.Image:
-    """An image of values up to 255, from one of values up to 65,535, which Pillow would cut off at 255.
+    """Bring values up to 65,535, which Pillow would cut off at 255, down to values up to 255.
 
     Raises:
         ValueError: It has values of which nobody knows the largest: fractions, or integers of 32 bits.
@@ -142,7 +142,7 @@ def refuse_size(what: str, needed: int, size: int) -> None:
 
 
 def mean_and_std(images: torch.Tensor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, of values in [0, 1], from exact counts.
+    """Compute mean and standard deviation of each channel, of values in [0, 1], from exact counts.
 
     Args:
         images (`torch.Tensor`): `uint8` of shape `(count, channels, height, width)`.
@@ -175,7 +175,7 @@ def _validation_split(splits: dict[str, Dataset], name: str | None) -> str:
 
 
 def _columns(dataset: Dataset, split: str, data: DataArguments) -> Dataset:
-    """The two columns that matter, under their usual names."""
+    """Keep the columns of the image and of the label, under their usual names."""
     labels = [name for name, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
     known = [name for name in (LABEL, "labels") if name in dataset.features]
     pictures = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
@@ -206,5 +206,5 @@ def _rows(dataset: Dataset, limit: int | None) -> Dataset:
 
 
 def label_tensor(labels: list[Any], order: tuple[int, ...]) -> torch.Tensor:
-    """Class ids of the task as those of the model, `int64` of shape `(count,)`."""
+    """Turn class ids of the task into those of the model, `int64` of shape `(count,)`."""
     return torch.tensor(order)[torch.tensor(labels)]

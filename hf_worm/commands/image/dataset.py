@@ -1,4 +1,4 @@
-"""Images in memory, one byte a value, made into what a model takes a batch at a time."""
+"""Images in memory, one byte a value; a batch at a time is made ready for a model."""
 
 from collections.abc import Sequence
 
@@ -66,7 +66,7 @@ class ImageDataset(Dataset[Item]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
-        """Items by their places: `pixel_values`, `float32` of shape `(channels, size, size)`, and `labels`, an id."""
+        """Make items by place: `pixel_values`, `float32` of shape `(channels, size, size)`, and `labels`, an id."""
         places = torch.tensor(indices)
         batch = {"pixel_values": self._pixels(places), "labels": self.labels[places]}
         return [dict(zip(batch, item, strict=True)) for item in zip(*batch.values(), strict=True)]
@@ -87,7 +87,7 @@ class ImageDataset(Dataset[Item]):
 
 
 class EpochCallback(TrainerCallback):
-    """Tells a training set which epoch begins, in each phase from 0."""
+    """Tells a training set the number of the epoch that begins, in each phase from 0."""
 
     def __init__(self, dataset: ImageDataset) -> None:
         self.dataset = dataset

@@ -10,7 +10,7 @@ VALIDATION_ROWS = 360
 
 
 def digits() -> dict[str, Dataset]:
-    """1,437 training and 360 validation images of 8 × 8 grey pixels in ten classes, evenly split, always the same.
+    """Load 1,437 training and 360 validation images of 8 × 8 grey pixels in ten classes, always split the same.
 
     The test set of the UCI "Optical Recognition of Handwritten Digits" data, as scikit-learn ships it: values 0 to 16,
     spread to 0 to 255 here.

@@ -50,9 +50,11 @@ def search_ticket(
             search.truncate_gradients()  # nothing until the trigger point
             optimizer.step()
             optimizer.zero_grad()
-        seen = search.observe()
-        print(f"epoch {epoch + 1}: largest mask distance {seen.max_distance}, truncating: {seen.truncating}")
-        if seen.converged:
+        observation = search.observe()
+        print(
+            f"epoch {epoch + 1}: largest mask distance {observation.max_distance}, truncating: {observation.truncating}"
+        )
+        if observation.converged:
             break
     return search.draw()  # the pruned channels are silent from here on
 
@@ -78,7 +80,7 @@ def retrain(model: nn.Module, optimizer: torch.optim.Optimizer, loader: Loader, 
 
 
 def accuracy(model: nn.Module, loader: Loader) -> float:
-    """Share of the images that the model knows."""
+    """Measure the share of the images that the model knows."""
     model.eval()
     with torch.no_grad():
         right = sum(int((model(batch["pixel_values"]).logits.argmax(-1) == batch["labels"]).sum()) for batch in loader)
@@ -86,7 +88,7 @@ def accuracy(model: nn.Module, loader: Loader) -> float:
 
 
 def main() -> None:
-    """WORM on the digits: dense, pruned and retrained accuracy."""
+    """Run WORM on the digits, and print the accuracy when drawn and after retraining."""
     set_seed(0)
     splits = load_images(DataArguments(), evaluate=True)
     images = {name: decode(split, name, channels=3, size=8) for name, split in splits.items()}

@@ -1,4 +1,4 @@
-"""The model of a run, and what it takes its images to be."""
+"""The model of a run, and the size and the range of values that it takes images in."""
 
 import copy
 import json
@@ -42,7 +42,7 @@ NEW_MODELS = {"resnet18": NewModel(CifarResNetConfig, 1), "vgg11_bn": NewModel(V
 
 
 def load_config(arguments: ModelArguments) -> PreTrainedConfig:
-    """The configuration that the arguments ask for.
+    """Load the configuration that the arguments ask for.
 
     Raises:
         ValueError: It has no such setting, or not of such a value.
@@ -67,7 +67,7 @@ def load_config(arguments: ModelArguments) -> PreTrainedConfig:
 
 
 def load_model(arguments: ModelArguments, config: PreTrainedConfig) -> PreTrainedModel:
-    """The model of that configuration, with new weights or pretrained ones.
+    """Make the model of that configuration, with new weights or pretrained ones.
 
     Raises:
         ValueError: There is no image classifier of that configuration, or its weights won't do.
@@ -86,7 +86,7 @@ def load_model(arguments: ModelArguments, config: PreTrainedConfig) -> PreTraine
 
 
 def is_new(arguments: ModelArguments) -> bool:
-    """Whether the weights are new."""
+    """Tell new weights from pretrained ones."""
     return arguments.model in NEW_MODELS or arguments.from_scratch
 
 
@@ -131,7 +131,7 @@ def refuse_single_image(model: PreTrainedModel, pixel_values: torch.Tensor) -> N
 
 
 def load_processor(arguments: ModelArguments) -> BaseImageProcessor | None:
-    """The image processor of a pretrained model; `None` for new weights, whose images are normalized by the data.
+    """Load the image processor of a pretrained model; `None` for new weights: the data then normalizes the images.
 
     Raises:
         OSError: The model has none.
@@ -148,7 +148,7 @@ def load_processor(arguments: ModelArguments) -> BaseImageProcessor | None:
 def size_of_images(
     arguments: ModelArguments, config: PreTrainedConfig, processor: BaseImageProcessor | None, own: int | None
 ) -> int:
-    """Edge in pixels of the images that the model gets.
+    """Find the edge in pixels of the images that the model gets.
 
     Args:
         arguments (`ModelArguments`): Their `image_size` goes before all else.
@@ -174,7 +174,7 @@ def size_of_images(
 
 
 def new_processor(size: int, mean: list[float], std: list[float]) -> BaseImageProcessor:
-    """A processor that prepares an image as the data was prepared: what a pipeline loads beside the model.
+    """Make a processor that prepares an image as the data was prepared; a pipeline loads it beside the model.
 
     A pipeline makes all images RGB: to a model of one channel, images have to be given by hand.
 
@@ -198,7 +198,7 @@ def new_processor(size: int, mean: list[float], std: list[float]) -> BaseImagePr
 
 
 def normalization(processor: BaseImageProcessor, channels: int) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, of values in [0, 1], that a pretrained model expects.
+    """Find mean and standard deviation of each channel, of values in [0, 1], that a pretrained model expects.
 
     Where it expects values of another range, they are such that it gets them.
 

@@ -1,1 +1,1 @@
-"""What the commands that train share: from the arguments to the result table."""
+"""The parts that the commands that train share, from the arguments to the result table."""

@@ -11,7 +11,7 @@ from hf_worm.config import WormConfig
 
 @dataclass(kw_only=True)
 class PretrainedArguments:
-    """How to get a pretrained model; each field is described by its `help`. A command adds which model."""
+    """The ways to get a pretrained model; the `help` of each field describes it. A command adds the model's name."""
 
     _argument_group_name: ClassVar[str] = "model"
 
@@ -44,7 +44,7 @@ class PretrainedArguments:
 
 @dataclass
 class RunArguments:
-    """What else there is to say about a run; each field is described by its `help`."""
+    """All other settings of a run; the `help` of each field describes it."""
 
     _argument_group_name: ClassVar[str] = "run"
 

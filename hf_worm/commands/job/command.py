@@ -12,15 +12,16 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_worm.checkpoint.whole import newest_finished
 from hf_worm.commands.job.arguments import Arguments, D, M
 from hf_worm.commands.job.output_dir import clear, find_checkpoint
-from hf_worm.commands.job.parsing import CommandLine, error_line, parse
+from hf_worm.commands.job.parsing import CommandLine, parse
 from hf_worm.commands.job.task import Task
-from hf_worm.report.table import plain_table, result_table
+from hf_worm.commands.output import refuse
+from hf_worm.report.terminal import plain_table, result_table
 from hf_worm.trainer import WormTrainer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command(CommandLine[M, D]):
-    """What makes one command: its name, its arguments and their defaults, and how it builds a trainer.
+    """A command: its name, its arguments and their defaults, and the functions that make its trainer and its card.
 
     Args:
         build (`Callable`): The trainer and the task, from the arguments and the checkpoint to resume from, if any.
@@ -54,8 +55,7 @@ def main(command: Command[M, D], argv: Sequence[str] | None = None) -> int:
             if arguments.training.do_train:
                 _refuse_unknown_metric(trainer, task)
         except (ValueError, OSError, ImportError) as error:  # the last: a setting needs a library that is not there
-            print(error_line(command.program, error), file=sys.stderr)
-            return 2
+            return refuse(command.program, error)
         folder = str(arguments.training.output_dir)
         run(command, trainer, task, arguments, checkpoint)
     except KeyboardInterrupt:
@@ -90,23 +90,27 @@ def run(
     trainer.save_model()
     trainer.save_state()
     _save_metrics(trainer, "train", output.metrics)
-    if arguments.worm is None:
-        metrics = trainer.evaluate() if training.do_eval else {}
-        seconds = output.metrics.get("train_runtime")
-        table = plain_table("fine-tuned", _of_task(metrics, task), trainer.state.epoch, seconds)
-    else:
-        report = trainer.report()
-        last = list(report["metrics"].values())[-1] if report["metrics"] else {}
-        metrics = {f"eval_{name}": value for name, value in last.items()}
-        table = result_table(report)
+    dense = arguments.worm is None
+    metrics, table = _dense_result(trainer, task, output.metrics) if dense else _pruned_result(trainer)
     if training.do_eval:
         _save_metrics(trainer, "eval", metrics)
-    card = command.card(arguments, task)
-    if training.push_to_hub:
-        trainer.push_to_hub(**card)
-    else:
-        trainer.create_model_card(**card)
+    publish = trainer.push_to_hub if training.push_to_hub else trainer.create_model_card
+    publish(**command.card(arguments, task))
     _print(trainer, table)
+
+
+def _dense_result(trainer: WormTrainer, task: Task, trained: Mapping[str, float]) -> tuple[dict[str, float], str]:
+    """Evaluate a model that was trained without pruning: its metrics, and the table of the run."""
+    metrics = trainer.evaluate() if trainer.args.do_eval else {}
+    seconds = trained.get("train_runtime")
+    return metrics, plain_table("fine-tuned", _of_task(metrics, task), trainer.state.epoch, seconds)
+
+
+def _pruned_result(trainer: WormTrainer) -> tuple[dict[str, float], str]:
+    """Take the metrics of a pruned model from its last evaluation, and the table of the run from its report."""
+    report = trainer.report()
+    last = list(report["metrics"].values())[-1] if report["metrics"] else {}
+    return {f"eval_{name}": value for name, value in last.items()}, result_table(report)
 
 
 def _refuse_unknown_metric(trainer: WormTrainer, task: Task) -> None:
@@ -121,7 +125,7 @@ def _refuse_unknown_metric(trainer: WormTrainer, task: Task) -> None:
 
 
 def _of_task(metrics: Mapping[str, float], task: Task) -> dict[str, float]:
-    """The task's metrics and the loss, by their plain names, without the evaluation's times."""
+    """Pick the task's metrics and the loss, by their plain names, without the evaluation's times."""
     return {
         name.removeprefix("eval_"): value for name, value in metrics.items() if name.endswith((*task.metrics, "loss"))
     }

@@ -69,7 +69,7 @@ def _is_number(text: str) -> bool:
 
 
 def label_ids(dataset: Dataset, task: Task, split: str) -> list[int] | list[float]:
-    """The labels of a split: class ids in the order of `task.labels`, or numbers for a regression.
+    """Read the labels of a split: class ids in the order of `task.labels`, or numbers for a regression.
 
     Raises:
         ValueError: A row is unlabelled, or its label is none of the task's. The first such row is named.

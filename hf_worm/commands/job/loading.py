@@ -19,7 +19,7 @@ TRAIN = "train"
 def load_folder_or_hub(
     source: str, name: str | None = None, cache_dir: str | None = None, token: str | None = None
 ) -> dict[str, Dataset]:
-    """Every split of a data set, as it is.
+    """Load every split of a data set, as it is.
 
     Args:
         source (`str`): A local folder, or an id on the Hub.
@@ -40,7 +40,7 @@ def load_folder_or_hub(
 
 @contextmanager
 def data_errors_named(source: str) -> Iterator[None]:
-    """Makes an error that names the source of whatever `datasets` raises at data that it can't read."""
+    """Make an error that names the source of whatever `datasets` raises at data that it can't read."""
     try:
         yield
     # A damaged json file can end in a `StopIteration`, a folder with a script in a `RuntimeError`.
@@ -54,7 +54,7 @@ def data_errors_named(source: str) -> Iterator[None]:
 
 
 def train_split(splits: dict[str, Dataset]) -> Dataset:
-    """The training split.
+    """Find the training split.
 
     Raises:
         ValueError: There is none.
@@ -65,7 +65,7 @@ def train_split(splits: dict[str, Dataset]) -> Dataset:
 
 
 def validation_splits(splits: dict[str, Dataset], task: Task | None) -> dict[str, Dataset]:
-    """The validation splits, by the name that their metrics get; `""`: the only one.
+    """Find the validation splits, by the name that their metrics get; `""`: the only one.
 
     Raises:
         ValueError: There is none.
@@ -98,12 +98,12 @@ def check_columns(dataset: Dataset, columns: Sequence[str], split: str) -> None:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names for a message, each in backticks."""
+    """List names for a message, each in backticks."""
     return ", ".join(f"`{name}`" for name in names)
 
 
 def _cache_of_folder(folder: str, name: str | None, cache_dir: str | None) -> str:
-    """A cache for the files of a folder as they are now.
+    """Name a cache for the files of a folder as they are now.
 
     datasets (5.2 at least) finds what it cached by the folder's name and its README: another folder of that name, or a
     file that was changed, would be given the old rows.

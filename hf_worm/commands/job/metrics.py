@@ -27,7 +27,7 @@ METRICS: dict[str, Callable[[Values, Values], float]] = {
 
 
 def _correlation(of: Callable[[Values, Values], Any], references: Values, predictions: Values) -> float:
-    """NaN for a single row, as for rows that are all alike."""
+    """Correlate predictions with labels; NaN for a single row, as for rows that are all alike."""
     return float(of(references, predictions).statistic) if len(references) > 1 else float("nan")
 
 
@@ -58,7 +58,7 @@ class TaskMetric(evaluate.Metric):  # type: ignore[misc]  # until `evaluate` car
 
 
 def metrics_function(task: Task, order: Sequence[int] = ()) -> Callable[[EvalPrediction], dict[str, float]]:
-    """A `compute_metrics` for `Trainer`: the task's metrics of a model's logits (a regression's one output as it is).
+    """Make a `compute_metrics` for `Trainer`: the task's metrics of a model's logits, or of a regression's one output.
 
     Args:
         task (`Task`): The task.

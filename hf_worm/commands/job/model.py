@@ -26,7 +26,7 @@ AutoClass = type[AutoModelForSequenceClassification] | type[AutoModelForImageCla
 
 
 def hub_options(arguments: PretrainedArguments) -> dict[str, Any]:
-    """What every `from_pretrained` takes of the arguments."""
+    """Pick the arguments that every `from_pretrained` takes."""
     return {
         "cache_dir": arguments.cache_dir,
         "revision": arguments.model_revision,
@@ -37,7 +37,7 @@ def hub_options(arguments: PretrainedArguments) -> dict[str, Any]:
 
 @contextmanager
 def model_errors_named(name: str, part: str = "") -> Iterator[None]:
-    """Makes an error that names the model of whatever is raised where it isn't there, is damaged or contradictory.
+    """Make an error that names the model of any that is raised because it isn't there, is damaged or contradictory.
 
     Args:
         name (`str`): A Hub id or a local folder.
@@ -90,12 +90,12 @@ def set_classes(config: PreTrainedConfig, task: Task) -> tuple[int, ...]:
 
 
 def dtype_of(arguments: PretrainedArguments) -> torch.dtype | Literal["auto"]:
-    """The data type of the weights that the arguments ask for."""
+    """Find the data type of the weights that the arguments ask for."""
     return "auto" if arguments.dtype == "auto" else cast(torch.dtype, getattr(torch, arguments.dtype))
 
 
 def _head_alone(load: Any, name: str, config: PreTrainedConfig, arguments: PretrainedArguments) -> bool:
-    """Whether the weights that don't fit are all beside the base model."""
+    """Tell whether the weights that don't fit are all outside the base model."""
     options = {**hub_options(arguments), "ignore_mismatched_sizes": True, "output_loading_info": True}
     model, loading = load(name, config=config, **options)
     return not any(key[0].startswith(f"{model.base_model_prefix}.") for key in loading["mismatched_keys"])
@@ -104,7 +104,7 @@ def _head_alone(load: Any, name: str, config: PreTrainedConfig, arguments: Pretr
 def load_weights(
     auto_class: AutoClass, name: str, config: PreTrainedConfig, arguments: PretrainedArguments
 ) -> PreTrainedModel:
-    """A pretrained model, with the head that the configuration asks for.
+    """Load a pretrained model, with the head that the configuration asks for.
 
     Args:
         auto_class (`type`): The auto class of the head.

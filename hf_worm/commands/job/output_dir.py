@@ -10,18 +10,18 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_worm.checkpoint.state import STATE_NAME
 from hf_worm.checkpoint.whole import CHECKPOINT
-from hf_worm.report import account
+from hf_worm.report import worm_report
 
 EVALUATED = ("all_results.json", "eval_results.json")  # what evaluating alone writes
 # What would be taken for a result of the new run where it does not write the file itself.
-RESULTS = (*account.RESULTS, *EVALUATED, "train_results.json", "trainer_state.json")
+RESULTS = (*worm_report.RESULTS, *EVALUATED, "train_results.json", "trainer_state.json")
 # By one of these a checkpoint is known for a Trainer's, though the run was killed while it wrote it; the last is
 # what a pruning run writes first.
 TRAINERS = ("trainer_state.json", "training_args.bin", STATE_NAME)
 
 
 def find_checkpoint(training: TrainingArguments, overwrite: bool, inputs: Iterable[str | None] = ()) -> str | None:
-    """The checkpoint to resume from, `None` to begin; refuses to train in a folder that holds something.
+    """Find the checkpoint to resume from, `None` to begin; refuse to train in a folder that holds something.
 
     Args:
         training (`TrainingArguments`):
@@ -41,25 +41,27 @@ def find_checkpoint(training: TrainingArguments, overwrite: bool, inputs: Iterab
         raise ValueError(f"`output_dir` {folder} is a file, not a folder.")
     if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"`output_dir` {folder} can't be written to.")
-    if not training.do_train and folder.is_dir():
-        _refuse_other_run(folder, inputs)
-    resume = training.resume_from_checkpoint if training.do_train else None
+    if not training.do_train:
+        if folder.is_dir():
+            _refuse_other_run(folder, inputs)
+        return None
+    resume = training.resume_from_checkpoint
     if resume is None or resume.lower() == "false":
-        if training.do_train and folder.is_dir():
-            _refuse_inputs(folder, inputs)
-            if any(folder.iterdir()) and not overwrite:
-                raise ValueError(
-                    f"`output_dir` {folder} exists and is not empty. Pass `--resume_from_checkpoint last` to go on "
-                    "with the run in it, `--overwrite_output_dir` to begin anew, or another `--output_dir`."
-                )
-            _refuse_foreign(folder)
+        if folder.is_dir():
+            _refuse_to_begin(folder, overwrite, inputs)
         return None
     if overwrite:
         raise ValueError("`overwrite_output_dir` begins anew, `resume_from_checkpoint` goes on: pass one of them.")
-    if resume.lower() not in ("true", "last"):
-        if not (Path(resume) / "trainer_state.json").is_file():
-            raise FileNotFoundError(f"`resume_from_checkpoint` {resume} is no folder of a checkpoint.")
-        return resume
+    return _last(folder) if resume.lower() in ("true", "last") else _checkpoint(resume)
+
+
+def _checkpoint(name: str) -> str:
+    if not (Path(name) / "trainer_state.json").is_file():
+        raise FileNotFoundError(f"`resume_from_checkpoint` {name} is no folder of a checkpoint.")
+    return name
+
+
+def _last(folder: Path) -> str:
     last: str | None = get_last_checkpoint(folder) if folder.is_dir() else None  # type: ignore[no-untyped-call]
     if last is None:
         raise ValueError(
@@ -67,6 +69,17 @@ def find_checkpoint(training: TrainingArguments, overwrite: bool, inputs: Iterab
             "`--save_strategy`."
         )
     return last
+
+
+def _refuse_to_begin(folder: Path, overwrite: bool, inputs: Iterable[str | None]) -> None:
+    """Refuse to train in a folder that holds an earlier run which is to stay, or anything that is no run's."""
+    _refuse_inputs(folder, inputs)
+    if any(folder.iterdir()) and not overwrite:
+        raise ValueError(
+            f"`output_dir` {folder} exists and is not empty. Pass `--resume_from_checkpoint last` to go on "
+            "with the run in it, `--overwrite_output_dir` to begin anew, or another `--output_dir`."
+        )
+    _refuse_foreign(folder)
 
 
 def _refuse_other_run(folder: Path, inputs: Iterable[str | None]) -> None:

@@ -1,12 +1,9 @@
-"""From a command line, or a JSON or YAML file, to the arguments of a run."""
+"""Parses a command line, or a JSON or YAML file, into the arguments of a run."""
 
 import dataclasses
 import json
 import os
-import re
-import shlex
 from argparse import ArgumentDefaultsHelpFormatter, Namespace, RawDescriptionHelpFormatter
-from ast import literal_eval
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -38,7 +35,7 @@ output folder, which is one in runs/ unless `--output_dir` is given."""
 
 @dataclass(frozen=True, kw_only=True)
 class CommandLine(Generic[M, D]):
-    """What a command's arguments are.
+    """The arguments of a command.
 
     Args:
         program (`str`): The command's name, such as `hf-worm glue`.
@@ -86,28 +83,11 @@ class _Parser(HfArgumentParser):
         raise ValueError(message)
 
     def format_help(self) -> str:
-        """The parent's page, with the command's own groups ahead of the hundred fields of `TrainingArguments`."""
+        """Write the parent's page, with the command's own groups ahead of the hundred fields of `TrainingArguments`."""
         self._action_groups.sort(key=lambda group: group.title in ("positional arguments", "options"))
         for action in self._actions:
             action.help = HELP.get(action.dest, action.help)
         return super().format_help()
-
-
-def error_line(program: str, error: Exception) -> str:
-    """What a command that was given wrong arguments ends with: one line, with flags beside settings as Python has them.
-
-    Args:
-        program (`str`): The command.
-        error (`Exception`): What is wrong; of a "`WormConfig(layers=['query'])`" in it, the flag is `--layers query`.
-    """
-
-    def with_flag(setting: re.Match[str]) -> str:
-        value = literal_eval(setting[2])
-        words = value if isinstance(value, list) else [value]
-        return f"{setting[0]} (here: `--{setting[1]} {shlex.join(words)}`)"
-
-    message = re.sub(r"`WormConfig\((\w+)=(\['[^`]*'\]|\[\"[^`]*\"\]|'[^`]*')\)`", with_flag, str(error))
-    return f"{program}: error: {' '.join(message.split())}"
 
 
 def parse(command: CommandLine[M, D], argv: Sequence[str]) -> Arguments[M, D]:
@@ -187,7 +167,7 @@ def _check_training(training: TrainingArguments) -> None:
 
 
 def _flags_of_file(path: Path, groups: Sequence[Any]) -> tuple[list[str], dict[str, list[Any]]]:
-    """The flags that say what the file says, so that one parser checks and converts both; and lists no flag can say.
+    """Turn a file into flags, so that one parser checks and converts both, and into lists that no flag can say.
 
     A flag takes no empty list, and of `report_to` a single name.
     """
@@ -218,7 +198,7 @@ def _flags_of_file(path: Path, groups: Sequence[Any]) -> tuple[list[str], dict[s
 
 
 def _typed(value: Any) -> Any:
-    """The numbers and truth values within a setting such as `lr_scheduler_kwargs`, whose parser knows no 1e-6."""
+    """Convert numbers and truth values within a setting such as `lr_scheduler_kwargs`, whose parser knows no 1e-6."""
     if isinstance(value, dict):
         return {name: _typed(inner) for name, inner in value.items()}
     try:

@@ -1,4 +1,4 @@
-"""What a command has to know of a task."""
+"""A task, as far as a command has to know it."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class Task:
 
     @property
     def is_regression(self) -> bool:
-        """Whether the label is a number, not a class."""
+        """Tell whether the label is a number, not a class."""
         return not self.labels
 
     @property

@@ -35,7 +35,7 @@ def make_trainer(
     compute_metrics: Callable[[EvalPrediction], dict[str, float]],
     callbacks: list[TrainerCallback] | None = None,
 ) -> WormTrainer:
-    """A trainer with the run's settings.
+    """Make a trainer with the run's settings.
 
     Args:
         arguments (`Arguments`): Of the run.
@@ -105,7 +105,7 @@ def _refuse_optimizer(
 
 
 def _optimizer(training: TrainingArguments) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
-    """SGD with its `optim_args`, which transformers before 5.3 passes over; `None`: as the parent makes it."""
+    """Make SGD with its `optim_args`, which transformers before 5.3 passes over; `None`: as the parent makes it."""
     if training.optim != "sgd" or not training.optim_args:
         return None
     try:

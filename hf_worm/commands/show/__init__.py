@@ -1,1 +1,1 @@
-"""`hf-worm show`: what runs have left, as text and as figures."""
+"""`hf-worm show`: the results of runs as text and as figures."""

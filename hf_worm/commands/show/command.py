@@ -1,11 +1,11 @@
 """`hf-worm show`: arguments, output and exit status."""
 
 import os
-import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
+from hf_worm.commands.output import print_to_its_end, refuse
 from hf_worm.commands.show.reading import read_run
 from hf_worm.report.comparison import comparison_text
 from hf_worm.report.terminal import run_text
@@ -48,15 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.figures is not None:
         try:
-            from hf_worm.report.figures import write_figures
+            from hf_worm.report.figures.writing import write_figures
         except ImportError as error:
-            return _refuse(f'--figures needs matplotlib: pip install "hf_worm[plots]" ({error})')
+            return refuse(PROGRAM, f'--figures needs matplotlib: pip install "hf_worm[plots]" ({error})')
     records, status = [], 0
     for path in options.runs:
         try:
             records.append(read_run(path))
         except (ValueError, OSError) as error:
-            status = _refuse(str(error) if path in str(error) else f"{path}: {error}")
+            status = refuse(PROGRAM, str(error) if path in str(error) else f"{path}: {error}")
     if not records:
         return status
     try:
@@ -64,18 +64,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.figures is not None:
             print_to_its_end("\n  ".join(["\nFigures", *map(str, write_figures(records, options.figures))]))
     except OSError as error:
-        return _refuse(str(error))
+        return refuse(PROGRAM, error)
     return status
-
-
-def print_to_its_end(text: str) -> None:
-    """Print, or stop quietly where the reader, `head` for one, has left."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _refuse(reason: str) -> int:
-    print(f"{PROGRAM}: error: {' '.join(reason.split())}", file=sys.stderr)
-    return 2

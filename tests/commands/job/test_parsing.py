@@ -9,7 +9,8 @@ from small_command import SMALL, Data, Model, SmallArguments
 
 from hf_worm import WormConfig
 from hf_worm.commands.job.arguments import RunArguments
-from hf_worm.commands.job.parsing import error_line, parse
+from hf_worm.commands.job.parsing import parse
+from hf_worm.commands.output import error_line
 
 NEEDED = ["--width=8"]
 

@@ -1,4 +1,4 @@
-"""Masks as they can be drawn: the share kept in each block of units."""
+"""Makes masks small enough to be drawn: the share kept in each block of units."""
 
 import numpy as np
 import numpy.typing as npt
@@ -6,7 +6,7 @@ import torch
 
 
 def block(length: int, most: int) -> int:
-    """Units to a block: the least power of two that parts `length` units into at most `most` blocks.
+    """Choose the units to a block: the least power of two that parts `length` units into at most `most` blocks.
 
     The size of an attention head is mostly a power of two, or a multiple of one: no block then lies in two heads.
     """
@@ -17,7 +17,7 @@ def block(length: int, most: int) -> int:
 
 
 def density(mask: torch.Tensor, most: int) -> npt.NDArray[np.float64]:
-    """Share of kept units in each block of a mask, in [0, 1].
+    """Compute the share of kept units in each block of a mask, in [0, 1].
 
     Args:
         mask (`torch.Tensor`): `bool`, `True` = keep. Of more than two dimensions, all but the first count as columns;
