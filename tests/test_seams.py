@@ -1,11 +1,9 @@
 """What a run shares with others: callbacks, subclasses, optimizers made elsewhere, copies, interruptions."""
 
 import copy
-import inspect
 import json
 import pickle
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -449,36 +447,6 @@ def test_a_ticket_from_elsewhere_is_retrained_as_this_trainer_says(
     trainer.retrain()
     assert trainer.progress.steps == {"retrain": 16}
     assert trainer.report()["config"]["retrain_epochs"] == 2.0
-
-
-def overriding() -> Iterator[tuple[type, str]]:
-    """The classes between `WormTrainer` and `Trainer`, and the methods of each that call their parent's."""
-    for kind in WormTrainer.__mro__[: WormTrainer.__mro__.index(Trainer)]:
-        for name, method in vars(kind).items():
-            if inspect.isfunction(method) and f"super().{name}(" in inspect.getsource(method):
-                yield kind, name
-
-
-@pytest.mark.parametrize(("kind", "name"), list(overriding()))
-def test_what_is_overridden_is_there(kind: type, name: str) -> None:
-    """Most of it is private to the Trainer: another version may name it otherwise, or give it other parameters."""
-    above = WormTrainer.__mro__[WormTrainer.__mro__.index(kind) + 1 :]
-    parent = next(parent for parent in above if name in vars(parent))
-    mine, parents = (inspect.signature(getattr(of, name)).parameters for of in (kind, parent))
-    named = [parameter for parameter in mine if mine[parameter].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
-    assert list(parents)[: len(named)] == named
-
-
-def test_four_private_methods_are_overridden_by_one_class() -> None:
-    between = WormTrainer.__mro__[1 : WormTrainer.__mro__.index(Trainer)]
-    assert between == (WormTrainerMixin,)
-    private = {name for name in vars(WormTrainerMixin) if name.startswith("_") and name in vars(Trainer)}
-    assert {name for name in private if not name.startswith("__")} == {
-        "_save",
-        "_load_from_checkpoint",
-        "_load_best_model",
-    }
-    assert "set_initial_training_values" in vars(WormTrainerMixin) and "set_initial_training_values" in vars(Trainer)
 
 
 @pytest.mark.parametrize("kind", [DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM])
