@@ -84,7 +84,11 @@ HUGE = 10**400
     ("a ratio that is no number", {"layers": ["key=nan"]}, "The ratio of `key=nan` in `layers` must be in [0, 1): "),
     ("two ratios", {"layers": ["heads=0.2", "heads"]}, "`heads` is named twice in `layers`, with two ratios"),
     ("ratios for one", {"layers": ["key=0.1"], "scope": "global"}, "has a ratio of its own, and `scope='global'` one"),
-    ("scope of neither", {"scope": "model"}, "`scope` must be one of ('layer', 'global'), or n of m such as '2:4', got"),
+    (
+        "scope of neither",
+        {"scope": "model"},
+        "`scope` must be one of ('layer', 'global'), or n of m such as '2:4', got",
+    ),
     ("scope as a list", {"scope": ["layer"]}, "or n of m such as '2:4', got ['layer']."),
     ("steps unsaid", {"sample_strategy": "steps"}, "`sample_strategy='steps'` needs `sample_steps`"),
     ("steps for epochs", {"sample_steps": 5}, "`sample_steps=5` needs `sample_strategy='steps'`, got 'epoch'."),
