@@ -1,4 +1,4 @@
-"""What a unit is worth: its magnitude, or how much the loss depends on what it puts out."""
+"""Scores rank units: by their magnitude, or by how much the loss depends on their output."""
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -27,7 +27,7 @@ class Score(Protocol):
         ...
 
     def of(self, layer: RepresentativeLayer) -> torch.Tensor:
-        """The scores of a layer's units: finite, at least 0, of `layer.shape`."""
+        """Return the scores of a layer's units: finite, at least 0, of `layer.shape`."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class Magnitude:
         """Nothing: the weights are all it takes."""
 
     def of(self, layer: RepresentativeLayer) -> torch.Tensor:
-        """The magnitudes as they are now, of `layer.shape`."""
+        """Return the magnitudes as they are now, of `layer.shape`."""
         if not layer.summed:
             return layer.weight.detach().abs()
         dtype = reduce(torch.promote_types, (view.weight.dtype for view in layer.views), torch.float32)
@@ -89,7 +89,7 @@ class GateGradient:
         self._loaded: dict[str, torch.Tensor] = {}  # whole, on the CPU, until its layer is seen
 
     def entry(self, gates: torch.Tensor) -> torch.Tensor:
-        """The function of gate gradients that is averaged; may work in place."""
+        """Return the values that are averaged, of gate gradients; may work in place."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -113,7 +113,7 @@ class GateGradient:
             total.add_(entered, alpha=1 if self.decay is None else 1 - self.decay)
 
     def _total(self, layer: RepresentativeLayer) -> torch.Tensor:
-        """What has been gathered of a layer; zeros at first."""
+        """Return the sum that has been gathered of a layer; zeros at first."""
         if layer.name not in self._totals:
             whole, weight = self._loaded.pop(layer.name, None), layer.weight
             like = weight.flatten(1)[:, 0] if layer.summed else weight
@@ -125,7 +125,7 @@ class GateGradient:
         return self._totals[layer.name]
 
     def of(self, layer: RepresentativeLayer) -> torch.Tensor:
-        """The mean of what was gathered, of `layer.shape`.
+        """Return the mean over the steps that entered, of `layer.shape`.
 
         Raises:
             RuntimeError: Nothing was gathered yet, or nothing that is finite.
@@ -147,7 +147,7 @@ class GateGradient:
         return self._total(layer) / (count if self.decay is None else 1 - self.decay**count)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was gathered, whole and on the CPU; under FSDP2 to be called by all processes at once."""
+        """Return all sums, whole and on the CPU; under FSDP2 to be called by all processes at once."""
         totals = {**self._loaded, **{name: full(total).cpu().clone() for name, total in self._totals.items()}}
         return {"step": self._step, "count": int(self._count), "decay": self.decay, "totals": totals}
 
@@ -187,7 +187,7 @@ class Fisher(GateGradient):
 
 
 def all_finite(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Whether no process has NaN or infinite gradients: a `bool` tensor, on the device of the first parameter."""
+    """True if no process has NaN or infinite gradients: a `bool` tensor, on the device of the first parameter."""
     gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
     dense = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
     wide = [gradient.float() if gradient.dtype == torch.float16 else gradient for gradient in dense]
@@ -211,7 +211,7 @@ def gate_gradients(layer: RepresentativeLayer) -> torch.Tensor | None:
 
 
 def _placed_as(weight: torch.Tensor, product: torch.Tensor, view: View) -> torch.Tensor:
-    """What this process holds of a view's product, where either it or the layer's first view is sharded."""
+    """Place a view's product as the layer's first view is, where only one of them is sharded."""
     return shard_like(full(sharded_as(product, view.weight)), weight)
 
 
