@@ -281,7 +281,7 @@ class WormConfig:
 
     @property
     def truncates(self) -> bool:
-        """Whether anything is done to the weights about to be pruned; EB Train only watches them."""
+        """True if anything is done to the weights about to be pruned; EB Train only watches them."""
         return self.schedule == "early_bird" and (self.truncation != 1 or self.truncation_target == "fade")
 
     @property
@@ -384,10 +384,10 @@ def n_of_m(scope: object) -> tuple[int, int] | None:
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a finite number; `True` is none, nor is a whole number too large for a float."""
+    """True if it is a finite number; `True` is none, nor is a whole number too large for a float."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def is_count(value: object, least: int) -> bool:
-    """Whether it is a whole number of at least so many; `True` is none."""
+    """True if it is a whole number of at least so many; `True` is none."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least

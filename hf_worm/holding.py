@@ -106,7 +106,7 @@ class Attached:
 
     @property
     def active(self) -> bool:
-        """Whether it has not been removed."""
+        """True if it has not been removed."""
         return self._truncation.active
 
     def hold(self, layers: Sequence[RepresentativeLayer], masks: Mapping[str, torch.Tensor]) -> None:

@@ -28,7 +28,7 @@ class Parts(NamedTuple):
 
     @property
     def score_reads_gradients(self) -> bool:
-        """Whether the score gathers anything: all do, save those that leave [`Magnitude`]'s `accumulate` as it is."""
+        """True if the score gathers anything: all do, save those that leave [`Magnitude`]'s `accumulate` as it is."""
         return getattr(type(self.score), "accumulate", None) is not Magnitude.accumulate
 
     def not_attached(self) -> str:

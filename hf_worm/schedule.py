@@ -1,4 +1,4 @@
-"""When masks are taken, at which ratio, and when they are drawn: the paper's rule, or a ratio that rises."""
+"""Schedules say when masks are taken, at which ratio, and when they are drawn: the paper's rule, a rising ratio."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -31,7 +31,7 @@ class Schedule(Protocol):
         return
 
     def due(self, step: int, epoch_end: bool) -> bool:
-        """Whether the masks are to be taken after so many optimizer steps.
+        """True if the masks are to be taken after so many optimizer steps.
 
         Args:
             step (`int`): Optimizer steps so far.
@@ -44,11 +44,11 @@ class Schedule(Protocol):
         return 1.0
 
     def triggered(self, distances: Sequence[float]) -> bool:
-        """Whether an observation with these distances has the treatment begin."""
+        """True if an observation with these distances has the treatment begin."""
         return False
 
     def settled(self, step: int, distances: Sequence[float], full: bool) -> bool:
-        """Whether the masks are to be drawn.
+        """True if the masks are to be drawn.
 
         Args:
             step (`int`): Optimizer steps so far.
@@ -172,7 +172,7 @@ class Cubic(Schedule):
 
 
 def sampled(sample_steps: int | None, step: int, epoch_end: bool) -> bool:
-    """Whether a sampling falls on this step: every so many steps, or at each epoch's end."""
+    """True if a sampling falls on this step: every so many steps, or at each epoch's end."""
     return epoch_end if sample_steps is None else step % sample_steps == 0
 
 

@@ -1,4 +1,4 @@
-"""What a unit is worth: its magnitude, or how much the loss depends on what it puts out."""
+"""Scores rank units: by their magnitude, or by how much the loss depends on their output."""
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -8,7 +8,7 @@ import torch
 
 from hf_worm.config import WormConfig
 from hf_worm.core.masks import NotFiniteError
-from hf_worm.core.sharding import full, local, on_every_process, shard_like, sharded_as
+from hf_worm.core.sharding import full, is_sharded, local, on_every_process, shard_like, sharded_as
 from hf_worm.units import RepresentativeLayer, View
 
 
@@ -27,7 +27,7 @@ class Score(Protocol):
         ...
 
     def of(self, layer: RepresentativeLayer) -> torch.Tensor:
-        """The scores of a layer's units: finite, at least 0, of `layer.shape`."""
+        """Return the scores of a layer's units: finite, at least 0, of `layer.shape`."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class Magnitude:
         """Nothing: the weights are all it takes."""
 
     def of(self, layer: RepresentativeLayer) -> torch.Tensor:
-        """The magnitudes as they are now, of `layer.shape`."""
+        """Return the magnitudes as they are now, of `layer.shape`."""
         if not layer.summed:
             return layer.weight.detach().abs()
         dtype = reduce(torch.promote_types, (view.weight.dtype for view in layer.views), torch.float32)
@@ -69,8 +69,8 @@ class GateGradient:
     The gate gradient is the loss's derivative by a factor on all that a unit puts out, at 1: Σ w·∂w over the column of
     a neuron, or the columns of a head, in the projection that leads out; γ·∂γ + β·∂β of a channel; w·∂w of a weight.
 
-    A step with NaN or infinite gradients, which a `GradScaler` skips, does not enter. Nothing is read back from the
-    device, and one number for each unit is kept (float32; of float64 weights float64).
+    A step in which a unit has NaN or infinite gradients, as a `GradScaler` skips, does not enter. Nothing is read back
+    from the device, and one number for each unit is kept (float32; of float64 weights float64).
 
     Args:
         decay (`float`, *optional*):
@@ -89,22 +89,20 @@ class GateGradient:
         self._loaded: dict[str, torch.Tensor] = {}  # whole, on the CPU, until its layer is seen
 
     def entry(self, gates: torch.Tensor) -> torch.Tensor:
-        """The function of gate gradients that is averaged; may work in place."""
+        """Return the values that are averaged, of gate gradients; may work in place."""
         raise NotImplementedError
 
     @torch.no_grad()
     def accumulate(self, layers: Sequence[RepresentativeLayer]) -> None:
         """Take in the gate gradients of one optimizer step."""
         step, self._step = self._step, self._step + 1
-        if step % self.every or all(view.parameter.grad is None for layer in layers for view in layer.views):
+        parameters = dict.fromkeys(view.parameter for layer in layers for view in layer.views)
+        if step % self.every or all(parameter.grad is None for parameter in parameters):
             return
-        # Of single weights, gate gradients are as large as the weights: one layer's at a time.
-        small = {layer.name: gate_gradients(layer) for layer in layers if layer.granularity != "weight"}
-        finite = self._all_finite(layers, small)
+        finite = all_finite(list(parameters))
         self._count = self._count.to(finite.device) + finite
         for layer in layers:
-            gates = small[layer.name] if layer.name in small else gate_gradients(layer)
-            self._enter(layer, gates, finite.to(layer.parameter.device))
+            self._enter(layer, gate_gradients(layer), finite.to(layer.parameter.device))
 
     def _enter(self, layer: RepresentativeLayer, gates: torch.Tensor | None, finite: torch.Tensor) -> None:
         total = local(self._total(layer))
@@ -114,19 +112,8 @@ class GateGradient:
             entered = self.entry(gates).masked_fill_(~finite, 0)
             total.add_(entered, alpha=1 if self.decay is None else 1 - self.decay)
 
-    def _all_finite(
-        self, layers: Sequence[RepresentativeLayer], small: Mapping[str, torch.Tensor | None]
-    ) -> torch.Tensor:
-        """Whether no process has NaN or infinite gradients: a `bool` tensor, on the first layer's device."""
-        tensors = [small[layer.name] if layer.name in small else layer.views[0].local_gradient for layer in layers]
-        device = layers[0].parameter.device
-        sums = [tensor.sum(dtype=torch.float32).to(device) for tensor in tensors if tensor is not None]
-        finite = torch.stack(sums).isfinite().all()
-        sharded = [view.parameter for layer in layers for view in layer.views if view.sharded]
-        return on_every_process(finite, sharded[0]) if sharded else finite
-
     def _total(self, layer: RepresentativeLayer) -> torch.Tensor:
-        """What has been gathered of a layer; zeros at first."""
+        """Return the sum that has been gathered of a layer; zeros at first."""
         if layer.name not in self._totals:
             whole, weight = self._loaded.pop(layer.name, None), layer.weight
             like = weight.flatten(1)[:, 0] if layer.summed else weight
@@ -138,7 +125,7 @@ class GateGradient:
         return self._totals[layer.name]
 
     def of(self, layer: RepresentativeLayer) -> torch.Tensor:
-        """The mean of what was gathered, of `layer.shape`.
+        """Return the mean over the steps that entered, of `layer.shape`.
 
         Raises:
             RuntimeError: Nothing was gathered yet, or nothing that is finite.
@@ -160,7 +147,7 @@ class GateGradient:
         return self._total(layer) / (count if self.decay is None else 1 - self.decay**count)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was gathered, whole and on the CPU; under FSDP2 to be called by all processes at once."""
+        """Return all sums, whole and on the CPU; under FSDP2 to be called by all processes at once."""
         totals = {**self._loaded, **{name: full(total).cpu().clone() for name, total in self._totals.items()}}
         return {"step": self._step, "count": int(self._count), "decay": self.decay, "totals": totals}
 
@@ -199,6 +186,17 @@ class Fisher(GateGradient):
         return gates.square_()
 
 
+def all_finite(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
+    """True if no process has NaN or infinite gradients: a `bool` tensor, on the device of the first parameter."""
+    gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
+    dense = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
+    wide = [gradient.float() if gradient.dtype == torch.float16 else gradient for gradient in dense]
+    norms = torch._foreach_norm([gradient for gradient in wide if gradient.numel()])  # the fastest that shows NaN
+    finite = torch.stack([norm.to(parameters[0].device, torch.float32) for norm in norms]).isfinite().all()
+    sharded = [parameter for parameter in parameters if is_sharded(parameter)]
+    return on_every_process(finite, sharded[0]) if sharded else finite
+
+
 def gate_gradients(layer: RepresentativeLayer) -> torch.Tensor | None:
     """The gate gradients of what this process holds of a layer's units, in new memory; `None` without gradients."""
     if layer.summed:
@@ -213,7 +211,7 @@ def gate_gradients(layer: RepresentativeLayer) -> torch.Tensor | None:
 
 
 def _placed_as(weight: torch.Tensor, product: torch.Tensor, view: View) -> torch.Tensor:
-    """What this process holds of a view's product, where either it or the layer's first view is sharded."""
+    """Place a view's product as the layer's first view is, where only one of them is sharded."""
     return shard_like(full(sharded_as(product, view.weight)), weight)
 
 

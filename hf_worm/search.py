@@ -92,17 +92,17 @@ class TicketSearch:
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether `truncate_gradients` must be called at every step: gradients are scaled, or the score reads them."""
+        """True if `truncate_gradients` must be called at every step: gradients are scaled, or the score reads them."""
         return self.scales_gradients or self._parts.score_reads_gradients
 
     @property
     def scales_gradients(self) -> bool:
-        """Whether the treatment multiplies gradients, which an optimizer that steps by their sign would not notice."""
+        """True if the treatment multiplies gradients, which an optimizer that steps by their sign would not notice."""
         return self.treatment.scales_gradients
 
     @property
     def needs_epochs(self) -> bool:
-        """Whether `attach` needs `steps_per_epoch`."""
+        """True if `attach` needs `steps_per_epoch`."""
         return self.treatment.needs_epochs or self.schedule.needs_epochs
 
     @property
@@ -127,16 +127,16 @@ class TicketSearch:
 
     @property
     def truncating(self) -> bool:
-        """Whether the trigger point has been reached, or need not be (`truncate_from="start"`)."""
+        """True if the trigger point has been reached, or need not be (`truncate_from="start"`)."""
         return self.schedule.from_start or (bool(self.history) and self.history[-1].truncating)
 
     @property
     def converged(self) -> bool:
-        """Whether the newest observation found that the masks are to be drawn."""
+        """True if the newest observation found that the masks are to be drawn."""
         return bool(self.history) and self.history[-1].converged
 
     def due(self, step: int, epoch_end: bool) -> bool:
-        """Whether the schedule wants the masks taken after this step, and they have not been.
+        """True if the schedule wants the masks taken after this step, and they have not been.
 
         Args:
             step (`int`): Optimizer steps so far.

@@ -1,4 +1,4 @@
-"""Which units go, by their scores: the smallest of each layer, the smallest of all, or some of each few neighbours."""
+"""Selections turn scores into masks: per layer, over all layers, or n of each m neighbours."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable

@@ -1,4 +1,4 @@
-"""What a search has found so far, and how that is saved and read again."""
+"""The findings of a search so far; save them and read them again."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""What is done meanwhile to the weights that the newest mask prunes: nothing, or they are truncated, or they fade."""
+"""Treatments of the weights that the newest mask prunes: none, truncation, fading."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -46,7 +46,7 @@ class Treatment(Protocol):
         return
 
     def step(self) -> Scaled:
-        """What becomes of weights at the attached optimizer's step; asked before and after it."""
+        """Say how the attached optimizer's step is changed; asked before and after it."""
         return Scaled()
 
     def share(self, masked: Masked) -> float | None:

@@ -88,7 +88,7 @@ HUGE = 10**400
     (
         "scope of neither",
         {"scope": "model"},
-        "must be one of ('layer', 'global'), or n of m such as '2:4', got",
+        "`scope` must be one of ('layer', 'global'), or n of m such as '2:4', got",
     ),
     ("scope as a list", {"scope": ["layer"]}, "or n of m such as '2:4', got ['layer']."),
     ("steps unsaid", {"sample_strategy": "steps"}, "`sample_strategy='steps'` needs `sample_steps`"),

@@ -169,15 +169,16 @@ def test_with_decay_the_newest_step_counts_most_and_the_weights_sum_to_one(
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("decay", [None, 0.5])
+@pytest.mark.parametrize("place", [0, -1])
 @pytest.mark.parametrize("words", [("neurons", "heads"), ("query",)])
 def test_a_step_with_nan_or_infinite_gradients_does_not_enter(
-    words: tuple[str, ...], decay: float | None, value: float
+    words: tuple[str, ...], place: int, decay: float | None, value: float
 ) -> None:
     layers, score, without = bert_layers(*words), Fisher(decay), Fisher(decay)
     for step in range(6):
         put_gradients(layers, step)
         if step in (0, 3):
-            layers[-1].views[-1].parameter.grad[1, 2] = value  # of one layer, and no layer's step enters
+            layers[-1].views[place].parameter.grad[1, 2] = value  # of one layer, and no layer's step enters
         else:
             without.accumulate(layers)
         score.accumulate(layers)

@@ -27,7 +27,7 @@ def random_states_kept() -> Iterator[None]:
 
 
 def _of_accelerator() -> Callable[[], object]:
-    """What puts the states of the accelerator's devices back as they are now."""
+    """Return a function that puts the states of the accelerator's devices back as they are now."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if device is None:
         return lambda: None

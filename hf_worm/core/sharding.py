@@ -10,7 +10,7 @@ if _AVAILABLE or TYPE_CHECKING:
 
 
 def is_sharded(tensor: torch.Tensor) -> TypeGuard["DTensor"]:
-    """Whether each process holds its own part of the tensor."""
+    """True if each process holds its own part of the tensor."""
     return _AVAILABLE and isinstance(tensor, DTensor)
 
 
@@ -25,7 +25,7 @@ def full(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """What this process holds of a tensor, in the same memory: its shard where it is sharded, else all of it."""
+    """Return this process's part of a tensor, in the same memory: its shard where it is sharded, else all of it."""
     if not is_sharded(tensor):
         return tensor
     with torch.no_grad():
@@ -33,7 +33,7 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def shard_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """What this process holds of `tensor` once it is sharded as `like` is; `tensor` itself where `like` is not.
+    """Return this process's part of `tensor`, sharded as `like` is; `tensor` itself where `like` is not.
 
     Nothing is communicated.
 
@@ -65,7 +65,7 @@ def sharded_as(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def on_every_process(flag: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Whether a flag is set on all processes that hold a shard of `like`; to be called by all of them at once.
+    """True if a flag is set on all processes that hold a shard of `like`; to be called by all of them at once.
 
     Args:
         flag (`torch.Tensor`): `bool`, without dimensions.

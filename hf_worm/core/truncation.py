@@ -45,7 +45,7 @@ def scale_gradients(gradients: Sequence[torch.Tensor], scales: Sequence[torch.Te
 
 
 def fade_factor(steps: float) -> float:
-    """What a weight is multiplied by after each step to be at [`FADED`] of its size after so many steps."""
+    """Return the factor on a weight after each step that leaves [`FADED`] of its size after so many steps."""
     return float(FADED ** (1 / steps))
 
 
@@ -145,7 +145,7 @@ class StepTruncation:
 
 
 def _called_from(caller: FrameType, frame: FrameType | None) -> bool:
-    """Whether `caller` is still running, and what runs in `frame` was called from there."""
+    """True if `caller` is still running, and what runs in `frame` was called from there."""
     while frame is not None and frame is not caller:
         frame = frame.f_back
     return frame is not None

@@ -14,7 +14,7 @@ Packed = dict[str, torch.Tensor]  # masks by layer, as [`~hf_worm.core.masks.pac
 
 @dataclass(frozen=True)
 class Observation:
-    """What one sampling of the masks showed.
+    """The findings of one sampling of the masks.
 
     Args:
         index (`int`): Its place in the search's history, from 0.
@@ -60,7 +60,7 @@ def read_observations(records: Any) -> list[Observation]:
 
 
 def _is_observed(record: Mapping[str, Any]) -> bool:
-    """Whether the fields hold what an observation can."""
+    """True if the fields hold what an observation can."""
     index, distances = record["index"], record["distances"]
     if not isinstance(distances, (list, tuple)) or type(index) is not int or index < 0:
         return False
@@ -83,7 +83,7 @@ class MaskWindow:
 
     @property
     def full(self) -> bool:
-        """Whether the window holds l masks."""
+        """True if the window holds l masks."""
         return len(self.masks) == self.masks.maxlen
 
     def push(self, masks: Mapping[str, torch.Tensor], units: int) -> tuple[float, ...]:

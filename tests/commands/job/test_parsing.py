@@ -168,7 +168,7 @@ def test_a_file_of_another_editor(tmp_path: Path):
         ([*NEEDED, "--prune_ratio=1.5"], r"`prune_ratio` must be in \[0, 1\), got 1.5"),
         ([*NEEDED, "--window=1"], "`window` must be"),
         ([*NEEDED, "--seed=x"], "argument --seed: invalid int value: 'x'"),
-        ([*NEEDED, "--scope=all"], "argument --scope: invalid choice: 'all'"),
+        ([*NEEDED, "--scope=all"], r"`scope` must be one of \('layer', 'global'\), or n of m such as '2:4', got 'all'"),
         ([*NEEDED, "--eval_strategy=sometimes"], "sometimes"),
         ([*NEEDED, "--rows=0"], "`rows` must be at least 1, got 0"),
         ([*NEEDED, "--do_predict"], r"`do_predict` is not offered: all rows have labels\."),
