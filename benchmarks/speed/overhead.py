@@ -221,7 +221,7 @@ def steps(model: BertForSequenceClassification, rounds: int, batch: int, length:
         optimizers[-1].state = optimizers[0].state
         return optimizers[-1]
 
-    alone: dict[str, list[float]] = {"gradient": [], "update": [], "fade": [], "loop": []}
+    alone: dict[str, list[float]] = {"gradient": [], "update": [], "fade": [], "loop": [], "fisher": [], "weights": []}
 
     def clocked(name: str, action: Callable[[], object]) -> Callable[[], None]:
         measured = timed(action)
@@ -252,6 +252,8 @@ def steps(model: BertForSequenceClassification, rounds: int, batch: int, length:
         for hook in ("_remember", "_shrink"):
             setattr(handle, hook, clocked(target, getattr(handle, hook)))
         of_target[target] = step(search.truncate_gradients, own_optimizer)
+    fisher = TicketSearch(model, WormConfig.eb_train(score="fisher", layers=["heads", "neurons"]))
+    by_weights = TicketSearch(model, WormConfig.eb_train(score="fisher"))
     masks = gradient.masks
 
     def loop() -> None:
@@ -264,12 +266,14 @@ def steps(model: BertForSequenceClassification, rounds: int, batch: int, length:
             "gradient": step(clocked("gradient", gradient.truncate_gradients), plain),
             **of_target,
             "loop": step(clocked("loop", loop), plain),
+            "fisher": step(clocked("fisher", fisher.truncate_gradients), plain),
+            "weights": step(clocked("weights", by_weights.truncate_gradients), plain),
         },
         rounds,
     )
     step_of, whole = steps_of(times), {name: cpu(seconds) for name, seconds in times.items()}
     walls = {name: [seconds.wall for seconds in of] for name, of in times.items()}
-    calls = {"gradient": 1, "update": 2, "fade": 2, "loop": 1}  # in a step; a round has two, after one that warms up
+    calls = {"gradient": 1, "update": 2, "fade": 2, "loop": 1, "fisher": 1, "weights": 1}  # in a step; a round has two, after one that warms up
     own = {
         name: [sum(alone[name][i : i + 2 * n]) / 2 for i in range(n, len(alone[name]), 2 * n)]
         for name, n in calls.items()
@@ -291,6 +295,9 @@ def steps(model: BertForSequenceClassification, rounds: int, batch: int, length:
         row("the truncation alone ÷ step of EB Train", own, "gradient", "loop", 0.01),
         row("the same, target `update`", own, "update", None, 0.01),
         row("the same, target `fade`", own, "fade", None, 0.01),
+        row("step with Fisher scores of heads and neurons ÷ of EB Train", step_of, "fisher", None, 1.01),
+        row("the gathering alone ÷ step of EB Train", own, "fisher", None, 0.01),
+        row("the same, of query's and key's single weights", own, "weights", None, 0.01),
     ]
     truncations = {f"truncation, {name}": values for name, values in own.items()}
     return rows, {f"steps of {batch} rows": medians({**whole, **truncations})}
