@@ -450,6 +450,10 @@ def plain_search(build: Build, cache: Path, **changes: Any) -> tuple[WormTrainer
     trainer.state.log_history = [entry for entry in found["log"] if entry["step"] <= steps]
     trainer.progress.steps["search"], trainer.progress.epochs["search"] = steps, float(epochs)
     trainer.progress.seconds["search"] = found["seconds"] * steps / last
+    state = trainer.state  # the retraining goes on from it
+    state.global_step, state.epoch = steps, float(epochs)
+    state.train_batch_size = trainer.args.train_batch_size
+    state.compute_steps(trainer.args, last)
     return trainer, found["cpu_seconds"] * steps / last - spent_here
 
 

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -209,6 +210,16 @@ def read_once(weights: Mapping[str, torch.Tensor]) -> None:
             weight.abs().sum()
 
 
+def time_hooks(optimizer: torch.optim.Optimizer, clocked: Callable[[Callable[[], object]], Callable[[], None]]) -> None:
+    """Have the hooks around an optimizer's step timed."""
+
+    def of(hook: Callable[..., object]) -> Callable[..., None]:
+        return lambda *given: clocked(lambda: hook(*given))()
+
+    for hooks in (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks):
+        hooks.update({key: of(hook) for key, hook in hooks.items()})
+
+
 def steps(model: BertForSequenceClassification, rounds: int, batch: int, length: int) -> tuple[list[Row], Times]:
     """Whole optimizer steps of loops over one model: forward, backward, truncation, AdamW."""
     ids, labels = torch.randint(0, model.config.vocab_size, (batch, length)), torch.arange(batch) % 2
@@ -221,7 +232,8 @@ def steps(model: BertForSequenceClassification, rounds: int, batch: int, length:
         optimizers[-1].state = optimizers[0].state
         return optimizers[-1]
 
-    alone: dict[str, list[float]] = {"gradient": [], "update": [], "fade": [], "loop": [], "fisher": [], "weights": []}
+    calls = {"gradient": 1, "update": 2, "fade": 2, "loop": 1, "fisher": 1, "weights": 1}  # in a step
+    alone: dict[str, list[float]] = {name: [] for name in calls}
 
     def clocked(name: str, action: Callable[[], object]) -> Callable[[], None]:
         measured = timed(action)
@@ -248,9 +260,8 @@ def steps(model: BertForSequenceClassification, rounds: int, batch: int, length:
     of_target = {}
     for target in ("update", "fade"):
         search, own_optimizer = observed(model, WormConfig(truncation_target=target, **AT_ONCE), 2), optimizer()
-        handle = search.attach(own_optimizer, steps_per_epoch=1000)
-        for hook in ("_remember", "_shrink"):
-            setattr(handle, hook, clocked(target, getattr(handle, hook)))
+        search.attach(own_optimizer, steps_per_epoch=1000)
+        time_hooks(own_optimizer, partial(clocked, target))
         of_target[target] = step(search.truncate_gradients, own_optimizer)
     fisher = TicketSearch(model, WormConfig.eb_train(score="fisher", layers=["heads", "neurons"]))
     by_weights = TicketSearch(model, WormConfig.eb_train(score="fisher"))
@@ -273,7 +284,6 @@ def steps(model: BertForSequenceClassification, rounds: int, batch: int, length:
     )
     step_of, whole = steps_of(times), {name: cpu(seconds) for name, seconds in times.items()}
     walls = {name: [seconds.wall for seconds in of] for name, of in times.items()}
-    calls = {"gradient": 1, "update": 2, "fade": 2, "loop": 1, "fisher": 1, "weights": 1}  # in a step; a round has two, after one that warms up
     own = {
         name: [sum(alone[name][i : i + 2 * n]) / 2 for i in range(n, len(alone[name]), 2 * n)]
         for name, n in calls.items()

@@ -60,7 +60,7 @@ class WormCallback(TrainerCallback):
     ) -> None:
         if not isinstance(config, WormConfig):
             raise TypeError(f"`config` must be a `WormConfig`, got a `{type(config).__name__}`.")
-        self.config = config
+        self._config = config
         self.parts = {"score": score, "select": select, "schedule": schedule, "treatment": treatment}
         self.search: TicketSearch | None = None
         self.ticket: Ticket | None = None
@@ -164,6 +164,11 @@ class WormCallback(TrainerCallback):
     def searching(self) -> bool:
         """Whether the search is what trains now."""
         return self._running and self.ticket is None
+
+    @property
+    def config(self) -> WormConfig:
+        """The settings."""
+        return self._config
 
     @property
     def owner(self) -> str:

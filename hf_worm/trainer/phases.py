@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import set_seed
 
 from hf_worm.checkpoint.state import Saved
 from hf_worm.config import WormConfig
@@ -44,12 +45,18 @@ class Phases(WormCallback):
         self.draws = True
         self.checkpoint: str | None = None
         self.saved: Saved | None = None
+        self.to_seed = False  # the next step begins a retraining with a schedule of its own
         self.log_before: list[dict[str, float]] = []  # of the training that this one goes on from
         self.names = StageNames(self._end_training)
         self._kind: type[TicketSearch] = TicketSearch
         self._steps_of_an_epoch = 0
         self._stepped = False  # the trainer's own `training_step` has run, at least once
         self._untold = False  # the newest observation was made before training began, and is to be logged
+
+    @property
+    def config(self) -> WormConfig:
+        """The trainer's settings, which may be exchanged between its phases."""
+        return self.trainer.worm_config or self._config
 
     @property
     def owner(self) -> str:
@@ -152,6 +159,15 @@ class Phases(WormCallback):
             refuse_compact(model, self._search, self.trainer.optimizer_given)
             self.trainer.try_cut()
 
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Draw where it is due; a retraining that begins depends on the weights, the step and the seed alone."""
+        super().on_step_begin(args, state, control, **kwargs)
+        if self.to_seed:
+            set_seed(args.seed)
+            self.to_seed = False
+
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -248,6 +264,7 @@ class Phases(WormCallback):
         if self.restarts:
             steps = self.retraining_steps()
             self.trainer.restart_optimizer(steps)
+            self.to_seed = True
             state.max_steps = state.global_step + steps
         describe_bar(self.trainer, "retrain", state.max_steps)
 

@@ -259,8 +259,9 @@ class WormTrainerMixin(_Trainer):
         phases = self._running
         self._trial, self.ignored_keys = options.get("trial"), options.get("ignore_keys_for_eval")
         phases.checkpoint, phases.saved = checkpoint, saved
-        if saved is not None and saved.progress.seed is not None:
-            torch.manual_seed(saved.progress.seed)  # or the rows would come in another order than the run began with
+        seed = (phases if saved is None else saved).progress.seed
+        if checkpoint is not None and seed is not None:
+            torch.manual_seed(seed)  # or the rows would come in another order than the run began with
         compat.move_last(self, phases)
         self._renew_optimizer()
         try:
@@ -297,12 +298,14 @@ class WormTrainerMixin(_Trainer):
             self._warn_of_warmup()  # or it was told before that
         if goes_on and self.state.global_step >= self.state.max_steps:
             raise ValueError(none_left(self.progress, self._config))
+        phases.to_seed = not goes_on
+        # The first training's summary is not that of the run.
+        phases.log_before = [entry for entry in self.state.log_history if "train_runtime" not in entry]
         if not self.state.global_step:
             phases.progress.enter("retrain")
             return self._train(None, None, options)
         with tempfile.TemporaryDirectory() as folder, compat.callbacks_kept(self):
             compat.leave(self, folder, optimizer=goes_on)
-            phases.log_before = [entry for entry in self.state.log_history if "train_runtime" not in entry]
             phases.progress.begun_step = self.state.global_step
             phases.progress.begun_epoch = self.state.epoch or 0.0
             phases.progress.enter("retrain")

@@ -70,7 +70,8 @@ def retrain(model: nn.Module, optimizer: torch.optim.Optimizer, loader: Loader, 
         epochs (`int`): How many.
     """
     ticket.hold(model, optimizer)  # what it prunes is 0 after every step
-    for epoch in range(epochs):
+    searched = len(ticket.history)  # epochs
+    for epoch in range(searched, searched + epochs):
         cast(ImageDataset, loader.dataset).set_epoch(epoch)
         model.train()
         for batch in loader:
