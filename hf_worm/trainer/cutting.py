@@ -1,5 +1,6 @@
-"""Going on with a smaller model: what a trainer cuts, tries and measures between the draw and the retraining."""
+"""Going on with a smaller model: what is cut, tried and measured between the draw and the retraining."""
 
+import copy
 import inspect
 import warnings
 from typing import TYPE_CHECKING, Any, cast
@@ -9,11 +10,52 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import TrainOutput
 
 from hf_worm.compact import try_cut
+from hf_worm.report.account import account
 from hf_worm.report.speed import LARGE_BATCH, Batch, costs, forward
+from hf_worm.ticket import Ticket
+from hf_worm.trainer import compat
 from hf_worm.trainer.stages import same_random_numbers
 
 if TYPE_CHECKING:
     from hf_worm.trainer.worm import WormTrainerMixin
+
+
+class Cut:
+    """Cuts what the ticket prunes out of a trainer's model.
+
+    Args:
+        trainer (`WormTrainerMixin`): The trainer.
+
+    Attributes:
+        rest (`Ticket`, *optional*): The ticket of the smaller model: it prunes what could not be cut out.
+        account (`dict`, *optional*): The account of the model before.
+    """
+
+    def __init__(self, trainer: "WormTrainerMixin") -> None:
+        self.trainer = trainer
+        self.rest: Ticket | None = None
+        self.account: dict[str, Any] | None = None
+        self._dense: nn.Module | None = None  # a copy of the model before the draw, to be measured
+
+    def keep_dense(self) -> None:
+        """Keep a copy of the model, and not its optimizer, which has no use any more."""
+        compat.forget_optimizer(self.trainer)
+        self._dense = copy.deepcopy(self.trainer.trained_model)
+
+    def cut_drawn(self, ticket: Ticket) -> dict[str, Any]:
+        """Cut out what was just drawn, and measure what that gained; see [`measure`]."""
+        dense, drawn, self._dense = self._dense, self.trainer.trained_model, None
+        self.cut_out(ticket)
+        return {} if dense is None else measure(self.trainer, dense, drawn)
+
+    def cut_out(self, ticket: Ticket) -> None:
+        """Go on with a smaller copy of the model, and let go of the dense one."""
+        dense = self.trainer.trained_model
+        smaller = ticket.compact(dense)
+        self.account, self.rest = account(ticket, dense), ticket.rest(smaller)
+        compat.swap_model(self.trainer, smaller)
+        if self.trainer.search is not None:
+            self.trainer.search.close()
 
 
 def try_cutting(trainer: "WormTrainerMixin", layers: list[str]) -> None:

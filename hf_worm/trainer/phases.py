@@ -17,6 +17,7 @@ from hf_worm.core.window import Observation
 from hf_worm.search import TicketSearch
 from hf_worm.trainer.callback import WormCallback, observation_logs, put_weights_in_place
 from hf_worm.trainer.compat import describe_bar, saved_state, was_stopped
+from hf_worm.trainer.cutting import try_cutting
 from hf_worm.trainer.messages import none_left, observation_line
 from hf_worm.trainer.refusals import refuse_compact
 from hf_worm.trainer.stages import StageNames
@@ -156,8 +157,8 @@ class Phases(WormCallback):
             self._log(self._search.history[-1], state)
             self._untold = False
         if self.ticket is None and self.config.compact:  # the model is on its device by now
-            refuse_compact(model, self._search, self.trainer.optimizer_given)
-            self.trainer.try_cut()
+            refuse_compact(model, self._search, self.trainer.optimizers.given)
+            try_cutting(self.trainer, self.config.layers)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -245,13 +246,13 @@ class Phases(WormCallback):
     def _before_draw(self) -> None:
         self._evaluate("before_draw")
         if self.config.compact:
-            self.trainer.keep_dense()
+            self.trainer.cut.keep_dense()
 
     def _after_draw(self) -> None:
         self._evaluate("drawn")
         self.progress.tick()
-        if self.config.compact:
-            self.trainer.cut_drawn()
+        if self.config.compact and self.ticket is not None:
+            self.progress.costs = self.trainer.cut.cut_drawn(self.ticket)
         self.trainer.write_report()
 
     def _evaluate(self, stage: str) -> None:
@@ -263,13 +264,13 @@ class Phases(WormCallback):
         super()._begin_retraining(state)
         if self.restarts:
             steps = self.retraining_steps()
-            self.trainer.restart_optimizer(steps)
+            self.trainer.optimizers.restart(steps)
             self.to_seed = True
             state.max_steps = state.global_step + steps
         describe_bar(self.trainer, "retrain", state.max_steps)
 
     def _hold(self, model: nn.Module, optimizer: Any) -> None:
-        ticket = self.trainer.rest or self.ticket
+        ticket = self.trainer.cut.rest or self.ticket
         assert ticket is not None
         self._handle = ticket.hold(model, cast(Any, self.trainer.optimizer))  # maybe another than before the draw
 

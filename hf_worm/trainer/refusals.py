@@ -1,11 +1,17 @@
 """Ways to train that a `WormTrainer` refuses, each with what to do instead."""
 
+import math
+import warnings
+from typing import Any
+
 import torch
 from accelerate.utils import DistributedType
 from torch import nn
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_utils import has_length
 
 from hf_worm.compact import require_larger_units
+from hf_worm.config import WormConfig
 from hf_worm.search import TicketSearch
 from hf_worm.units import layers_without_pruning
 
@@ -77,6 +83,44 @@ def refuse_optimizer(owner: str, optimizer: str | torch.optim.Optimizer, scales_
             f"`{label}` steps by the sign or the direction of the gradients, whatever their size: truncating them does "
             "little or nothing. Truncate the step instead, `WormConfig(truncation_target='update')`, or do not "
             "truncate: `WormConfig.eb_train()`."
+        )
+
+
+def streams(dataset: Any) -> bool:
+    """Whether a training set is a stream, of which nobody knows how long it is."""
+    return dataset is not None and not has_length(dataset)
+
+
+def refuse_stream_of_epochs(search: TicketSearch, dataset: Any) -> None:
+    """Raise a `ValueError` where a part of the search counts by epochs, and the training set has none."""
+    if search.needs_epochs and streams(dataset):
+        part = "schedule='cubic'" if search.schedule.needs_epochs else "truncation_target='fade'"
+        raise ValueError(
+            f"`{part}` counts by epochs and needs a training set with a length, got `{type(dataset).__name__}`. Use "
+            "`truncation_target='update'`, or a loop of your own with `search.attach(optimizer, steps_per_epoch=...)`."
+        )
+
+
+def refuse_stream_to_retrain(config: WormConfig, dataset: Any) -> None:
+    """Raise a `ValueError` where the retraining has a number of epochs, and the training set has none."""
+    if config.retrain_schedule == "restart" and config.retrain_epochs > 0 and streams(dataset):
+        raise ValueError(
+            f"`retrain_epochs={config.retrain_epochs}` needs a training set with a length, got "
+            f"`{type(dataset).__name__}`. Let the search's schedule go on, with `max_steps` for both "
+            "(`retrain_schedule='continue'`), or set `retrain_epochs=0`."
+        )
+
+
+def warn_of_warmup(trainer: Trainer, retrain_epochs: float) -> None:
+    """Warn of a warmup that is longer than the retraining: its number of steps may be meant for the search alone."""
+    batches = len(trainer.get_train_dataloader()) / trainer.args.gradient_accumulation_steps
+    steps = math.ceil(retrain_epochs * max(math.ceil(batches), 1))
+    warmup = trainer.args.get_warmup_steps(steps)
+    if warmup >= steps:
+        warnings.warn(
+            f"The warmup takes {warmup} steps, and the retraining has {steps}: its learning rate won't reach "
+            f"{trainer.args.learning_rate:g}. Give the warmup as a share of the steps (`warmup_steps=0.1`).",
+            stacklevel=4,
         )
 
 

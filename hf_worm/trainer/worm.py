@@ -1,7 +1,6 @@
 """`WormTrainer`: a `Trainer` that searches for a ticket while it trains, draws it, and retrains with it held."""
 
 import copy
-import dataclasses
 import math
 import os
 import sys
@@ -19,18 +18,15 @@ from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
     EvalLoopOutput,
     TrainOutput,
-    get_last_checkpoint,
-    has_length,
 )
 from transformers.training_args import OptimizerNames
 
 from hf_worm.checkpoint.older_names import load_renamed
+from hf_worm.checkpoint.resume import Checkpoint, find_checkpoint, load_retraining, retrained_as
 from hf_worm.checkpoint.state import Saved, load_run, save_state
-from hf_worm.checkpoint.whole import require_whole
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
 from hf_worm.files import replace_file
-from hf_worm.report.account import account
 from hf_worm.report.card import correct_origin, extend_model_card
 from hf_worm.report.loading import model_name, origin
 from hf_worm.report.progress import Progress
@@ -39,17 +35,22 @@ from hf_worm.search import TicketSearch
 from hf_worm.ticket import Ticket
 from hf_worm.trainer import compat, cutting, stages
 from hf_worm.trainer.messages import NO_CONFIG, none_left
+from hf_worm.trainer.optimizers import Optimizers
 from hf_worm.trainer.phases import Phases
-from hf_worm.trainer.refusals import refuse_compact, refuse_distribution, refuse_optimizer
+from hf_worm.trainer.refusals import (
+    refuse_compact,
+    refuse_distribution,
+    refuse_optimizer,
+    refuse_stream_of_epochs,
+    refuse_stream_to_retrain,
+    streams,
+    warn_of_warmup,
+)
 
 if TYPE_CHECKING:
     _Trainer = Trainer
 else:
     _Trainer = object
-
-Checkpoint = str | os.PathLike[str] | bool | None  # what may be resumed from; `True`: the last in `output_dir`
-
-OPTIMIZERS = ("optimizer", "lr_scheduler")  # attributes of a Trainer that a user may have made
 
 
 class WormTrainerMixin(_Trainer):
@@ -89,12 +90,9 @@ class WormTrainerMixin(_Trainer):
         **kwargs: Any,
     ) -> None:
         self.worm_config = worm_config
-        self.rest: Ticket | None = None  # of a model that was made smaller: what could not be cut out
         self.ignored_keys: list[str] | None = None  # of a model's outputs, at the evaluations around the draw
         self._phases: Phases | None = None
-        self._given: dict[str, Any] | None = None  # from the first training on: states of what the user made
-        self._dense: nn.Module | None = None  # a copy, while the model is being cut
-        self._dense_account: dict[str, Any] | None = None
+        self.optimizers, self.cut = Optimizers(self), cutting.Cut(self)
         self._left: str | None = None  # the folder of what another training has left to go on from
         super().__init__(*args, **kwargs)
         if worm_config is None:
@@ -109,7 +107,7 @@ class WormTrainerMixin(_Trainer):
         compat.insert_first(self, self._phases.names)
         self.add_callback(self._phases)
         if worm_config.compact:
-            refuse_compact(self.trained_model, self._searched, self.optimizer_given)
+            refuse_compact(self.trained_model, self._searched, self.optimizers.given)
             self.callback_handler = compat.OneRunHandler(self.callback_handler)
 
     # The three phases.
@@ -148,13 +146,13 @@ class WormTrainerMixin(_Trainer):
                 resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
         config = self.worm_config
-        self._require_length()
-        checkpoint = self._find_checkpoint(resume_from_checkpoint)
+        refuse_stream_to_retrain(config, self.train_dataset)
+        checkpoint = find_checkpoint(resume_from_checkpoint, str(self.args.output_dir))
         saved = None if checkpoint is None else load_run(checkpoint)
         if saved is not None and saved.progress.phase == "retrain":
             return self.retrain(checkpoint, **options)
         if config.retrain_schedule == "restart" and config.retrain_epochs > 0 and self.train_dataset is not None:
-            self._warn_of_warmup()
+            warn_of_warmup(self, config.retrain_epochs)
         output = self._train_twice(checkpoint, options) if config.compact else self._search(checkpoint, options, True)
         if trial is not None:
             # What a hyperparameter search was told last may be of the unpruned model; now it evaluates the result.
@@ -174,7 +172,7 @@ class WormTrainerMixin(_Trainer):
                 The weights are to fade, and the training set has no length: there are no epochs to count. The
                 checkpoint is of the retraining.
         """
-        return self._search(self._find_checkpoint(resume_from_checkpoint), options, draws=False)
+        return self._search(find_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), options, draws=False)
 
     def draw_ticket(self) -> Ticket:
         """Set the weights that the newest mask prunes to 0; evaluate before and after, where there is an eval set.
@@ -214,14 +212,14 @@ class WormTrainerMixin(_Trainer):
                 The retraining is to go on, and the search left no step. The checkpoint is of a search, or of a
                 retraining with another `retrain_schedule` or `compact`.
         """
-        checkpoint = self._find_checkpoint(resume_from_checkpoint)
+        checkpoint = find_checkpoint(resume_from_checkpoint, str(self.args.output_dir))
         saved = None
         if checkpoint is not None:
-            saved = self.retraining_of(checkpoint)
+            saved = load_retraining(checkpoint, self._config)
             self._restore(saved, checkpoint)
-        self.ticket = self._to_retrain(self._drawn)
+        self.ticket = retrained_as(self._drawn, self._config)
         if self._config.compact and not self.compacted:
-            self._cut_out()
+            self.cut.cut_out(self._drawn)
         model_init, self.model_init = self.model_init, None  # type: ignore[assignment]  # a new model has no ticket
         try:
             if checkpoint is not None:
@@ -236,13 +234,7 @@ class WormTrainerMixin(_Trainer):
 
     def _search(self, checkpoint: str | None, options: dict[str, Any], draws: bool) -> TrainOutput:
         """Search and, if it draws, draw and retrain within the same training."""
-        if self._searched.needs_epochs and self._streams:
-            part = "schedule='cubic'" if self._searched.schedule.needs_epochs else "truncation_target='fade'"
-            raise ValueError(
-                f"`{part}` counts by epochs and needs a training set with a length, got "
-                f"`{type(self.train_dataset).__name__}`. Use `truncation_target='update'`, or a loop of your own with "
-                "`search.attach(optimizer, steps_per_epoch=...)`."
-            )
+        refuse_stream_of_epochs(self._searched, self.train_dataset)
         saved = None if checkpoint is None else load_run(checkpoint)
         if saved is not None and saved.progress.phase == "retrain":
             raise ValueError(f"{checkpoint} is of the retraining: resume it with `train` or `retrain`.")
@@ -251,7 +243,7 @@ class WormTrainerMixin(_Trainer):
                 f"{checkpoint} is of a search in the dense model, and this trainer's model is the compact one by now. "
                 "Resume with a new trainer that is given the dense model."
             )
-        self.ticket, self.rest, self._dense_account, self._running.draws = None, None, None, draws
+        self.ticket, self.cut.rest, self.cut.account, self._running.draws = None, None, None, draws
         return self._train(checkpoint, saved, options)
 
     def _train(self, checkpoint: str | None, saved: Saved | None, options: dict[str, Any]) -> TrainOutput:
@@ -263,7 +255,7 @@ class WormTrainerMixin(_Trainer):
         if checkpoint is not None and seed is not None:
             torch.manual_seed(seed)  # or the rows would come in another order than the run began with
         compat.move_last(self, phases)
-        self._renew_optimizer()
+        self.optimizers.renew()
         try:
             output = super().train(resume_from_checkpoint=checkpoint, **options)
             self.apply_ticket()  # whatever callbacks did to the weights at the end of training
@@ -295,7 +287,7 @@ class WormTrainerMixin(_Trainer):
         if goes_on and "search" not in self.progress.steps:
             raise RuntimeError("`retrain_schedule='continue'` goes on with a search's optimizer, and there was none.")
         if not goes_on and "search" not in self.progress.steps:
-            self._warn_of_warmup()  # or it was told before that
+            warn_of_warmup(self, self._config.retrain_epochs)  # or it was told before that
         if goes_on and self.state.global_step >= self.state.max_steps:
             raise ValueError(none_left(self.progress, self._config))
         phases.to_seed = not goes_on
@@ -311,25 +303,11 @@ class WormTrainerMixin(_Trainer):
             phases.progress.enter("retrain")
             self._left = folder
             if goes_on:
-                self.args.ignore_data_skip = self._streams  # a stream can't go on within
+                self.args.ignore_data_skip = streams(self.train_dataset)  # a stream can't go on within
             try:
                 return self._train(folder, None, options)
             finally:
                 self._left = None
-
-    def retraining_of(self, checkpoint: str) -> Saved:
-        """Read a checkpoint of a retraining like the one that this trainer's settings ask for."""
-        saved = load_run(checkpoint)
-        if saved.ticket is None:
-            raise ValueError(f"{checkpoint} is of the search: resume it with `train` or `search_ticket`.")
-        for name in ("retrain_schedule", "compact"):
-            theirs, now = getattr(saved.ticket.config, name), getattr(self._config, name)
-            if theirs != now:
-                raise ValueError(
-                    f"{checkpoint} is of a retraining with `{name}={theirs!r}`, this trainer has {now!r}. Resume with "
-                    "the saved setting, or start anew."
-                )
-        return saved._replace(ticket=self._to_retrain(saved.ticket))
 
     def _restore(self, saved: Saved, checkpoint: str) -> None:
         """Put the run where a checkpoint of its retraining was saved."""
@@ -344,48 +322,6 @@ class WormTrainerMixin(_Trainer):
                     f"resume it with the dense model that the run began with. {error}"
                 ) from error
         self._running.ticket, self._running.progress = saved.ticket, copy.deepcopy(saved.progress)
-
-    def _to_retrain(self, ticket: Ticket) -> Ticket:
-        """Have a ticket, which may be another trainer's, say that it is retrained as this trainer does."""
-        retraining = {name: getattr(self._config, name) for name in ("retrain_epochs", "retrain_schedule", "compact")}
-        if all(getattr(ticket.config, name) == value for name, value in retraining.items()):
-            return ticket
-        return dataclasses.replace(ticket, config=dataclasses.replace(ticket.config, **retraining))
-
-    def _find_checkpoint(self, resume_from_checkpoint: Checkpoint) -> str | None:
-        if resume_from_checkpoint is None or resume_from_checkpoint is False:
-            return None
-        if resume_from_checkpoint is True:
-            folder = str(self.args.output_dir)
-            last: str | None = get_last_checkpoint(folder) if os.path.isdir(folder) else None  # type: ignore[no-untyped-call]
-            if last is None:
-                raise ValueError(f"There is no checkpoint in {folder} to resume from.")
-            resume_from_checkpoint = last
-        checkpoint = os.fspath(cast(str, resume_from_checkpoint))
-        require_whole(checkpoint)
-        return checkpoint
-
-    def _require_length(self) -> None:
-        """Refuse a stream where epochs are to be counted."""
-        epochs = self._config.retrain_epochs
-        if self._config.retrain_schedule == "restart" and epochs > 0 and self._streams:
-            raise ValueError(
-                f"`retrain_epochs={epochs}` needs a training set with a length, got "
-                f"`{type(self.train_dataset).__name__}`. Let the search's schedule go on, with `max_steps` for both "
-                "(`retrain_schedule='continue'`), or set `retrain_epochs=0`."
-            )
-
-    def _warn_of_warmup(self) -> None:
-        """The schedule begins once more, with its warmup: a number of steps may be meant for the search alone."""
-        batches = len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps
-        steps = math.ceil(self._config.retrain_epochs * max(math.ceil(batches), 1))
-        warmup = self.args.get_warmup_steps(steps)
-        if warmup >= steps:
-            warnings.warn(
-                f"The warmup takes {warmup} steps, and the retraining has {steps}: its learning rate won't reach "
-                f"{self.args.learning_rate:g}. Give the warmup as a share of the steps (`warmup_steps=0.1`).",
-                stacklevel=3,
-            )
 
     def _tell_failed_pushes(self) -> None:
         for error in compat.failed_pushes(self):
@@ -435,41 +371,6 @@ class WormTrainerMixin(_Trainer):
             num_training_steps = phases.search_steps if phases.ticket is None else phases.retraining_steps()
         return super().create_scheduler(num_training_steps, optimizer)
 
-    def restart_optimizer(self, steps: int) -> None:
-        """Go on with a fresh optimizer, and a schedule over so many steps; what the user made begins as it came."""
-        given = self._given or {}
-        if "optimizer" in given:
-            self._put_back("optimizer")
-        else:
-            compat.forget_optimizer(self)
-            self.create_optimizer()
-            self.optimizer = self.accelerator.prepare(self.optimizer)
-        if "lr_scheduler" in given:
-            self._put_back("lr_scheduler")
-        else:
-            self.lr_scheduler = None
-            self.create_scheduler(steps, self.optimizer)
-        self.callback_handler.optimizer, self.callback_handler.lr_scheduler = self.optimizer, self.lr_scheduler
-
-    @property
-    def optimizer_given(self) -> bool:
-        """Whether the user has made the optimizer."""
-        return self.optimizer is not None if self._given is None else "optimizer" in self._given
-
-    def _renew_optimizer(self) -> None:
-        """Forget the optimizer and the schedule of an earlier training; what the user made begins as it came."""
-        if self._given is None:
-            made = {name: getattr(self, name) for name in OPTIMIZERS}
-            self._given = {name: copy.deepcopy(one.state_dict()) for name, one in made.items() if one is not None}
-        for name in OPTIMIZERS:
-            if name in self._given:
-                self._put_back(name)
-            else:
-                setattr(self, name, None)
-
-    def _put_back(self, name: str) -> None:
-        getattr(self, name).load_state_dict(copy.deepcopy((self._given or {})[name]))
-
     # The evaluations, and a smaller model.
 
     def evaluate_stage(self, stage: str) -> dict[str, float] | None:
@@ -490,7 +391,7 @@ class WormTrainerMixin(_Trainer):
 
     def apply_ticket(self) -> None:
         """Set what the ticket prunes to 0, whatever was done to the weights since the last step."""
-        ticket = self.rest or self.ticket
+        ticket = self.cut.rest or self.ticket
         if ticket is not None:
             ticket.apply_(self.trained_model)
 
@@ -503,32 +404,7 @@ class WormTrainerMixin(_Trainer):
     @property
     def compacted(self) -> bool:
         """Whether what the ticket prunes has been cut out of the model."""
-        return self.rest is not None
-
-    def try_cut(self) -> None:
-        """Try on a copy whether the model can be cut."""
-        cutting.try_cutting(self, self._config.layers)
-
-    def keep_dense(self) -> None:
-        """Keep a copy of the model to measure, and not its optimizer, which has no use any more."""
-        compat.forget_optimizer(self)
-        self._dense = copy.deepcopy(self.trained_model)
-
-    def cut_drawn(self) -> None:
-        """Cut out what was just drawn, and measure what that gained."""
-        dense, drawn, self._dense = self._dense, self.trained_model, None
-        self._cut_out()
-        if dense is not None:
-            self.progress.costs = cutting.measure(self, dense, drawn)
-
-    def _cut_out(self) -> None:
-        """Go on with a smaller copy of the model, and let go of the dense one."""
-        dense = self.trained_model
-        smaller = self._drawn.compact(dense)
-        self._dense_account = account(self._drawn, dense)
-        compat.swap_model(self, smaller)
-        self.rest = self._drawn.rest(smaller)
-        self._searched.close()
+        return self.cut.rest is not None
 
     # What is saved.
 
@@ -575,7 +451,7 @@ class WormTrainerMixin(_Trainer):
         Raises:
             RuntimeError: There is no ticket yet.
         """
-        return build_report(self._drawn, self.progress, self.trained_model, self._dense_account)
+        return build_report(self._drawn, self.progress, self.trained_model, self.cut.account)
 
     def write_report(self) -> None:
         """Write `worm_report.json` into the run's folder."""
@@ -640,11 +516,6 @@ class WormTrainerMixin(_Trainer):
     def trained_model(self) -> nn.Module:
         """The model out of wrappers."""
         return cast(nn.Module, self.model)
-
-    @property
-    def _streams(self) -> bool:
-        """Whether the training set is a stream, of which nobody knows how long it is."""
-        return self.train_dataset is not None and not has_length(self.train_dataset)
 
     # What must be there by now.
 

@@ -17,6 +17,7 @@ from transformers import (
 )
 from transformers.training_args import OptimizerNames
 
+from hf_worm.checkpoint.resume import load_retraining
 from hf_worm.checkpoint.state import STATE_NAME, load_state
 from hf_worm.checkpoint.whole import require_whole
 from hf_worm.commands.job.arguments import Arguments
@@ -78,13 +79,13 @@ def make_trainer(
             f"{checkpoint} is of a run that prunes, whose ticket and report would stay beside weights that are not "
             "pruned: begin the dense run in a folder of its own."
         )
-    if checkpoint is not None and trainer.search is not None:
+    if checkpoint is not None and trainer.search is not None and trainer.worm_config is not None:
         # Training would say so too, but later; what is loaded here is loaded anew there.
         require_whole(checkpoint)
         progress, search = load_state(checkpoint)
         trainer.search.load_state_dict(search)
         if progress.phase == "retrain":
-            trainer.retraining_of(checkpoint)
+            load_retraining(checkpoint, trainer.worm_config)
     return trainer
 
 
