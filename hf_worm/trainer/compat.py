@@ -163,6 +163,20 @@ def failed_pushes(trainer: Trainer) -> Iterator[BaseException]:
         yield from filter(None, (job.exception() for job in jobs))
 
 
+def wait_for_push(trainer: Trainer) -> bool:
+    """Wait until no push reads the files in `output_dir`, where the parent begins another beside it.
+
+    Returns:
+        `bool`: Whether the parent will push the checkpoint that is being saved.
+    """
+    push = getattr(trainer, "push_in_progress", None)
+    if push is None or push.is_done():
+        return True
+    if trainer.args.hub_always_push:
+        trainer._finish_current_push()
+    return bool(trainer.args.hub_always_push)
+
+
 def copy_code(checkpoint: str, folder: str) -> None:
     """Copy a model's own code beside the weights that the parent copies out of a checkpoint to push them."""
     for code in Path(checkpoint).glob("*.py"):

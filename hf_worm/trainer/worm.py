@@ -420,7 +420,7 @@ class WormTrainerMixin(_Trainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             self._save_ticket(folder)
-        if writes and self.args.push_to_hub:  # the parent copies the weights alone
+        if writes and self.args.push_to_hub and compat.wait_for_push(self):  # the parent copies the weights alone
             self._save_ticket(str(self.args.output_dir))
             compat.copy_code(folder, str(self.args.output_dir))
 

@@ -409,6 +409,27 @@ def test_pushes_that_failed_are_told_once(bert: BertForSequenceClassification, t
     assert list(compat.failed_pushes(trainer)) == []
 
 
+@pytest.mark.parametrize(("always", "pushes"), [(True, True), (False, False)])
+def test_files_wait_for_a_push_that_reads_them(
+    always: bool, pushes: bool, bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    waited: list[bool] = []
+
+    class Push:
+        def is_done(self) -> bool:
+            return bool(waited)
+
+        def wait_until_done(self) -> None:
+            waited.append(True)
+
+    trainer = Trainer(model=bert, args=arguments(tmp_path, hub_always_push=always))
+    assert compat.wait_for_push(trainer), "there was none"
+    trainer.push_in_progress = Push()
+    assert compat.wait_for_push(trainer) == pushes and bool(waited) == always
+    waited.append(True)
+    assert compat.wait_for_push(trainer), "it is done"
+
+
 def test_a_models_own_code_goes_with_its_weights(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint-1"
     checkpoint.mkdir()
