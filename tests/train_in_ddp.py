@@ -27,6 +27,10 @@ def train(folder: Path, batch_size: int, target: str, checkpoint: str | None = N
         settings = WormConfig(stopping_point=0.9, margin=0.1, layers=["neurons", "heads"], compact=True)
     elif target == "fade":
         settings = WormConfig.fade(stopping_point=0.05, margin=0.5)  # under one schedule
+    elif target == "fisher":
+        settings = WormConfig(stopping_point=0.9, margin=0.1, layers=["neurons", "heads"], score="fisher")
+    elif target == "cubic":
+        settings = WormConfig(schedule="cubic", ramp_epochs=2.0, sample_strategy="steps", sample_steps=3)
     else:
         settings = WormConfig(stopping_point=0.05, margin=0.5, truncation_target=target)
     trainer = worm_trainer(
