@@ -302,7 +302,7 @@ class WormTrainerMixin(_Trainer):
             return self._train(None, None, options)
         with tempfile.TemporaryDirectory() as folder, compat.callbacks_kept(self):
             compat.leave(self, folder, optimizer=goes_on)
-            phases.log_before = [entry for entry in self.state.log_history if "train_runtime" not in entry]
+            phases.log_before = [entry for entry in self.state.log_history if "train_loss" not in entry]
             phases.progress.begun_step = self.state.global_step
             phases.progress.begun_epoch = self.state.epoch or 0.0
             phases.progress.enter("retrain")
