@@ -511,7 +511,7 @@ def fails(capsys: pytest.CaptureFixture[str], out: Path) -> Run:
         "`metric_for_best_model` must be one of accuracy, loss, got 'f2'.",
     ),
     ("a layer that there is not", {"layers": "value.bias2"}, "`value.bias2` in `layers` matches no parameter of"),
-    ("scattered weights cut out", {"compact": True}, "are single weights: a matrix with scattered zeros is no smaller"),
+    ("scattered weights cut out", {"compact": True}, "are single weights: a matrix with scattered zeros does not get"),
     (
         "a smaller model's optimizer",
         {"layers": "neurons", "compact": True, "retrain_schedule": "continue"},

@@ -407,7 +407,7 @@ def test_a_model_that_does_not_take_the_rows_is_refused_by_name(
 def test_single_weights_are_refused_before_training(
     bert: BertForSequenceClassification, tmp_path: Path, layers: list[str]
 ) -> None:
-    with pytest.raises(ValueError, match="are single weights: a matrix with scattered zeros is no smaller one"):
+    with pytest.raises(ValueError, match="are single weights: a matrix with scattered zeros does not get smaller"):
         compact_trainer(bert, tmp_path, layers)
 
 

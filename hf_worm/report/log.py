@@ -35,7 +35,8 @@ def in_phases(log: Iterable[Entry], searched: float) -> Iterator[tuple[str, Entr
     """Yield each entry with its phase, and whether the training of that phase was over by then.
 
     An evaluation after the training (of the result, or because a script asks for it) may be of other weights than the
-    last epoch's: drawn, or the best.
+    last epoch's: drawn, or the best. A training is over with its summary; the search, which need not have one of its
+    own, with the evaluation before the draw too.
 
     Args:
         log (`Iterable[dict]`): The entries.
@@ -44,5 +45,26 @@ def in_phases(log: Iterable[Entry], searched: float) -> Iterator[tuple[str, Entr
     over = {"search": False, "retrain": False}
     for entry in log:
         phase = "search" if entry["step"] <= searched else "retrain"
-        over[phase] |= "train_loss" in entry
+        over[phase] |= _is_summary(entry) or (phase == "search" and _is_before_draw(entry))
         yield phase, entry, over[phase]
+
+
+def began_anew(log: Iterable[Entry], searched: float) -> bool:
+    """Tell whether the retraining was a training of its own, whose epochs began with it: a run of 0.1.0.
+
+    The log then has a summary at the end of the search too. Since then a run has one, at its end.
+
+    Args:
+        log (`Iterable[dict]`): The entries.
+        searched (`float`): Optimizer steps of the search.
+    """
+    entries = list(log)
+    return any(_is_summary(entry) and entry["step"] <= searched < entries[-1]["step"] for entry in entries)
+
+
+def _is_summary(entry: Entry) -> bool:
+    return "train_loss" in entry
+
+
+def _is_before_draw(entry: Entry) -> bool:
+    return any(name.startswith("eval_before_draw_") for name in entry)

@@ -133,6 +133,8 @@ def _phases(progress: Progress, trainer: TrainerLog | None) -> dict[str, dict[st
     phases: dict[str, dict[str, float]] = {name: {"seconds": value} for name, value in progress.seconds.items()}
     for name, steps in progress.steps.items():
         phases.setdefault(name, {}).update(steps=steps, epochs=progress.epochs[name])
+    if progress.phase == "retrain" and "search" not in progress.steps:  # the ticket is from elsewhere
+        phases.setdefault("search", {}).update(steps=0, epochs=0.0)
     if trainer is not None:
         phases.setdefault(progress.phase, {}).update(
             steps=trainer.steps - sum(progress.steps.values()), epochs=trainer.epochs - sum(progress.epochs.values())

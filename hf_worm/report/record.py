@@ -10,7 +10,7 @@ import torch
 
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
-from hf_worm.report.log import Entry, evaluated, in_phases, logged_metrics, losses
+from hf_worm.report.log import Entry, began_anew, evaluated, in_phases, logged_metrics, losses
 from hf_worm.report.method import Method
 from hf_worm.report.metrics import STAGES, is_number, metric_names
 
@@ -158,18 +158,19 @@ class Record:
     def epochs(self) -> list[Epoch]:
         """Sum up what the log has of each epoch."""
         groups: dict[tuple[str, int], list[Entry]] = {}
+        anew = self.config.retrain_schedule == "restart" and began_anew(self.log, self.searched)
         for phase, entry, over in in_phases(self.log, self.searched):
             if not over:
-                groups.setdefault((phase, self._epoch_number(phase, entry["epoch"])), []).append(entry)
+                groups.setdefault((phase, self._epoch_number(phase, entry["epoch"], anew)), []).append(entry)
         found = [self._epoch(*at, group) for at, group in groups.items()]
         return [epoch for epoch in found if epoch.loss is not None or epoch.metrics]
 
-    def _epoch_number(self, phase: str, epoch: float) -> int:
-        """Number an epoch within its phase, from 1."""
+    def _epoch_number(self, phase: str, epoch: float, anew: bool) -> int:
+        """Number an epoch within its phase, from 1; `anew` as in [`~hf_worm.report.log.began_anew`]."""
         searched = self.phases.get("search", {}).get("epochs", 0.0)
         if phase == "search":
             return max(1, _ceil(epoch))
-        if self.config.retrain_schedule == "restart":
+        if anew:
             return max(1, _ceil(epoch - searched))
         return max(1, _ceil(epoch) - math.floor(searched))  # the epoch that the search ended in goes on
 

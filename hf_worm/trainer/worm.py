@@ -292,7 +292,7 @@ class WormTrainerMixin(_Trainer):
             raise ValueError(none_left(self.progress, self._config))
         phases.to_seed = not goes_on
         # The first training's summary is not that of the run.
-        phases.log_before = [entry for entry in self.state.log_history if "train_runtime" not in entry]
+        phases.log_before = [entry for entry in self.state.log_history if "train_loss" not in entry]
         if not self.state.global_step:
             phases.progress.enter("retrain")
             return self._train(None, None, options)

@@ -37,7 +37,7 @@ class Runs:
             saved but what the trainer writes itself: no ticket, no log.
         cnn: BatchNorm channels; saved without its log, with a checkpoint of the last step, the 24th.
         searching: Killed at step 20 of the search, with checkpoints of the epochs' ends.
-        retraining: Killed at the 6th step of the retraining, the 30th, with checkpoints every 5 steps.
+        retraining: Killed at the 7th step of the retraining, the 31st, with checkpoints every 5 steps.
         plain: A run of `Trainer`, of 2 epochs of 8 steps, whose last evaluation came after its log was saved.
         fading: As `bert`, with weights that fade from the second epoch on, in three.
     """
@@ -83,7 +83,7 @@ def make_runs(model: BertForSequenceClassification, root: Path) -> Runs:
 
     for folder, kill, saving in (
         (made.searching, Kill(20, searching=True), {"save_strategy": "epoch"}),
-        (made.retraining, Kill(30, searching=False), {"save_strategy": "steps", "save_steps": 5}),
+        (made.retraining, Kill(31, searching=False), {"save_strategy": "steps", "save_steps": 5}),
     ):
         trainer = worm_trainer(bert(), folder, callbacks=[kill], **saving, **EVALUATED)
         kill.trainer = trainer

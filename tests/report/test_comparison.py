@@ -70,7 +70,8 @@ def test_distances_with_marks(records: list[Record], runs: Runs) -> None:
     assert found["Max"][3] == ["3", f"{bert[2]['max_distance']:.5f}*", f"{bare[2]['max_distance']:.5f}"]
     assert found["Max"][5] == ["5", f"{bare[4]['max_distance']:.5f}"]
     assert found["Mean"][2][1] == f"{bert[1]['mean_distance']:.5f}*"
-    eb_train = replace(records[0], config=replace(records[0].config, truncation=1.0))
+    settings = replace(records[0].config, truncation=1.0)
+    eb_train = replace(records[0], config=settings, parts={**records[0].parts, "treatment": "nothing"})
     assert not any(row[-1].endswith("*") for row in by_title(comparison_text([records[0], eb_train]))["Mean"]), "r is 1"
 
 

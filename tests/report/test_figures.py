@@ -22,6 +22,7 @@ from hf_worm.report.figures.layers import layers as layer_figure
 from hf_worm.report.figures.masks import masks as mask_figure
 from hf_worm.report.figures.writing import write_figures
 
+OLDER_RUN = Path(__file__).parent.parent / "v0_1_0" / "run"
 NAMES = ["distances.png", "loss.png", "layers.png", "masks.png", "accuracy.png"]
 
 
@@ -97,7 +98,10 @@ def test_only_runs_that_fade_have_a_figure_of_it(runs: Runs, tmp_path: Path) -> 
 def test_eb_train_starts_no_truncation(runs: Runs) -> None:
     record = read(runs.bert)[0].record
     assert record.observations[-1].truncating
-    eb_train = replace(record, config=replace(record.config, truncation=1.0))
+    treatment = read(runs.bare)[0].record.parts["treatment"]
+    assert (record.parts["treatment"], treatment) == ("gradient", "nothing")
+    settings = replace(record.config, truncation=1.0)
+    eb_train = replace(record, config=settings, parts={**record.parts, "treatment": treatment})
     figure = curves.distances(shown([eb_train]))
     assert "truncation starts" not in legend(figure) and "bert: truncation starts" not in lines(figure.axes[0])
 
@@ -131,6 +135,19 @@ def test_loss(runs: Runs) -> None:
     assert figure.axes[0].get_xlabel() == "optimizer step"
     assert legend(figure) == ["bert", "searching", "search", "retraining", "draw"]
     assert legend(curves.loss(read(runs.searching))) == ["searching", "search"]
+
+
+@pytest.mark.parametrize("name", ["bert", "cnn", "fading", "searching", "retraining", "v0_1_0"])
+def test_the_loss_goes_on_through_the_draw(runs: Runs, name: str) -> None:
+    folder = OLDER_RUN if name == "v0_1_0" else getattr(runs, name)
+    (run,) = read(folder)
+    drawn = lines(curves.loss([run]).axes[0])
+    search, retraining = (drawn.get(f"{run.label}: {phase}", ([], []))[0] for phase in ("search", "retraining"))
+    steps = [*search, *retraining]
+    assert steps == sorted(set(steps)) == [step for step, _ in run.record.losses()]
+    assert all(step <= run.record.searched for step in search)
+    assert (retraining == []) == (name == "searching")
+    assert all(step > run.record.searched for step in retraining)
 
 
 def test_layers(runs: Runs) -> None:

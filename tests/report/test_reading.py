@@ -9,7 +9,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
-from short_runs import Runs
+from short_runs import Kill, Runs
 from training import BATCHNORMS, QUERY_AND_KEY, examples, report, worm_trainer
 from transformers import BertForSequenceClassification
 
@@ -64,8 +64,8 @@ def test_without_its_log_a_run_has_that_of_the_last_checkpoint(runs: Runs, copie
     (folder / "trainer_state.json").unlink()
     shutil.rmtree(folder / "checkpoint-24")
     record = read_run(str(folder))
-    assert record.losses()[-1][0] == 16
-    assert record.notes == ["The log ends at step 16 of 24: `trainer.save_state()` was not called at the end."]
+    assert record.losses()[-1][0] == 14
+    assert record.notes == ["The log ends at step 15 of 24: `trainer.save_state()` was not called at the end."]
 
 
 def test_a_search_that_was_killed(runs: Runs) -> None:
@@ -83,12 +83,12 @@ def test_a_retraining_that_was_killed(runs: Runs) -> None:
     assert (record.status, record.converged) == ("retraining", True)
     assert set(record.metrics) == {"before_draw", "drawn"}
     assert record.account == report(runs.retraining)["account"]
-    assert (record.phases["search"]["steps"], record.phases["retrain"]["steps"]) == (24, 5)
-    assert same_masks(record.masks, Ticket.from_pretrained(runs.retraining / "checkpoint-29").masks)
+    assert (record.phases["search"]["steps"], record.phases["retrain"]["steps"]) == (24, 6)
+    assert same_masks(record.masks, Ticket.from_pretrained(runs.retraining / "checkpoint-30").masks)
     assert record.notes == []
 
 
-@pytest.mark.parametrize(("step", "status", "observed"), [(10, "searching", 1), (29, "retraining", 3)])
+@pytest.mark.parametrize(("step", "status", "observed"), [(10, "searching", 1), (30, "retraining", 3)])
 def test_a_single_checkpoint(runs: Runs, step: int, status: str, observed: int) -> None:
     record = read_run(str(runs.retraining / f"checkpoint-{step}"))
     assert (record.status, len(record.observations)) == (status, observed)
@@ -132,10 +132,22 @@ def test_the_parts_of_a_ticket_alone_are_named(runs: Runs, copied: Any) -> None:
 
 def test_a_ticket_that_no_search_has_found_is_of_no_method(runs: Runs, copied: Any) -> None:
     folder = copied(runs.bert, *TICKET_FILES)
-    rewrite(folder / "worm_history.json", lambda content: content.update(observations=[], converged=False))
+    rewrite(folder / "worm_history.json", lambda content: content.update(observations=[], converged=False, parts={}))
     text = run_text(read_run(str(folder)))
     assert "Masks that were given: no search has found them" in text and "WORM" not in text
     assert "Settings\n  prune_ratio=0.5, layers=['query', 'key']\n" in text
+
+
+def test_a_retraining_of_a_ticket_from_elsewhere_that_was_killed(
+    runs: Runs, bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    trainer = worm_trainer(bert, tmp_path, save_strategy="steps", save_steps=4, callbacks=[kill := Kill(6, False)])
+    kill.trainer, trainer.ticket = trainer, Ticket.from_pretrained(runs.bert)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.retrain()
+    record = read_run(str(tmp_path))
+    assert record.status == "retraining" and record.searched == 0
+    assert [(epoch.phase, epoch.number, epoch.step) for epoch in record.epochs()] == [("retrain", 1, 4)]
 
 
 def test_a_ticket_without_its_history(runs: Runs, copied: Any) -> None:
@@ -242,20 +254,25 @@ def test_what_is_not_of_hf_worm(runs: Runs, tmp_path: Path) -> None:
         read_run(str(tmp_path / "no" / "where"))
 
 
-@pytest.mark.parametrize("prunes", [True, False])
+@pytest.mark.parametrize("phases", ["all", "one by one", "none"])
 def test_losses_that_are_logged_with_the_time_so_far(
-    bert: BertForSequenceClassification, tmp_path: Path, prunes: bool
+    bert: BertForSequenceClassification, tmp_path: Path, phases: str
 ) -> None:
     settings = {"include_num_input_tokens_seen": "all", "logging_steps": 2}
     trainer = worm_trainer(bert, tmp_path, num_train_epochs=4, **settings)
-    if not prunes:
+    if phases == "none":
         trainer = WormTrainer(model=bert, args=trainer.args, train_dataset=examples())
-    took = trainer.train().metrics["train_runtime"]
+    if phases == "one by one":
+        trainer.search_ticket()
+        trainer.draw_ticket()
+        trainer.retrain()
+    else:
+        took = trainer.train().metrics["train_runtime"]
     trainer.save_model()
     trainer.save_state()
     run = read_run(str(tmp_path))
-    assert len(run.epochs()) == 4
-    assert prunes or run.phases["search"]["seconds"] == took
+    assert [step for step, _ in run.losses()] == list(range(2, 34, 2)) and len(run.epochs()) == 4
+    assert phases != "none" or run.phases["search"]["seconds"] == took
 
 
 def test_a_run_without_pruning(runs: Runs, copied: Any) -> None:

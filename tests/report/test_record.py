@@ -13,6 +13,7 @@ from transformers import BertForSequenceClassification
 
 from hf_worm import WormConfig
 from hf_worm.commands.show.reading import read_run
+from hf_worm.report.record import Record
 from hf_worm.report.text import shared_ends, short_names, shortened
 
 PARTS = st.lists(st.sampled_from(["a", "b", "0"]), min_size=1, max_size=4)
@@ -112,7 +113,11 @@ def test_metric_names_before_the_draw_are_those_of_the_log(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "epochs"), [("restart", [("retrain", 1, 20), ("retrain", 2, 28)]), ("continue", [("retrain", 1, 16)])]
+    ("schedule", "epochs"),
+    [
+        ("restart", [("retrain", 1, 16), ("retrain", 2, 24), ("retrain", 3, 28)]),
+        ("continue", [("retrain", 1, 16)]),
+    ],
 )
 def test_epochs_of_a_search_that_ends_within_one(
     schedule: str, epochs: list[tuple[str, int, int]], bert: BertForSequenceClassification, tmp_path: Path
@@ -127,14 +132,49 @@ def test_epochs_of_a_search_that_ends_within_one(
     seen = read_run(str(tmp_path)).epochs()
     assert [(at.phase, at.number, at.step) for at in seen] == [("search", 1, 8), ("search", 2, 12), *epochs]
     losses = {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
-    evaluated = {}  # the first at a step is that of the epoch, and has its plain name
+    evaluated = {}  # the first at a step is that of the epoch, which the draw does not end
     for entry in trainer.state.log_history:
         if "eval_loss" in entry:
             evaluated.setdefault(entry["step"], entry["eval_loss"])
     for before, at in zip([0, *(at.step for at in seen)], seen, strict=False):
         steps = range(before + 1, at.step + 1)
         assert at.loss == pytest.approx(sum(losses[step] for step in steps) / len(steps))
-        assert at.metrics["loss"] == evaluated[at.step]
+        assert at.metrics.get("loss") == evaluated.get(at.step)
+    assert evaluated.keys() == {8, *(step for _, _, step in epochs)}
+
+
+def test_epochs_of_a_retraining_that_was_a_training_of_its_own() -> None:
+    summary = {"step": 12, "epoch": 1.5, "train_loss": 0.5}
+    logged = [{"step": step, "epoch": step / 8, "loss": 0.5} for step in (4, 8, 12, 16, 20, 24, 28)]
+    record = Record(
+        status="finished",
+        config=WormConfig(retrain_epochs=2.0),
+        converged=True,
+        phases={"search": {"steps": 12, "epochs": 1.5}, "retrain": {"steps": 16, "epochs": 2.0}},
+        log=[*logged[:3], summary, *logged[3:]],
+    )
+    searched = [("search", 1, 8), ("search", 2, 12)]
+    seen = [(at.phase, at.number, at.step) for at in record.epochs()]
+    assert seen == [*searched, ("retrain", 1, 20), ("retrain", 2, 28)], "of 0.1.0: its rows began with it"
+    one_training = replace(record, log=[*logged, {**summary, "step": 28, "epoch": 3.5}])
+    seen = [(at.phase, at.number, at.step) for at in one_training.epochs()]
+    assert seen == [*searched, ("retrain", 1, 16), ("retrain", 2, 24), ("retrain", 3, 28)]
+
+
+def test_what_is_evaluated_after_the_draw_is_not_of_the_searchs_last_epoch(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    config = WormConfig(stopping_point=0.5, prune_ratio=0.9)
+    trainer = worm_trainer(bert, tmp_path, config, eval_dataset=examples(32), eval_strategy="epoch")
+    trainer.search_ticket()
+    trainer.draw_ticket()
+    drawn = trainer.evaluate()["eval_loss"]
+    trainer.retrain()
+    trainer.save_state()
+    record = read_run(str(tmp_path))
+    epochs = [(at.phase, at.number, at.step) for at in record.epochs()]
+    assert epochs == [("search", 1, 8), ("search", 2, 16), ("search", 3, 24), ("retrain", 1, 32)]
+    assert record.epochs()[2].metrics["loss"] == record.metrics["before_draw"]["loss"] != drawn
 
 
 def test_what_is_evaluated_after_a_phase_is_not_of_its_last_epoch(

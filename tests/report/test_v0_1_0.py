@@ -1,6 +1,8 @@
 """A finished run of 0.1.0 is shown as 0.1.0 showed it."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -33,6 +35,15 @@ def test_its_parts_belong_together() -> None:
     assert record.metrics == report["metrics"] and record.account == report["account"]
     assert record.layers == report["layers"]
     assert all(mask.dtype == torch.bool for mask in record.masks.values()) and len(record.masks) == 4
+
+
+def test_its_checkpoints_are_passed_over(tmp_path: Path) -> None:
+    shutil.copytree(RUN, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(FOLDER / "unfinished", tmp_path, dirs_exist_ok=True)
+    record = read_run(str(tmp_path))
+    last = tmp_path / "checkpoint-32"
+    note = f"{last} is a checkpoint of hf_worm 0.1, and passed over: of 0.1, reports, tickets and logs are read."
+    assert record == replace(read_run(str(RUN)), path=str(tmp_path), masks=record.masks, notes=[note])
 
 
 def test_its_report_makes_a_table_and_a_card() -> None:

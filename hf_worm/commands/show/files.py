@@ -8,7 +8,7 @@ from typing import TypeVar
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_worm.checkpoint.state import STATE_NAME, load_state
+from hf_worm.checkpoint.state import STATE_NAME, OlderRunError, load_state
 from hf_worm.checkpoint.whole import newest_whole
 from hf_worm.config import CONFIG_NAME, WormConfig
 from hf_worm.files import find_file, read_json
@@ -98,10 +98,19 @@ class Files:
         whole = newest_whole(folder)
         last: str | None = get_last_checkpoint(folder)  # type: ignore[no-untyped-call]
         if last is not None and (Path(last) / STATE_NAME).is_file() and whole != Path(last):
-            self.notes.append(
-                f"{last} is not whole, and passed over: the run was killed while it wrote it, or is writing it."
-            )
+            self.notes.append(f"{last} {_why_passed_over(Path(last))}")
         return whole
+
+
+def _why_passed_over(checkpoint: Path) -> str:
+    """Say why the newest checkpoint of a run is not read."""
+    try:
+        load_state(checkpoint)
+    except OlderRunError:
+        return "is a checkpoint of hf_worm 0.1, and passed over: of 0.1, reports, tickets and logs are read."
+    except ValueError:
+        pass  # damaged
+    return "is not whole, and passed over: the run was killed while it wrote it, or is writing it."
 
 
 def _read_parts(path: Path) -> dict[str, str]:

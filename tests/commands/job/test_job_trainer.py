@@ -68,9 +68,11 @@ def test_sgd_has_the_momentum_that_it_is_given_in_both_phases(
 ):
     class Optimizers(TrainerCallback):
         def __init__(self) -> None:
+            self.used: list[Any] = []
             self.seen: list[dict[str, Any]] = []
 
-        def on_train_begin(self, *args: Any, optimizer: Any, **kwargs: Any) -> None:
+        def on_pre_optimizer_step(self, *args: Any, optimizer: Any, **kwargs: Any) -> None:
+            self.used.append(optimizer)
             self.seen.append(
                 {name: optimizer.param_groups[0][name] for name in expected} | {"lr": optimizer.defaults["lr"]}
             )
@@ -78,7 +80,8 @@ def test_sgd_has_the_momentum_that_it_is_given_in_both_phases(
     optimizers = Optimizers()
     flags = ("--optim=sgd", f"--optim_args={given}", "--learning_rate=0.25", "--num_train_epochs=1", "--use_cpu")
     made(bert, parsed(f"--output_dir={tmp_path}", *flags, "--save_strategy=no"), callbacks=[optimizers]).train()
-    assert optimizers.seen == [{**expected, "lr": 0.25}] * 2
+    assert optimizers.seen == [{**expected, "lr": 0.25}] * 2, "a step of the search, and one of the retraining"
+    assert optimizers.used[0] is not optimizers.used[1]
 
 
 def test_accumulated_batches_give_the_loss_and_the_gradients_of_one(tmp_path: Path):
