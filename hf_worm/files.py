@@ -81,7 +81,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text says; a `ValueError` at whatever is none, a number of many thousand digits included."""
+    """Parse a JSON text; raise a `ValueError` where it is none, or holds a number of many thousand digits."""
     try:
         return json.loads(text)
     except RecursionError as error:

@@ -22,7 +22,7 @@ TENSOR = "__tensor__"  # key of what stands for a tensor in the state's JSON
 
 
 class Saved(NamedTuple):
-    """What a checkpoint holds of a run.
+    """A run's progress, search and ticket, as a checkpoint holds them.
 
     Args:
         progress (`Progress`): How far it has come.

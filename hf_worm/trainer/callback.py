@@ -162,7 +162,7 @@ class WormCallback(TrainerCallback):
 
     @property
     def searching(self) -> bool:
-        """Whether the search is what trains now."""
+        """True while the search trains."""
         return self._running and self.ticket is None
 
     @property
@@ -233,11 +233,11 @@ class WormCallback(TrainerCallback):
         logger.info("step %d: %s", state.global_step, logs)
 
     def _behind(self, state: TrainerState) -> bool:
-        """Whether steps were taken since the newest observation."""
+        """True if steps were taken since the newest observation."""
         return self.progress.observed_step < state.global_step
 
     def _observation_lost(self, state: TrainerState) -> bool:
-        """Whether an epoch was over at the checkpoint that was loaded, and not observed yet.
+        """True if an epoch was over at the checkpoint that was loaded, and not observed yet.
 
         A checkpoint of an epoch's last step is written before the epoch ends, and on resumption that epoch counts as
         done.
@@ -264,7 +264,7 @@ class WormCallback(TrainerCallback):
         control.should_training_stop = not self._goes_on(state)
 
     def _goes_on(self, state: TrainerState) -> bool:
-        """Whether training goes on after the search: another callback that ends it ends all of it."""
+        """True if training goes on after the search; another callback that ends it ends all of it."""
         return self.config.retrain_epochs > 0 and not self.progress.stopped and state.global_step < state.max_steps
 
     # The draw and the retraining.
@@ -300,7 +300,7 @@ class WormCallback(TrainerCallback):
         self._handle = self.ticket.hold(model, optimizer)
 
     def _ended(self, state: TrainerState, control: TrainerControl) -> bool:
-        """Whether training has come to its end; a trial that is pruned has not."""
+        """True if training has come to its end; that of a pruned trial has not."""
         return control.should_training_stop or self._over or state.global_step >= state.max_steps
 
     def _finish(self, state: TrainerState, model: nn.Module) -> None:

@@ -138,7 +138,7 @@ def load_random_states(trainer: Trainer, checkpoint: str) -> None:
 
 
 def was_stopped(state: TrainerState) -> bool:
-    """Whether a checkpoint was saved after something had ended the training."""
+    """True if a checkpoint was saved after something had ended the training."""
     saved: Any = state.stateful_callbacks or {}
     return bool(saved.get("TrainerControl", {}).get("args", {}).get("should_training_stop", False))
 

@@ -23,7 +23,7 @@ class Optimizers:
 
     @property
     def given(self) -> bool:
-        """Whether the user has made the optimizer."""
+        """True if the user has made the optimizer."""
         return self.trainer.optimizer is not None if self._given is None else "optimizer" in self._given
 
     def renew(self) -> None:

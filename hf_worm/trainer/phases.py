@@ -66,7 +66,7 @@ class Phases(WormCallback):
 
     @property
     def restarts(self) -> bool:
-        """Whether the retraining has an optimizer and a schedule of its own."""
+        """True if the retraining has an optimizer and a schedule of its own."""
         return self.config.retrain_schedule == "restart"
 
     def adopt(self, search: TicketSearch) -> None:
@@ -84,7 +84,7 @@ class Phases(WormCallback):
 
     @property
     def running(self) -> bool:
-        """Whether a training runs."""
+        """True while a training runs."""
         return self._running
 
     def put_weights_in_place(self) -> None:
@@ -123,7 +123,7 @@ class Phases(WormCallback):
             self.restore(self.trainer.trained_model, self.saved)
 
     def _is_over(self, state: TrainerState, total: int) -> bool:
-        """Whether a checkpoint leaves no step to take; the parent would train one more."""
+        """True if a checkpoint leaves no step to take; the parent would train one more."""
         if self.ticket is not None:
             prolonged = state.max_steps <= state.global_step < total
             stopped = self.saved is not None and was_stopped(state) and not prolonged
@@ -139,13 +139,13 @@ class Phases(WormCallback):
 
     @property
     def _retrains(self) -> bool:
-        """Whether the training that runs goes on after the search, if steps are left."""
+        """True if the training that runs goes on after the search, where steps are left."""
         return self.draws and not self.config.compact and self.config.retrain_epochs > 0
 
     # Events.
 
     def _refuse(self) -> None:
-        """What is refused is known by the trainer."""
+        """Refuse nothing: the trainer does."""
 
     def _begin(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
         state.log_history = self.log_before + state.log_history

@@ -87,7 +87,7 @@ def refuse_optimizer(owner: str, optimizer: str | torch.optim.Optimizer, scales_
 
 
 def streams(dataset: Any) -> bool:
-    """Whether a training set is a stream, of which nobody knows how long it is."""
+    """True if a training set is a stream, of unknown length."""
     return dataset is not None and not has_length(dataset)
 
 

@@ -403,7 +403,7 @@ class WormTrainerMixin(_Trainer):
 
     @property
     def compacted(self) -> bool:
-        """Whether what the ticket prunes has been cut out of the model."""
+        """True if what the ticket prunes has been cut out of the model."""
         return self.cut.rest is not None
 
     # What is saved.
@@ -446,7 +446,7 @@ class WormTrainerMixin(_Trainer):
             super()._load_best_model()
 
     def report(self) -> dict[str, Any]:
-        """What the run did, as `worm_report.json` has it: metrics, phases, observations and the account of weights.
+        """Report the run as `worm_report.json` does: metrics, phases, observations and the account of weights.
 
         Raises:
             RuntimeError: There is no ticket yet.
@@ -509,7 +509,7 @@ class WormTrainerMixin(_Trainer):
 
     @property
     def searching(self) -> bool:
-        """Whether the search is what trains now."""
+        """True while the search trains."""
         return self._phases is not None and self._phases.searching
 
     @property

@@ -173,7 +173,7 @@ class RepresentativeLayer:
 
     @property
     def summed(self) -> bool:
-        """Whether a unit has many weights, and lies along the views' first dimension: a neuron or a head."""
+        """True if a unit has many weights along the views' first dimension: a neuron or a head."""
         return self.granularity in ("neuron", "head")
 
     @property
