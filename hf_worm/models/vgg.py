@@ -76,7 +76,7 @@ class VggBnConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         self.check()
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """Return the fields to save; the labels always: Transformers leaves out two, its own default, and ours is ten."""
+        """Return the fields to save; the labels always: Transformers leaves out two, its default, and ours is ten."""
         return {**super().to_diff_dict(), "id2label": self.id2label, "label2id": self.label2id}
 
     def check(self) -> None:
