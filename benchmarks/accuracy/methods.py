@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # of machine.py
 
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
 from machine import machine
 from protocol import CIFAR10, IMAGES, Scale, Setting
 from transformers import TrainerCallback
@@ -36,6 +35,7 @@ from hf_worm.commands.image.command import IMAGE
 from hf_worm.commands.image.job import build_trainer as build_for_images
 from hf_worm.commands.job.parsing import parse
 from hf_worm.core.masks import keep_mask
+from hf_worm.schedule import Cubic
 from hf_worm.scores import Magnitude
 from hf_worm.units import RepresentativeLayer
 from hf_worm.units.layer import View
@@ -192,60 +192,64 @@ def ranked_by(score: Score, setting: Setting, build: Build, cache: Path) -> dict
     return {**outcome(trainer), "cpu_seconds": spent}
 
 
+NOT_SEARCHED = {"search_epochs": 0.0, "converged": False, "observations": [], "steps_by_phase": {}}
+
+
 def gradual(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     """The ratio grows by the cubic schedule of Zhu and Gupta (arXiv:1710.01878) while the model is fine-tuned."""
-    trainer = build(dense=True, num_train_epochs=setting.epochs)
-    pruning = GradualPruning(trainer, setting)
-    trainer.add_callback(pruning)
-    trained = trainer.train()
-    assert pruning.ticket is not None
-    pruning.ticket.apply_(trainer.model)
-    metrics = {"drawn": pruning.drawn, "retrained": evaluate(trainer)}
-    steps, seconds = trainer.state.global_step, trained.metrics["train_runtime"]
-    return {**outcome(trainer), "metrics": metrics, "steps": steps, "seconds": seconds}
+    trainer = build(
+        schedule="cubic",
+        ramp_epochs=setting.ramp * setting.epochs,
+        sample_strategy="steps",
+        sample_steps=steps_between(build, UPDATES_PER_EPOCH),
+        num_train_epochs=setting.epochs,
+        retrain_schedule="continue",
+        retrain_epochs=1,
+    )
+    trainer.train()
+    found = outcome(trainer)  # by plan: nothing is searched for
+    return {**found, **NOT_SEARCHED, "metrics": {stage: found["metrics"][stage] for stage in ("drawn", "retrained")}}
 
 
 def gradual_restarted(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
     """As `gradual`, but that the optimizer and its schedule begin anew after the search's epochs."""
+    every = steps_between(build, UPDATES_PER_EPOCH)
+    schedule = CubicThenHeld(setting.ramp * setting.search_epochs, every, setting.search_epochs)
     trainer = build(stopping_point=0, truncation=1.0)
-    pruning = GradualPruning(trainer, dataclasses.replace(setting, epochs=setting.search_epochs))
-    trainer.add_callback(pruning)
+    assert trainer.worm_config is not None
+    trainer.search = TicketSearch(trainer.model, trainer.worm_config, schedule=schedule)
     trainer.search_ticket()
-    trainer.remove_callback(pruning)
-    assert pruning.ticket is not None
-    draw(trainer, pruning.ticket.masks)
+    trainer.draw_ticket()
     retrain(trainer, setting)
     return outcome(trainer)
 
 
-class GradualPruning(TrainerCallback):
-    """Takes a new mask ten times an epoch, of `p(1 - (1 - t)³)` of the weights at the share t of the ramp."""
+class CubicThenHeld(Cubic):
+    """The cubic schedule, whose last mask is held for a while before it is drawn.
 
-    def __init__(self, trainer: WormTrainer, setting: Setting) -> None:
-        self.trainer, self.setting = trainer, setting
-        self.ticket: Ticket | None = None
-        self.drawn: dict[str, float] = {}
-        self._held: Any = None
+    Args:
+        ramp_epochs (`float`), sample_steps (`int`): As of the base class.
+        epochs (`float`): Epochs to the draw.
+    """
 
-    def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
-        every = max(round(state.max_steps / self.setting.epochs / UPDATES_PER_EPOCH), 1)
-        end = round(self.setting.ramp * state.max_steps)
-        step = state.global_step
-        if step > end or (step % every and step != end):
-            return
-        ratio = self.setting.prune_ratio * (1 - (1 - step / end) ** 3)
-        if self._held is not None:
-            self._held.remove()
-        self.ticket = Ticket(magnitude_masks(self.trainer, ratio, self.setting.layers), self._config)
-        while isinstance(optimizer, AcceleratedOptimizer):
-            optimizer = optimizer.optimizer
-        self._held = self.ticket.hold(self.trainer.model, optimizer)
-        if step == end:
-            self.drawn = evaluate(self.trainer)
+    def __init__(self, ramp_epochs: float, sample_steps: int, epochs: float) -> None:
+        super().__init__(ramp_epochs, sample_steps)
+        self.epochs, self.end = epochs, 0
 
-    @property
-    def _config(self) -> WormConfig:
-        return WormConfig(prune_ratio=self.setting.prune_ratio, layers=list(self.setting.layers))
+    def start(self, steps_per_epoch: int | None) -> None:
+        super().start(steps_per_epoch)
+        self.end = round(self.epochs * (steps_per_epoch or 1))
+
+    def due(self, step: int, epoch_end: bool) -> bool:
+        return step == self.end or (step <= self.last_step and super().due(step, epoch_end))
+
+    def settled(self, step: int, distances: Sequence[float], full: bool) -> bool:
+        return step >= self.end
+
+
+def steps_between(build: Build, samples_per_epoch: int) -> int:
+    """Count the optimizer steps from one of so many samplings in an epoch to the next."""
+    return max(round(len(build().get_train_dataloader()) / samples_per_epoch), 1)
 
 
 def lottery(setting: Setting, build: Build, cache: Path) -> dict[str, Any]:
