@@ -14,11 +14,11 @@ from transformers.trainer_utils import set_seed
 from hf_worm.checkpoint.state import Saved
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
+from hf_worm.report.progress_lines import none_left, observation_line
 from hf_worm.search import TicketSearch
 from hf_worm.trainer.callback import WormCallback, observation_logs, put_weights_in_place
 from hf_worm.trainer.compat import describe_bar, saved_state, was_stopped
 from hf_worm.trainer.cutting import try_cutting
-from hf_worm.trainer.messages import none_left, observation_line
 from hf_worm.trainer.refusals import refuse_compact
 from hf_worm.trainer.stages import StageNames
 

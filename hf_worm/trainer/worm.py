@@ -30,11 +30,11 @@ from hf_worm.files import replace_file
 from hf_worm.report.card import correct_origin, extend_model_card
 from hf_worm.report.loading import model_name, origin
 from hf_worm.report.progress import Progress
+from hf_worm.report.progress_lines import none_left
 from hf_worm.report.worm_report import REPORT_NAME, build_report, report_json, set_aside
 from hf_worm.search import TicketSearch
 from hf_worm.ticket import Ticket
 from hf_worm.trainer import compat, cutting, stages
-from hf_worm.trainer.messages import NO_CONFIG, none_left
 from hf_worm.trainer.optimizers import Optimizers
 from hf_worm.trainer.phases import Phases
 from hf_worm.trainer.refusals import (
@@ -522,7 +522,7 @@ class WormTrainerMixin(_Trainer):
     @property
     def _running(self) -> Phases:
         if self._phases is None:
-            raise RuntimeError(NO_CONFIG)
+            raise RuntimeError("This trainer has no `worm_config`: it can `train()`, as its parent class does.")
         return self._phases
 
     @property

@@ -1,11 +1,9 @@
-"""Sentences that a run tells people: a line for each observation, and why there is no retraining."""
+"""What a run tells people while it trains: a line for each observation, and why there is no retraining."""
 
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
 from hf_worm.report.progress import Progress
 from hf_worm.search import FADE_BOUND, sampling_advice
-
-NO_CONFIG = "This trainer has no `worm_config`: it can `train()`, as its parent class does."
 
 
 def observation_line(observation: Observation, config: WormConfig, epoch: float) -> str:
