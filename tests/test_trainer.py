@@ -925,6 +925,22 @@ def test_a_restart_with_smaller_batches_counts_observations_anew(
     assert resumed.search.history == trainer.search.history
 
 
+def test_memory_that_runs_out_in_the_retraining_begins_the_run_anew(
+    bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    class OutOfMemory(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.train_batch_size == 8 and state.global_step == 28:  # the search took 24
+                raise RuntimeError("CUDA out of memory.")
+
+    trainer = worm_trainer(bert, tmp_path, callbacks=[OutOfMemory()], auto_find_batch_size=True)
+    trainer.train()
+    in_epoch = math.ceil(len(examples()) / trainer.state.train_batch_size)
+    assert trainer.progress.steps == {"search": 3 * in_epoch, "retrain": in_epoch}
+    assert [seen.index for seen in trainer.search.history] == [0, 1, 2]
+    assert (bert.get_parameter(QUERY_AND_KEY[0]) == 0).float().mean() == 0.5
+
+
 def test_a_restart_with_smaller_batches_starts_the_search_clean(
     bert: BertForSequenceClassification, tmp_path: Path
 ) -> None:

@@ -36,14 +36,15 @@ class Phases(WormCallback):
 
     Attributes:
         draws (`bool`): Whether the training that runs draws the ticket, or ends with the search.
-        checkpoint (`str`, *optional*): What the training resumes from, if not from what another has just left.
+        active (`bool`): Whether a training of this run's is planned or runs.
+        checkpoint (`str`, *optional*): What the training resumes from, or what another has just left.
         names (`StageNames`): The trainer's first callback.
     """
 
     def __init__(self, trainer: "WormTrainerMixin", config: WormConfig, parts: dict[str, Any]) -> None:
         super().__init__(config, **parts)
         self.trainer = trainer
-        self.draws = True
+        self.draws, self.active = True, False
         self.checkpoint: str | None = None
         self.saved: Saved | None = None
         self.to_seed = False  # the next step begins a retraining with a schedule of its own
@@ -52,6 +53,7 @@ class Phases(WormCallback):
         self._kind: type[TicketSearch] = TicketSearch
         self._steps_of_an_epoch = 0
         self._stepped = False  # the trainer's own `training_step` has run, at least once
+        self._with_ticket = False  # the training begins with a ticket: it is a retraining
         self._untold = False  # the newest observation was made before training began, and is to be logged
 
     @property
@@ -93,6 +95,16 @@ class Phases(WormCallback):
 
     # The plan.
 
+    def begin(self, checkpoint: str | None, saved: Saved | None) -> None:
+        """Have the parent's next training be one of this run's.
+
+        Args:
+            checkpoint (`str`, *optional*): What it resumes from, or goes on from.
+            saved (`Saved`, *optional*): What that checkpoint holds of a run.
+        """
+        self.checkpoint, self.saved, self.active = checkpoint, saved, True
+        self._with_ticket = self.ticket is not None
+
     def plan(self, steps_per_epoch: int, planned: int) -> tuple[int, int | None]:
         """Put the run where it begins, or where it was saved, and plan its optimizer steps.
 
@@ -104,7 +116,7 @@ class Phases(WormCallback):
             `tuple[int, int | None]`: Steps of the whole run, and those that are done where none is left; else `None`.
         """
         self._steps_of_an_epoch, self.search_steps = steps_per_epoch, planned
-        if self.ticket is None or self.saved is not None:
+        if self.saved is not None or not self._with_ticket:  # or, after an attempt with larger batches, anew
             self._put_in_place()
         if self.ticket is None and self._search.schedule.needs_epochs:
             self._search.schedule.start(steps_per_epoch)  # ahead of `attach`: is an observation due where it was saved?
@@ -198,7 +210,7 @@ class Phases(WormCallback):
         if not self._running:
             return
         ended, searched = self._ended(state, control), self.searching
-        self.stop()
+        self._stop()
         if not ended:
             return
         if not searched:
@@ -213,6 +225,11 @@ class Phases(WormCallback):
             self._close_search(state)
 
     def stop(self) -> None:
+        """End the training, however it ended."""
+        self._stop()
+        self.checkpoint, self.saved, self.active = None, None, False
+
+    def _stop(self) -> None:
         """Take all hooks off, and have weights be those that are the training's result."""
         self._release()
         self._running = False

@@ -250,7 +250,7 @@ class WormTrainerMixin(_Trainer):
         """Run one training of the parent's, from its beginning or from a checkpoint."""
         phases = self._running
         self._trial, self.ignored_keys = options.get("trial"), options.get("ignore_keys_for_eval")
-        phases.checkpoint, phases.saved = checkpoint, saved
+        phases.begin(checkpoint, saved)
         seed = (phases if saved is None else saved).progress.seed
         if checkpoint is not None and seed is not None:
             torch.manual_seed(seed)  # or the rows would come in another order than the run began with
@@ -262,7 +262,6 @@ class WormTrainerMixin(_Trainer):
             return output
         finally:
             phases.stop()
-            phases.checkpoint = phases.saved = None
             self._tell_failed_pushes()
 
     def _train_twice(self, checkpoint: str | None, options: dict[str, Any]) -> TrainOutput:
@@ -349,7 +348,7 @@ class WormTrainerMixin(_Trainer):
     def set_initial_training_values(self, *args: Any, **kwargs: Any) -> Any:
         """The parent's, with the steps and epochs of the retraining, or of none where a checkpoint leaves none."""
         values = super().set_initial_training_values(*args, **kwargs)
-        if self._phases is None:
+        if self._phases is None or not self._phases.active:
             return values
         epochs, steps_per_epoch, *others, planned = values
         total, done = self._phases.plan(steps_per_epoch, planned)

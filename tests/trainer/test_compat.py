@@ -153,6 +153,8 @@ def test_the_plan_has_epochs_first_then_steps_of_one_and_all_steps_last(
     assert (epochs, in_epoch, examples_, samples, steps) == (3, 2, 16, 40, 5)
     planned = worm_trainer(bert, tmp_path / "worm", WormConfig(stopping_point=0.0, retrain_epochs=2.0))
     batches = planned.get_train_dataloader()
+    assert planned.set_initial_training_values(planned.args, batches)[-1] == 40, "the parent's, while none trains"
+    planned._phases.begin(None, None)
     epochs, in_epoch, _, samples, *_, steps = planned.set_initial_training_values(planned.args, batches)
     assert (epochs, in_epoch, samples, steps) == (7, 8, 64 * 7, 56), "five epochs of search, two of retraining"
 
