@@ -43,10 +43,16 @@ def save_state(folder: str | os.PathLike[str], progress: Progress, search_state:
         progress (`Progress`): How far the run has come.
         search_state (`Mapping[str, Any]`):
             Tensors, numbers, strings and `None` in dictionaries (with strings as keys) and lists.
+
+    Raises:
+        ValueError: The state holds something else.
     """
     progress.tick()
     tensors: dict[str, torch.Tensor] = {}
-    search = json.dumps(_without_tensors(search_state, "", tensors))
+    try:
+        search = json.dumps(_without_tensors(search_state, "", tensors))
+    except TypeError as error:
+        raise ValueError(f"The state of the search, or of a part of it, can't be saved: {error}.") from error
     metadata = {"format": FORMAT, "progress": json.dumps(asdict(progress)), "search": search}
     replace_file(Path(folder) / STATE_NAME, save(tensors, metadata=metadata))
 
@@ -110,9 +116,12 @@ class OlderRunError(ValueError):
 def _without_tensors(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
     """A copy of nested values in which a reference stands for each tensor, which is put into `tensors`."""
     if isinstance(value, torch.Tensor):
-        tensors[path] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        return {TENSOR: path}
+        name = path if path not in tensors else f"{path}#{len(tensors)}"
+        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {TENSOR: name}
     if isinstance(value, Mapping):
+        if wrong := [key for key in value if not isinstance(key, str) or key == TENSOR]:
+            raise TypeError(f"`{path}` has the key {wrong[0]!r}, and keys must be strings, other than {TENSOR!r}")
         return {key: _without_tensors(inner, f"{path}/{key}".lstrip("/"), tensors) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_without_tensors(inner, f"{path}/{place}", tensors) for place, inner in enumerate(value)]

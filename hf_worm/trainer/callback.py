@@ -65,8 +65,9 @@ class WormCallback(TrainerCallback):
         self.search: TicketSearch | None = None
         self.ticket: Ticket | None = None
         self.progress = Progress()
-        self.search_steps = 0  # optimizer steps after which the search ends, converged or not
+        self.search_steps = self.search_epochs = 0  # after so many, the search ends, converged or not
         self._running = False
+        self._summarized = False  # the Trainer has logged what the training took, which comes to its end
         self._over = False  # the search has ended, and its ticket is to be drawn
         self._epoch_ended = False  # `on_epoch_end` has come, and the next epoch has not begun
         self._handle: Attached | Held | None = None  # of the hooks on the optimizer's step
@@ -79,7 +80,7 @@ class WormCallback(TrainerCallback):
     ) -> None:
         """Begin the search, or go on where the checkpoint was saved that the Trainer resumes from."""
         self._begin(args, state, kwargs["model"])
-        self._running, self._over, self._epoch_ended = True, False, False
+        self._running, self._summarized, self._over, self._epoch_ended = True, False, False, False
         self.progress.enter(self.progress.phase)
         optimizer = kwargs["optimizer"]
         refuse_optimizer(self.owner, unwrapped(optimizer), self._search.scales_gradients)
@@ -134,7 +135,11 @@ class WormCallback(TrainerCallback):
         self._end_search(state, control)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """End the search where another callback has asked for it."""
+        """End the search where another callback has asked for it; note the summary of a training."""
+        if "train_loss" in kwargs["logs"]:
+            self._summarized = True
+            if self.searching:  # the newest mask is drawn from the weights that it was taken of
+                state.best_model_checkpoint = None
         self._end_search(state, control)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -146,7 +151,7 @@ class WormCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Draw the newest mask, unless that has happened, and save the ticket in `output_dir`."""
-        if not self._ended(state, control):
+        if not self._summarized:  # of a trial that is pruned the end is told, and it has none
             self._release()
             return
         if self.searching:
@@ -198,7 +203,7 @@ class WormCallback(TrainerCallback):
     def _begin(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
         refuse_distribution(self.owner, PartialState().distributed_type, args)
         self.restore(model, load_run(self._resumed_from(args, state)) if state.global_step else None)
-        self.search_steps = state.max_steps
+        self.search_steps, self.search_epochs = state.max_steps, state.num_train_epochs
 
     def _resumed_from(self, args: TrainingArguments, state: TrainerState) -> Path:
         """Find the checkpoint that the Trainer has resumed from, which it does not tell callbacks."""
@@ -250,7 +255,7 @@ class WormCallback(TrainerCallback):
         """End the search where it has converged, has taken its steps, or was asked to stop."""
         if not self.searching or self._over:
             return
-        planned = state.global_step >= self.search_steps
+        planned = self._taken(state)
         stopped = control.should_training_stop or self.progress.stopped
         if not (self._search.converged or planned or stopped):
             return
@@ -262,6 +267,11 @@ class WormCallback(TrainerCallback):
         self.progress.stopped = stopped and not planned and not self._search.converged
         self._over = True
         control.should_training_stop = not self._goes_on(state)
+
+    def _taken(self, state: TrainerState) -> bool:
+        """True if the search has taken all its steps, or its epochs, which may end early."""
+        epochs_over = self._epoch_ended and math.ceil(state.epoch or 0.0) >= self.search_epochs
+        return epochs_over or state.global_step >= self.search_steps
 
     def _goes_on(self, state: TrainerState) -> bool:
         """True if training goes on after the search; another callback that ends it ends all of it."""
@@ -298,10 +308,6 @@ class WormCallback(TrainerCallback):
     def _hold(self, model: nn.Module, optimizer: Any) -> None:
         assert self.ticket is not None
         self._handle = self.ticket.hold(model, optimizer)
-
-    def _ended(self, state: TrainerState, control: TrainerControl) -> bool:
-        """True if training has come to its end; that of a pruned trial has not."""
-        return control.should_training_stop or self._over or state.global_step >= state.max_steps
 
     def _finish(self, state: TrainerState, model: nn.Module) -> None:
         self._release()

@@ -72,7 +72,16 @@ class Phases(WormCallback):
         return self.config.retrain_schedule == "restart"
 
     def adopt(self, search: TicketSearch) -> None:
-        """Search from now on as a search does that the user has made: of its class, with its parts."""
+        """Search from now on as a search does that the user has made: of its class, with its parts.
+
+        Raises:
+            ValueError: Its settings are not the trainer's.
+        """
+        if search.config != self.config:
+            raise ValueError(
+                f"The search has other settings than the trainer: {search.config}, and not {self.config}. Make it with "
+                "`trainer.worm_config`."
+            )
         self.search, self._kind = search, type(search)
         self.parts = {name: getattr(search, name) for name in self.parts}
 
@@ -105,17 +114,18 @@ class Phases(WormCallback):
         self.checkpoint, self.saved, self.active = checkpoint, saved, True
         self._with_ticket = self.ticket is not None
 
-    def plan(self, steps_per_epoch: int, planned: int) -> tuple[int, int | None]:
+    def plan(self, epochs: int, steps_per_epoch: int, planned: int) -> tuple[int, int | None]:
         """Put the run where it begins, or where it was saved, and plan its optimizer steps.
 
         Args:
+            epochs (`int`): Epochs of a training by the trainer's arguments alone, begun ones too.
             steps_per_epoch (`int`): Optimizer steps in an epoch.
-            planned (`int`): Steps of a training by the trainer's arguments alone.
+            planned (`int`): Steps of such a training.
 
         Returns:
             `tuple[int, int | None]`: Steps of the whole run, and those that are done where none is left; else `None`.
         """
-        self._steps_of_an_epoch, self.search_steps = steps_per_epoch, planned
+        self._steps_of_an_epoch, self.search_steps, self.search_epochs = steps_per_epoch, planned, epochs
         if self.saved is not None or not self._with_ticket:  # or, after an attempt with larger batches, anew
             self._put_in_place()
         if self.ticket is None and self._search.schedule.needs_epochs:
@@ -145,7 +155,8 @@ class Phases(WormCallback):
             self._search.observe(state.global_step)
             self.progress.observed_step, self._untold = state.global_step, True
         planned = state.global_step >= self.search_steps
-        self.progress.stopped = self.progress.stopped and not planned
+        stopped = self.progress.stopped or (was_stopped(state) and state.global_step < state.max_steps)
+        self.progress.stopped = stopped and not planned
         over = self._search.converged or planned or self.progress.stopped
         return over and not (self._retrains and (self.restarts or state.global_step < total))
 
@@ -209,7 +220,7 @@ class Phases(WormCallback):
     def _end_training(self, state: TrainerState, control: TrainerControl) -> None:
         if not self._running:
             return
-        ended, searched = self._ended(state, control), self.searching
+        ended, searched = self._summarized, self.searching
         self._stop()
         if not ended:
             return
@@ -228,6 +239,7 @@ class Phases(WormCallback):
         """End the training, however it ended."""
         self._stop()
         self.checkpoint, self.saved, self.active = None, None, False
+        self.log_before, self.to_seed = [], False
 
     def _stop(self) -> None:
         """Take all hooks off, and have weights be those that are the training's result."""

@@ -289,6 +289,8 @@ class WormTrainerMixin(_Trainer):
             warn_of_warmup(self, self._config.retrain_epochs)  # or it was told before that
         if goes_on and self.state.global_step >= self.state.max_steps:
             raise ValueError(none_left(self.progress, self._config))
+        if self.progress.phase == "retrain" and self.state.global_step > self.progress.begun_step:  # interrupted
+            self.progress.finish(self.state.global_step, self.state.epoch or 0.0)
         phases.to_seed = not goes_on
         # The first training's summary is not that of the run.
         phases.log_before = [entry for entry in self.state.log_history if "train_loss" not in entry]
@@ -351,8 +353,8 @@ class WormTrainerMixin(_Trainer):
         if self._phases is None or not self._phases.active:
             return values
         epochs, steps_per_epoch, *others, planned = values
-        total, done = self._phases.plan(steps_per_epoch, planned)
-        others[1] = cast(int, others[1]) * total // planned  # samples
+        total, done = self._phases.plan(epochs, steps_per_epoch, planned)
+        others[1] = cast(int, others[1]) * total // max(planned, 1)  # samples
         self._phases.names.planned = total
         if done is not None:
             epochs = done // steps_per_epoch
@@ -437,8 +439,6 @@ class WormTrainerMixin(_Trainer):
 
     def _load_best_model(self) -> None:
         phases, best = self._phases, str(self.state.best_model_checkpoint)
-        if phases is not None and phases.searching:
-            return  # the ticket is found on the weights at convergence, and drawn from them
         if phases is not None:
             phases.put_weights_in_place()  # now, or they would be put in place of the best
         if phases is None or not load_renamed(self.trained_model, best):
