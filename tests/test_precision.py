@@ -199,11 +199,11 @@ def test_a_step_that_overflows_changes_nothing(
     steps = Steps(trainer)
     trainer.add_callback(steps)
     trainer.train()
-    assert steps.skipped[0] and not steps.skipped[-1], "both kinds of step were there"
-    for skipped, earlier, later in zip(steps.skipped, [before, *steps.weights], steps.weights, strict=False):
+    assert steps.skipped[0] and not all(steps.skipped), "both kinds of step were there"
+    for step, skipped in enumerate(steps.skipped):
+        earlier, later = [before, *steps.weights][step], steps.weights[step]
         same = all(torch.equal(earlier[name].to(later[name]), later[name]) for name in QUERY_AND_KEY)
-        drawn = later is steps.weights[6]  # the first after the draw
-        assert same == skipped or drawn
+        assert same == skipped or step == trainer.progress.steps["search"], "the first after the draw has other zeros"
     assert all(int((bert.get_parameter(name) == 0).sum()) == 128 for name in QUERY_AND_KEY)
 
 

@@ -138,8 +138,6 @@ class WormCallback(TrainerCallback):
         """End the search where another callback has asked for it; note the summary of a training."""
         if "train_loss" in kwargs["logs"]:
             self._summarized = True
-            if self.searching:  # the newest mask is drawn from the weights that it was taken of
-                state.best_model_checkpoint = None
         self._end_search(state, control)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -267,6 +265,8 @@ class WormCallback(TrainerCallback):
         self.progress.stopped = stopped and not planned and not self._search.converged
         self._over = True
         control.should_training_stop = not self._goes_on(state)
+        if control.should_training_stop:  # the newest mask is drawn from the weights that it was taken of
+            forget_best(state)
 
     def _taken(self, state: TrainerState) -> bool:
         """True if the search has taken all its steps, or its epochs, which may end early."""
@@ -303,7 +303,7 @@ class WormCallback(TrainerCallback):
 
     def _begin_retraining(self, state: TrainerState) -> None:
         self.progress.enter("retrain")
-        state.best_metric = state.best_model_checkpoint = state.best_global_step = None  # of unpruned models
+        forget_best(state)  # of unpruned models
 
     def _hold(self, model: nn.Module, optimizer: Any) -> None:
         assert self.ticket is not None
@@ -334,6 +334,11 @@ class WormCallback(TrainerCallback):
         if self.search is None:
             raise RuntimeError("There is no search yet: it begins with the training.")
         return self.search
+
+
+def forget_best(state: TrainerState) -> None:
+    """Have a Trainer find the best of its models anew."""
+    state.best_metric = state.best_model_checkpoint = state.best_global_step = None
 
 
 def put_weights_in_place(optimizer: Any) -> None:

@@ -118,7 +118,7 @@ def leave(trainer: Trainer, folder: str, optimizer: bool) -> None:
     trainer._save_rng_state(folder)
     state = copy.copy(trainer.state)
     state.log_history = []  # it may hold values that JSON does not know, and is put back when the next training begins
-    state.best_metric = state.best_model_checkpoint = state.best_global_step = None  # of another model
+    state.best_metric = state.best_model_checkpoint = state.best_global_step = None  # of unpruned models
     parts: Any = [
         part for part in (*trainer.callback_handler.callbacks, trainer.control) if isinstance(part, ExportableState)
     ]

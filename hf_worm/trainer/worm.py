@@ -439,6 +439,8 @@ class WormTrainerMixin(_Trainer):
 
     def _load_best_model(self) -> None:
         phases, best = self._phases, str(self.state.best_model_checkpoint)
+        if phases is not None and phases.searching:
+            return  # the ticket is found on the weights at convergence, and drawn from them
         if phases is not None:
             phases.put_weights_in_place()  # now, or they would be put in place of the best
         if phases is None or not load_renamed(self.trained_model, best):
