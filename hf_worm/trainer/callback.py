@@ -307,6 +307,7 @@ class WormCallback(TrainerCallback):
 
     def _hold(self, model: nn.Module, optimizer: Any) -> None:
         assert self.ticket is not None
+        self._release()
         self._handle = self.ticket.hold(model, optimizer)
 
     def _finish(self, state: TrainerState, model: nn.Module) -> None:

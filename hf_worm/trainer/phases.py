@@ -301,6 +301,7 @@ class Phases(WormCallback):
     def _hold(self, model: nn.Module, optimizer: Any) -> None:
         ticket = self.trainer.cut.rest or self.ticket
         assert ticket is not None
+        self._release()
         self._handle = ticket.hold(model, cast(Any, self.trainer.optimizer))  # maybe another than before the draw
 
     def _finish(self, state: TrainerState, model: nn.Module) -> None:
