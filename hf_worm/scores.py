@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from hf_worm.config import WormConfig
+from hf_worm.core.compat import multiply_, norms
 from hf_worm.core.masks import NotFiniteError
 from hf_worm.core.sharding import full, is_sharded, local, on_every_process, shard_like, sharded_as
 from hf_worm.units import RepresentativeLayer, View
@@ -191,8 +192,8 @@ def all_finite(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
     gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
     dense = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
     wide = [gradient.float() if gradient.dtype == torch.float16 else gradient for gradient in dense]
-    norms = torch._foreach_norm([gradient for gradient in wide if gradient.numel()])  # the fastest that shows NaN
-    finite = torch.stack([norm.to(parameters[0].device, torch.float32) for norm in norms]).isfinite().all()
+    sizes = norms([gradient for gradient in wide if gradient.numel()])  # the fastest that shows NaN
+    finite = torch.stack([norm.to(parameters[0].device, torch.float32) for norm in sizes]).isfinite().all()
     sharded = [parameter for parameter in parameters if is_sharded(parameter)]
     return on_every_process(finite, sharded[0]) if sharded else finite
 
@@ -239,9 +240,9 @@ def accumulate(
     if loss_scale is None or not gradients:
         score.accumulate(layers)
         return
-    torch._foreach_mul_(gradients, 1 / loss_scale)
+    multiply_(gradients, 1 / loss_scale)
     score.accumulate(layers)
-    torch._foreach_mul_(gradients, loss_scale)
+    multiply_(gradients, loss_scale)
 
 
 def score_of(config: WormConfig) -> Score:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .compat import call_step_hooks, has_step_hooks, multiply_
+
 FADED = 0.01
 
 
@@ -41,7 +43,7 @@ def scale_tensor(mask: torch.Tensor, truncation: float, like: torch.Tensor) -> t
 
 def scale_gradients(gradients: Sequence[torch.Tensor], scales: Sequence[torch.Tensor]) -> None:
     """Multiply each gradient by its scale, in place, all in one fused operation without synchronisation."""
-    torch._foreach_mul_(list(gradients), list(scales))
+    multiply_(gradients, scales)
 
 
 def fade_factor(steps: float) -> float:
@@ -64,7 +66,7 @@ def fading(truncation: float, factor: float) -> tuple[float, float]:
 
 def unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """The optimizer itself, whose step can be hooked, out of a wrapper such as Accelerate's, whose step can't."""
-    while not hasattr(optimizer, "_optimizer_step_pre_hooks") and hasattr(optimizer, "optimizer"):
+    while not has_step_hooks(optimizer) and hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     return optimizer
 
@@ -76,12 +78,12 @@ def hooked(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         TypeError: It has no hooks, nor an optimizer within it that has.
     """
     optimizer = unwrapped(optimizer)
-    if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+    if not has_step_hooks(optimizer):
         raise TypeError(
             f"`{type(optimizer).__name__}` is no `torch.optim.Optimizer`, and its step has no hooks. Pass the one "
             "that it wraps, if that takes the steps, or derive it from `torch.optim.Optimizer`."
         )
-    optimizer._patch_step_function()  # of a wrapper that leaves `Optimizer.__init__` out, no step would call a hook
+    call_step_hooks(optimizer)
     return optimizer
 
 

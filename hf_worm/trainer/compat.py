@@ -77,6 +77,17 @@ def describe_bar(trainer: Trainer, phase: str, steps: int) -> None:
             callback.training_bar.set_description(phase)
 
 
+def first_batch(trainer: Trainer) -> dict[str, Any]:
+    """Return the first batch of the training set, on the device."""
+    batch: dict[str, Any] = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    return batch
+
+
+def note_trial(trainer: Trainer, trial: Any) -> None:
+    """Note the trial of a hyperparameter search, or that there is none, ahead of the parent."""
+    trainer._trial = trial
+
+
 def run_folder(trainer: Trainer) -> str:
     """Return the folder of the run: `output_dir`, or a trial's own within it."""
     folder: str = trainer._get_output_dir(getattr(trainer, "_trial", None))

@@ -93,7 +93,7 @@ def rows(trainer: "WormTrainerMixin") -> Batch:
     encoder and a decoder, which make the decoder's input of them).
     """
     with same_random_numbers(trainer):
-        batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+        batch = compat.first_batch(trainer)
     model = cast(PreTrainedModel, trainer.trained_model)  # another is refused
     taken = inspect.signature(model.forward).parameters
     left_out = [

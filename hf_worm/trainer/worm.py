@@ -249,7 +249,8 @@ class WormTrainerMixin(_Trainer):
     def _train(self, checkpoint: str | None, saved: Saved | None, options: dict[str, Any]) -> TrainOutput:
         """Run one training of the parent's, from its beginning or from a checkpoint."""
         phases = self._running
-        self._trial, self.ignored_keys = options.get("trial"), options.get("ignore_keys_for_eval")
+        self.ignored_keys = options.get("ignore_keys_for_eval")
+        compat.note_trial(self, options.get("trial"))
         phases.begin(checkpoint, saved)
         seed = (phases if saved is None else saved).progress.seed
         if checkpoint is not None and seed is not None:

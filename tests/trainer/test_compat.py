@@ -295,8 +295,15 @@ def test_a_trial_has_a_folder_of_its_own(bert: BertForSequenceClassification, tm
     trainer = Trainer(model=bert, args=arguments(tmp_path))
     assert compat.run_folder(trainer) == str(tmp_path)
     trainer.hp_search_backend, trainer.hp_name = HPSearchBackend.OPTUNA, None
-    trainer._trial = SimpleNamespace(number=3)
+    compat.note_trial(trainer, SimpleNamespace(number=3))
     assert compat.run_folder(trainer) == str(tmp_path / "run-3")
+
+
+def test_a_batch_is_what_a_model_takes(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = Trainer(model=bert, args=arguments(tmp_path), train_dataset=examples())
+    batch = compat.first_batch(trainer)
+    assert batch["input_ids"].shape == (8, 12) and batch["input_ids"].device == bert.device
+    assert bert(**batch).loss.ndim == 0
 
 
 def test_the_scale_of_the_loss_is_the_scalers() -> None:
