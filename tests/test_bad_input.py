@@ -373,6 +373,8 @@ def small() -> nn.Module:
     ("progress of another version", state(progress={"more": 1}), "unexpected keyword argument 'more'"),
     ("a phase that there is not", state(progress={"phase": "prune"}), "is damaged"),
     ("steps that are a number", state(progress={"steps": 5}), "is damaged"),
+    ("seconds without end", state(progress={"seconds": {"search": 10**400}}), "seconds must be finite numbers"),
+    ("an epoch of text", state(progress={"begun_epoch": "3"}), "seconds must be finite numbers"),
     ("progress of brackets", state(progress="[" * 100_000), "`worm_state.safetensors` is damaged"),
     ("a search that is a list", state(search=[]), "`worm_state.safetensors` is damaged"),
     ("a search of brackets", state(search="[" * 100_000), "`worm_state.safetensors` is damaged"),

@@ -1,5 +1,6 @@
 """How far a run has come through search, draw and retraining, and what it has measured on the way."""
 
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,6 +55,9 @@ class Progress:
             kind = kinds.get(name, (int, float))
             if not isinstance(values, dict) or not all(isinstance(value, kind) for value in values.values()):
                 raise ValueError(f"`{name}` must hold a value for each phase or stage, got {values!r}.")
+        for value in (self.begun_epoch, *self.epochs.values(), *self.seconds.values()):
+            if not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:  # nor is NaN
+                raise ValueError(f"Epochs and seconds must be finite numbers, got {value!r}.")
         self._since = time.perf_counter()
 
     def enter(self, phase: str) -> None:
