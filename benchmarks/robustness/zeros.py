@@ -36,6 +36,7 @@ from transformers.training_args import OptimizerNames
 from transformers.utils.logging import disable_progress_bar
 
 from hf_worm import WormConfig, WormTrainer
+from hf_worm.core.truncation import unwrapped
 
 # What an optimizer's name begins with or contains, and the distribution on PyPI that it comes in.
 PACKAGES = {
@@ -82,8 +83,9 @@ class Watch(TrainerCallback):
     def before_forward(self, model: nn.Module, inputs: Any) -> None:
         self.look("forward passes", dict(model.named_parameters()))
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
-        self.drawn = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+        if self.trainer.ticket is not None and not self.drawn:
+            self.drawn = {name: weight.detach().clone() for name, weight in model.named_parameters()}
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
         self.look("steps", dict(model.named_parameters()))
@@ -175,8 +177,8 @@ def retrain(name: str, steps: int) -> dict[str, Any]:
 
 def states(trainer: WormTrainer, model: nn.Module) -> list[Any]:
     """What the optimizer keeps of a watched weight, number of steps aside."""
-    optimizer = trainer._torch_optimizer
-    assert optimizer is not None
+    assert trainer.optimizer is not None
+    optimizer = unwrapped(trainer.optimizer)
     parameter = model.get_parameter("bert.encoder.layer.0.attention.self.query.weight")
     kept = optimizer.state[parameter].values()
     return [value for value in kept if isinstance(value, torch.Tensor) and value.numel() > 1]
