@@ -1,5 +1,6 @@
 """Scores rank units: by their magnitude, or by how much the loss depends on their output."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any, Protocol, runtime_checkable
@@ -64,7 +65,7 @@ class Magnitude:
         """Nothing."""
 
 
-class GateGradient:
+class GateGradient(ABC):
     """Base of the scores that average a function of the gate gradient a over optimizer steps.
 
     The gate gradient is the loss's derivative by a factor on all that a unit puts out, at 1: Σ w·∂w over the column of
