@@ -1,6 +1,6 @@
 """Scores rank units: by their magnitude, or by how much the loss depends on their output."""
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any, Protocol, runtime_checkable
