@@ -1,6 +1,6 @@
 """Scores rank units: by their magnitude, or by how much the loss depends on their output."""
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any, Protocol, runtime_checkable
@@ -90,9 +90,9 @@ class GateGradient(ABC):
         self._totals: dict[str, torch.Tensor] = {}  # sharded as the weights are
         self._loaded: dict[str, torch.Tensor] = {}  # whole, on the CPU, until its layer is seen
 
+    @abstractmethod
     def entry(self, gates: torch.Tensor) -> torch.Tensor:
         """Return the values that are averaged, of gate gradients; may work in place."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def accumulate(self, layers: Sequence[RepresentativeLayer]) -> None:
