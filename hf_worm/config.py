@@ -86,6 +86,12 @@ class WormConfig:
             `stopping_point` and `margin` have nothing to decide.
         ramp_epochs (`float`, *optional*, defaults to 1.0):
             Epochs in which the ratio rises, above 0; only with `schedule="cubic"`.
+        speedup (`float`, *optional*):
+            How many times faster the smaller model is to be, above 1; only with `layers` of `heads` and `neurons`. So
+            many go that its multiply-adds, and then its measured time, are as many times fewer; `prune_ratio` has
+            nothing to decide. With `scope="global"` those that stay have the largest sum of scores over all layers and
+            both kinds (Kwon et al., 2022), which asks for `score="fisher"` or `"taylor"`; with `scope="layer"` each
+            layer loses the same share.
 
     Raises:
         ValueError: A setting is outside its range, or contradicts another.
@@ -164,6 +170,10 @@ class WormConfig:
     ramp_epochs: float = field(
         default=1.0, metadata={"help": "Epochs in which the ratio rises to prune_ratio (schedule=cubic)."}
     )
+    speedup: float | None = field(
+        default=None,
+        metadata={"help": "Prune heads and neurons until the smaller model is so many times faster; above 1."},
+    )
 
     def __post_init__(self) -> None:
         for setting in fields(self):  # numbers of NumPy, such as those of a sweep, are Python's from here on
@@ -208,6 +218,8 @@ class WormConfig:
             raise ValueError(f"`scope` must be one of {SCOPES}, or n of m such as '2:4', got {self.scope!r}.")
         if self.score_decay is not None and not (is_number(self.score_decay) and 0 <= self.score_decay < 1):
             raise ValueError(f"`score_decay` must be in [0, 1), or not given, got {self.score_decay!r}.")
+        if self.speedup is not None and not (is_number(self.speedup) and self.speedup > 1):
+            raise ValueError(f"`speedup` must be a number above 1, or not given, got {self.speedup!r}.")
         if self.sample_strategy == "epoch" and self.sample_steps is not None:
             raise ValueError(f"`sample_steps={self.sample_steps!r}` needs `sample_strategy='steps'`, got 'epoch'.")
         if self.sample_strategy == "steps" and (self.sample_steps is None or not is_count(self.sample_steps, 1)):
@@ -236,6 +248,11 @@ class WormConfig:
             )
         if pattern := n_of_m(self.scope):
             self._refuse_with_pattern(1 - pattern[0] / pattern[1])
+        if self.speedup is not None and own is not None:
+            raise ValueError(
+                f"`{own}` in `layers` has a ratio of its own, and `speedup={self.speedup:g}` finds the ratios. Leave "
+                "one of them out."
+            )
         if self.score == "magnitude" and self.score_decay is not None:
             raise ValueError(
                 f"`score_decay={self.score_decay:g}` averages gate gradients, and `score='magnitude'` has none. Use "
@@ -273,11 +290,21 @@ class WormConfig:
                 f"`scope={self.scope!r}` has one ratio from the first mask on, and with `schedule='cubic'` it rises. "
                 "Use `schedule='early_bird'`, or `scope='layer'`."
             )
+        if self.speedup is not None:
+            raise ValueError(
+                f"`scope={self.scope!r}` prunes single weights, and `speedup={self.speedup:g}` asks for fewer neurons "
+                "and heads. Use `scope='layer'` or `'global'`."
+            )
         if self.compact:
             raise ValueError(
                 f"`scope={self.scope!r}` prunes single weights, and `compact=True` cuts whole neurons, heads or "
                 "channels out. Set `compact=False`, or use `scope='layer'` with such `layers`."
             )
+
+    @property
+    def ratio(self) -> float:
+        """Share that goes: p of the units or, with a `speedup`, of the model's multiply-adds."""
+        return self.prune_ratio if self.speedup is None else 1 - 1 / self.speedup
 
     @property
     def truncates(self) -> bool:

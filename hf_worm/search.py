@@ -17,7 +17,7 @@ from hf_worm.parts import parts_of
 from hf_worm.schedule import Schedule
 from hf_worm.schedule import sampling_advice as sampling_advice
 from hf_worm.scores import Score, accumulate
-from hf_worm.select import Selection, require_present, take_masks
+from hf_worm.select import Selection, require_present, selection_of, take_masks
 from hf_worm.state import Found
 from hf_worm.ticket import Ticket
 from hf_worm.treatment import FADE_BOUND as FADE_BOUND
@@ -83,8 +83,8 @@ class TicketSearch:
         self.config = config
         self.layers: list[RepresentativeLayer] = representative_layers(model, config.layers)
         require_trainable(self.layers)
-        self.select.require(self.layers)
-        for doubt in doubts(self.layers, config.prune_ratio, config.scope):
+        self.select.require(self.layers, model)
+        for doubt in doubts(self.layers, config.ratio, config.scope):
             warnings.warn(doubt, stacklevel=2)
         self._found = Found(config, self._parts.names, self.layers)
         self._renewed = False  # the treatment goes by the newest mask
@@ -262,21 +262,31 @@ class TicketSearch:
             )
         return Ticket(masks, self.config, list(self.history), self.converged, self._parts.names)
 
-    def tickets(self, ratios: Sequence[float]) -> list[Ticket]:
-        """The tickets of several prune ratios by the scores as they are now; nothing is drawn.
+    def tickets(self, ratios: Sequence[float] = (), *, speedups: Sequence[float] = ()) -> list[Ticket]:
+        """The tickets of several prune ratios or speeds by the scores as they are now; nothing is drawn.
 
         Args:
             ratios (`Sequence[float]`): In [0, 1); an entry of `layers` with a ratio of its own keeps that.
+            speedups (`Sequence[float]`): Above 1, as in `WormConfig`: of neurons and heads alone.
 
         Returns:
-            `list[Ticket]`: With `converged=False`: their masks were not watched.
+            `list[Ticket]`: First those of the ratios. With `converged=False`: their masks were not watched.
+
+        Raises:
+            ValueError: A ratio or a speed is out of range, or can't be had.
         """
-        made = []
-        for ratio in ratios:
-            config = replace(self.config, prune_ratio=ratio)
-            masks = self._found.unpacked(self._take_masks([layer.ratio(config.prune_ratio) for layer in self.layers]))
-            made.append(Ticket(masks, config, list(self.history), parts=self._parts.names))
-        return made
+        wanted = [replace(self.config, speedup=None, prune_ratio=ratio) for ratio in ratios]
+        return [self._ticket(config) for config in (*wanted, *(replace(self.config, speedup=one) for one in speedups))]
+
+    def _ticket(self, config: WormConfig) -> Ticket:
+        """The ticket of other settings by the scores as they are now."""
+        model, select = self._require_layers(), self.select
+        if (config.speedup is None) != (self.config.speedup is None):
+            select = selection_of(config)
+            select.require(self.layers, model)
+        packed = take_masks(select, self.score, self.layers, [layer.ratio(config.ratio) for layer in self.layers])
+        names = {**self._parts.names, "select": select.name}
+        return Ticket(self._found.unpacked(packed), config, list(self.history), parts=names)
 
     def close(self) -> None:
         """Let go of the model, its tensors and the optimizer; what was found can still be read and saved."""
@@ -307,7 +317,7 @@ class TicketSearch:
         model = self._require_open()
         put = self._found.read(
             state,
-            lambda entries: [layer.ratio(self.config.prune_ratio) for layer in representative_layers(model, entries)],
+            lambda entries: [layer.ratio(self.config.ratio) for layer in representative_layers(model, entries)],
         )
         self.score.load_state_dict(state.get("score", {}))  # raises before anything is replaced
         self.treatment.load_state_dict(state.get("treatment", {}))

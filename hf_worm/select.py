@@ -1,17 +1,20 @@
-"""Selections turn scores into masks: per layer, over all layers, or n of each m neighbours."""
+"""Selections turn scores into masks: per layer, over all layers, n of each m neighbours, or to a speed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from hf_worm.config import WormConfig, n_of_m
+from hf_worm.core.budget import fill, in_each, largest, over_all
 from hf_worm.core.masks import NotFiniteError, keep_masks, keep_masks_over_all, keep_n_of_m, last_of_largest, pack
 from hf_worm.core.sharding import full, is_sharded
 from hf_worm.core.window import Packed
 from hf_worm.scores import Score
 from hf_worm.units import RepresentativeLayer
+from hf_worm.units.costs import multiply_adds, multiply_adds_of_unit
 from hf_worm.units.names import first_names
 
 Scores = Callable[[RepresentativeLayer], torch.Tensor]
@@ -27,8 +30,13 @@ class Selection(Protocol):
 
     name: str
 
-    def require(self, layers: Sequence[RepresentativeLayer]) -> None:
-        """Raise a `ValueError` if no mask of these layers can be made; called once, as the search is made."""
+    def require(self, layers: Sequence[RepresentativeLayer], model: nn.Module) -> None:
+        """Raise a `ValueError` if no mask of these layers can be made; called once, as the search is made.
+
+        Args:
+            layers (`Sequence[RepresentativeLayer]`): The layers.
+            model (`nn.Module`): The model that has them.
+        """
         return
 
     def masks(
@@ -85,7 +93,7 @@ class NOfM(Selection):
         self.n, self.m = n, m
         self.name = f"{n}:{m}"
 
-    def require(self, layers: Sequence[RepresentativeLayer]) -> None:
+    def require(self, layers: Sequence[RepresentativeLayer], model: nn.Module) -> None:
         """Raise a `ValueError` where a layer has no rows of weights in groups of m."""
         for layer in layers:
             if layer.granularity != "weight" or len(layer.shape) != 2 or layer.shape[-1] % self.m:
@@ -101,8 +109,66 @@ class NOfM(Selection):
         return (keep_n_of_m(scores(layer), self.n, self.m) for layer in layers)
 
 
+class Speedup(Selection):
+    """The neurons and heads that stay have the largest sum of scores for a share of the model's multiply-adds.
+
+    For each number of heads the rest of the multiply-adds goes to neurons (Kwon et al., arXiv:2204.09656). They are
+    counted by the weights of projections; see [`~hf_worm.units.costs.multiply_adds`]. The ratio is the share of the
+    model's multiply-adds that goes: 1 - 1 / speedup.
+
+    Args:
+        scope (`str`): `"global"`: over all layers together; `"layer"`: the same share of the units in each layer.
+    """
+
+    name = "speedup"
+
+    def __init__(self, scope: str) -> None:
+        self._steps = over_all if scope == "global" else in_each
+        self._total = 0  # multiply-adds for each token
+
+    def require(self, layers: Sequence[RepresentativeLayer], model: nn.Module) -> None:
+        """Raise a `ValueError` where a layer has other units than neurons and heads."""
+        others = [layer for layer in layers if not layer.summed]
+        if others:
+            raise ValueError(
+                f"`speedup` counts whole neurons and heads, and `{others[0].name}` has {others[0].granularity}s: "
+                "`layers=['heads', 'neurons']`."
+            )
+        self._total = multiply_adds(model)
+
+    def masks(
+        self, layers: Sequence[RepresentativeLayer], scores: Scores, ratios: Sequence[float]
+    ) -> list[torch.Tensor]:
+        """Make the masks.
+
+        Raises:
+            ValueError: So many multiply-adds can't go while each layer keeps a unit.
+        """
+        values = [scores(layer).detach().to("cpu", torch.float64) for layer in layers]
+        if not all(value.isfinite().all() for value in values):
+            raise NotFiniteError("NaN or infinite scores rank nothing.")
+        costs = [multiply_adds_of_unit(layer) for layer in layers]
+        kinds: dict[str, list[int]] = {}
+        for place, layer in enumerate(layers):
+            kinds.setdefault(layer.granularity, []).append(place)
+        places = list(kinds.values())
+        steps = [self._steps([values[place] for place in own], [costs[place] for place in own]) for own in places]
+        rest = self._total - sum(cost * len(value) for cost, value in zip(costs, values, strict=True))
+        found = fill(steps, self._total * (1 - ratios[0]) - rest)
+        if found is None:
+            raise ValueError(
+                f"`speedup={1 / (1 - ratios[0]):g}` is more than can be had: with one unit left in each of the "
+                f"{len(layers)} layers, the multiply-adds are {self._total / (rest + sum(costs)):.3g} times fewer. "
+                f"Ask for less{', or prune `heads` as well as `neurons`' if len(kinds) == 1 else ''}."
+            )
+        counts = dict(zip(chain(*places), chain(*found), strict=True))
+        return [largest(value, counts[place]) for place, value in enumerate(values)]
+
+
 def selection_of(config: WormConfig) -> Selection:
     """Make the selection that the settings name."""
+    if config.speedup is not None:
+        return Speedup(config.scope)
     if pattern := n_of_m(config.scope):
         return NOfM(*pattern)
     return OverAll() if config.scope == "global" else PerLayer()

@@ -35,7 +35,7 @@ class Found:
     def __init__(self, config: WormConfig, parts: dict[str, str], layers: Sequence[RepresentativeLayer]) -> None:
         self.config, self.parts = config, parts
         self.shapes = {layer.name: layer.shape for layer in layers}
-        self.ratios = [layer.ratio(config.prune_ratio) for layer in layers]
+        self.ratios = [layer.ratio(config.ratio) for layer in layers]
         self.history: list[Observation] = []
         self.window = MaskWindow(config.window)
         self.start: Packed = {}
@@ -113,6 +113,7 @@ class Found:
     def _require_same(self, state: Mapping[str, Any], ratios_of: Callable[[Sequence[str]], list[float]]) -> None:
         """Raise a `ValueError` where the masks of a state do not compare with those of this search."""
         saved = {name: state["config"][name] for name in ("prune_ratio", "scope", "window")}
+        saved |= {"speedup": state["config"].get("speedup")}
         now = {name: getattr(self.config, name) for name in saved} | {name: self.parts[name] for name in COMPARED}
         named = state.get("parts", {"score": "magnitude", "select": saved["scope"], "schedule": "early_bird"})
         saved |= {name: named[name] for name in COMPARED}

@@ -33,6 +33,7 @@ OTHER: dict[str, Any] = {
     "score_decay": None,
     "schedule": "early_bird",  # the only one that "start" and "update" go with
     "ramp_epochs": 2.0,
+    "speedup": 2.5,
 }
 # What does not go with these.
 PARTS: dict[str, Any] = {
@@ -73,6 +74,7 @@ def test_defaults_are_the_papers_for_transformers() -> None:
         "score_decay": None,
         "schedule": "early_bird",
         "ramp_epochs": 1.0,
+        "speedup": None,
     }
 
 

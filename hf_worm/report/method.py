@@ -40,7 +40,8 @@ class Method:
     @property
     def selection(self) -> str:
         """The selection's name, such as "2:4"; empty for the paper's, by a ratio."""
-        name = self.parts.get("select") or str(self.settings.get("scope", "layer"))
+        by_settings = "speedup" if self.settings.get("speedup") else str(self.settings.get("scope", "layer"))
+        name = self.parts.get("select") or by_settings
         return "" if name in SELECTIONS else name
 
     @property
@@ -97,6 +98,9 @@ class Method:
         """Write p and the ratios of those entries of `layers` that have their own; a pattern stands for its ratio."""
         if ":" in self.selection:
             return [self.selection]
+        if self.selection == "speedup":
+            over = "over all layers" if self.settings["scope"] == "global" else "in each layer"
+            return [f"{self.settings['speedup']:g}× fewer multiply-adds {over}"]
         config = WormConfig(prune_ratio=self.settings["prune_ratio"], layers=self.settings["layers"])
         ratios = [f"{name} {ratio:g}" for name, ratio in config.prune_ratios.items()]
         return [*ratios, *([f"{self.selection} selection"] if self.selection else [])]
@@ -131,4 +135,6 @@ class Method:
         if self.searched and ":" in self.selection:
             kept, of = self.selection.split(":")
             told.append(f"Of each {of} neighbouring weights in a row {kept} are kept.")
+        if self.searched and self.selection == "speedup":
+            told.append("As many units go as it takes to be so fast; the paper's method prunes a given share.")
         return told

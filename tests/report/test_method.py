@@ -35,6 +35,8 @@ def test_defaults_are_not_named() -> None:
         ({"scope": "2:4"}, f"WORM (2:4, {NUMBERS})"),
         ({"truncation_target": "fade"}, f"WORM with fading (p 0.5, {NUMBERS}, faded in 1 epoch)"),
         ({"score": "fisher", "score_decay": 0.9}, f"WORM (Fisher score, decay 0.9, p 0.5, {NUMBERS})"),
+        ({"speedup": 2.0}, f"WORM (2× fewer multiply-adds in each layer, {NUMBERS})"),
+        ({"speedup": 1.5, "scope": "global"}, f"WORM (1.5× fewer multiply-adds over all layers, {NUMBERS})"),
         ({"schedule": "cubic"}, "Gradual pruning (p 0.5, cubic, in 1 epoch)"),
         ({"schedule": "cubic", "ramp_epochs": 2.5, "score": "taylor"}, CUBIC_BY_TAYLOR),
     ],
