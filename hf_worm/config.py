@@ -14,7 +14,10 @@ from hf_worm.files import find_file, read_json, replace_file
 
 CONFIG_NAME = "worm_config.json"
 SCOPES = ("layer", "global")
-NUMBERS = ("prune_ratio", "truncation", "stopping_point", "margin", "retrain_epochs", "fade_epochs", "ramp_epochs")
+NUMBERS = (
+    *("prune_ratio", "truncation", "stopping_point", "margin", "retrain_epochs", "fade_epochs", "ramp_epochs"),
+    *("distillation", "distillation_temperature"),
+)
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,12 @@ class WormConfig:
             nothing to decide. With `scope="global"` those that stay have the largest sum of scores over all layers and
             both kinds (Kwon et al., 2022), which asks for `score="fisher"` or `"taylor"`; with `scope="layer"` each
             layer loses the same share.
+        distillation (`float`, *optional*, defaults to 0.0):
+            α, in [0, 1]: the retraining's loss is (1 - α) times the task's and α times the distance to the outputs of
+            the run's own model before the draw, which is kept in `dense/` in the run's folder. 0: none.
+        distillation_temperature (`float`, *optional*, defaults to 2.0):
+            T, above 0: both models' logits are divided by it before they are compared, and the distance multiplied by
+            T². With `distillation` alone.
 
     Raises:
         ValueError: A setting is outside its range, or contradicts another.
@@ -174,6 +183,15 @@ class WormConfig:
         default=None,
         metadata={"help": "Prune heads and neurons until the smaller model is so many times faster; above 1."},
     )
+    distillation: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the retraining's loss that is the distance to the model before the draw, in [0, 1]."
+        },
+    )
+    distillation_temperature: float = field(
+        default=2.0, metadata={"help": "Temperature at which the outputs of both models are compared."}
+    )
 
     def __post_init__(self) -> None:
         for setting in fields(self):  # numbers of NumPy, such as those of a sweep, are Python's from here on
@@ -188,13 +206,13 @@ class WormConfig:
             raise ValueError(f"`compact` must be true or false, got {self.compact!r}.")
         if not 0 <= self.prune_ratio < 1:
             raise ValueError(f"`prune_ratio` must be in [0, 1), got {self.prune_ratio}.")
-        for name in ("truncation", "stopping_point"):
+        for name in ("truncation", "stopping_point", "distillation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
         for name in ("margin", "retrain_epochs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
-        for name in ("fade_epochs", "ramp_epochs"):
+        for name in ("fade_epochs", "ramp_epochs", "distillation_temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}.")
         if not is_count(self.window, 2):
@@ -245,6 +263,11 @@ class WormConfig:
             raise ValueError(
                 "`compact=True` and `retrain_schedule='continue'` contradict each other: the dense model's optimizer "
                 "can't go on with the smaller model's parameters. Set `retrain_schedule='restart'`."
+            )
+        if self.distillation and not self.retrain_epochs:
+            raise ValueError(
+                f"`distillation={self.distillation:g}` is a share of the retraining's loss, and `retrain_epochs=0` has "
+                "no retraining. Leave one of them out."
             )
         if pattern := n_of_m(self.scope):
             self._refuse_with_pattern(1 - pattern[0] / pattern[1])

@@ -34,6 +34,8 @@ OTHER: dict[str, Any] = {
     "schedule": "early_bird",  # the only one that "start" and "update" go with
     "ramp_epochs": 2.0,
     "speedup": 2.5,
+    "distillation": 0.25,
+    "distillation_temperature": 4.0,
 }
 # What does not go with these.
 PARTS: dict[str, Any] = {
@@ -75,6 +77,8 @@ def test_defaults_are_the_papers_for_transformers() -> None:
         "schedule": "early_bird",
         "ramp_epochs": 1.0,
         "speedup": None,
+        "distillation": 0.0,
+        "distillation_temperature": 2.0,
     }
 
 
@@ -115,14 +119,23 @@ def test_the_name_of_the_method(config: WormConfig, method: str, truncates: bool
 
 
 NAN, INF = float("nan"), float("inf")
-NUMBERS = ("prune_ratio", "truncation", "stopping_point", "margin", "retrain_epochs", "fade_epochs", "ramp_epochs")
+NUMBERS = (
+    *("prune_ratio", "truncation", "stopping_point", "margin", "retrain_epochs", "fade_epochs", "ramp_epochs"),
+    *("distillation", "distillation_temperature"),
+)
+ABOVE_ZERO = ("fade_epochs", "ramp_epochs", "distillation_temperature")
 WRONG = [
     *((name, value, "must be a finite number") for name in NUMBERS for value in (NAN, INF, -INF, "0.5", None, True)),
     *(("prune_ratio", value, "must be in [0, 1)") for value in (-0.1, 1, 1.0, 1.5)),
-    *((name, value, "must be in [0, 1]") for name in ("truncation", "stopping_point") for value in (-0.003, 1.001)),
+    *(
+        (name, value, "must be in [0, 1]")
+        for name in ("truncation", "stopping_point", "distillation")
+        for value in (-0.003, 2)
+    ),
     *((name, value, "must be at least 0") for name in ("margin", "retrain_epochs") for value in (-0.005, -1)),
     *(("compact", value, "must be true or false") for value in ("yes", 1, None)),
-    *((name, value, "must be above 0") for name in ("fade_epochs", "ramp_epochs") for value in (0, 0.0, -1.0)),
+    *((name, value, "must be above 0") for name in ABOVE_ZERO for value in (0, 0.0, -1.0)),
+    *(("speedup", value, "must be a number above 1") for value in (0.5, 1, NAN, INF, "2", True)),
     *(("score_decay", value, "must be in [0, 1)") for value in (-0.1, 1, 1.5, NAN, "0.9", True)),
     *(("scope", value, "must be one of") for value in ("4:2", "2:2", "0:4", "2:", "2:4:8", "02:4", "2 : 4")),
     *(("window", value, "must be a whole number of at least 2") for value in (1, 0, -3, 3.0, "3", None, True)),

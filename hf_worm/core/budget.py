@@ -1,4 +1,4 @@
-"""Fill a budget with units of several kinds, so that the sum of their scores is largest (Kwon et al., arXiv:2204.09656).
+"""Fill a budget with units of several kinds: the largest sum of scores wins (Kwon et al., arXiv:2204.09656).
 
 All units of one kind and layer cost the same. Of each layer the best unit always stays.
 """
