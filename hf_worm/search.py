@@ -232,8 +232,12 @@ class TicketSearch:
         self._hold()
         return self._attached
 
-    def draw(self) -> Ticket:
+    def draw(self, speedup: float | None = None) -> Ticket:
         """Set the weights that the newest mask prunes to exactly 0, in place, and return the ticket.
+
+        Args:
+            speedup (`float`, *optional*): Draw masks of another speed than the settings' instead, by the scores as they
+                are now.
 
         Warns where the masks have not converged, and where the ticket leaves a layer nothing: with `scope="global"`, a
         high ratio or very small layers.
@@ -249,6 +253,9 @@ class TicketSearch:
             missing = self.schedule.missing(self.history, [] if share is None else self.treatment.advice(share))
             warnings.warn(f"The masks had not converged when they were drawn: {missing}", stacklevel=2)
         reshard(model)
+        if speedup is not None:
+            config = replace(self.config, speedup=speedup)
+            self._found.replace_newest(self._take_masks([layer.ratio(config.ratio) for layer in self.layers]))
         masks = self._found.unpacked(self._found.newest)
         for layer in self.layers:
             layer.zero_(masks[layer.name])

@@ -47,6 +47,10 @@ class Found:
         """The newest masks; none before the first observation."""
         return self.window.masks[-1] if self.window.masks else {}
 
+    def replace_newest(self, packed: Packed) -> None:
+        """Have other masks in the place of the newest."""
+        self.window.masks[-1] = packed
+
     @property
     def sparsity(self) -> float:
         """Share of the units that the newest mask prunes, in [0, 1]; 0 before the first observation."""

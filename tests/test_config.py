@@ -34,6 +34,7 @@ OTHER: dict[str, Any] = {
     "schedule": "early_bird",  # the only one that "start" and "update" go with
     "ramp_epochs": 2.0,
     "speedup": 2.5,
+    "speedup_by": "time",
     "distillation": 0.25,
     "distillation_temperature": 4.0,
 }
@@ -77,6 +78,7 @@ def test_defaults_are_the_papers_for_transformers() -> None:
         "schedule": "early_bird",
         "ramp_epochs": 1.0,
         "speedup": None,
+        "speedup_by": "multiply_adds",
         "distillation": 0.0,
         "distillation_temperature": 2.0,
     }
@@ -142,7 +144,15 @@ WRONG = [
     *(("layers", value, "must be a list of strings") for value in ("query", None, 3, [1], ["query", None], {"query"})),
     *(
         (name, value, "must be one of")
-        for name in ("scope", "truncation_target", "truncate_from", "retrain_schedule", "score", "schedule")
+        for name in (
+            "scope",
+            "truncation_target",
+            "truncate_from",
+            "retrain_schedule",
+            "score",
+            "schedule",
+            "speedup_by",
+        )
         for value in ("model", "", None, [])
     ),
     *(("sample_strategy", value, "must be one of") for value in ("no", "Epoch", None)),

@@ -146,6 +146,18 @@ def test_tickets_of_several_speeds_and_ratios(model: BertForSequenceClassificati
         search.tickets(speedups=[0.5])
 
 
+def test_another_speed_may_be_drawn(model: BertForSequenceClassification) -> None:
+    search = searched(model, scope="global", score="fisher")
+    search.observe()
+    (wanted,) = search.tickets(speedups=[3.0])
+    ticket = search.draw(speedup=3.0)
+    assert ticket.config.speedup == 2.0  # what was asked for
+    assert all(torch.equal(mask, wanted.masks[name]) for name, mask in ticket.masks.items())
+    assert all(torch.equal(mask, wanted.masks[name]) for name, mask in search.masks.items())
+    for layer in search.layers:
+        assert not layer.weight[~ticket.masks[layer.name]].any()
+
+
 def test_a_search_without_a_speed_has_tickets_of_speeds(model: BertForSequenceClassification) -> None:
     plain = searched(model, speedup=None, prune_ratio=0.5, score="fisher", scope="global")
     asked = searched(model, score="fisher", scope="global")

@@ -41,7 +41,7 @@ def write_figures(records: Sequence[Record], folder: Path) -> list[str]:
         if not drawable:
             lines.append(f"no {name}: {' or '.join(reasons)}")
             continue
-        _write(draw(drawable), folder / name)
+        write_figure(draw(drawable), folder / name)
         without = "; ".join(f"{', '.join(labels)} ({reason})" for reason, labels in reasons.items())
         lines.append(f"{folder / name}{f', without {without}' if without else ''}")
     return lines
@@ -56,7 +56,7 @@ def _reasons(runs: Sequence[Shown], lacks: Callable[[Record], str]) -> dict[str,
     return reasons
 
 
-def _write(figure: Figure, path: Path) -> None:
+def write_figure(figure: Figure, path: Path) -> None:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI)
     path.unlink(missing_ok=True)  # or what a link leads to would be written over
