@@ -91,9 +91,9 @@ class WormConfig:
             Epochs in which the ratio rises, above 0; only with `schedule="cubic"`.
         speedup (`float`, *optional*):
             How many times faster the smaller model is to be, above 1; only with `layers` of `heads` and `neurons`. So
-            many go that its multiply-adds are as many times fewer; `prune_ratio` has nothing to decide. With `scope="global"` those that stay have the largest sum of scores over all layers and
-            both kinds (Kwon et al., 2022), which asks for `score="fisher"` or `"taylor"`; with `scope="layer"` each
-            layer loses the same share.
+            many go that its multiply-adds are as many times fewer; `prune_ratio` has nothing to decide. With
+            `scope="global"` those that stay have the largest sum of scores over all layers and both kinds (Kwon et al.,
+            2022), which asks for `score="fisher"` or `"taylor"`; with `scope="layer"` each layer loses the same share.
         speedup_by (`str`, *optional*, defaults to `"multiply_adds"`):
             `"multiply_adds"`: they alone decide, and a run done again prunes the same; `"time"`: the trainer also
             times a forward pass of 32 rows before the draw, and prunes up to a quarter more if it is not as fast yet.
