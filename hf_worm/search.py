@@ -16,7 +16,7 @@ from hf_worm.holding import Attached
 from hf_worm.parts import parts_of
 from hf_worm.schedule import Schedule
 from hf_worm.schedule import sampling_advice as sampling_advice
-from hf_worm.scores import Score, accumulate
+from hf_worm.scores import Magnitude, Score, accumulate
 from hf_worm.select import Selection, require_present, selection_of, take_masks
 from hf_worm.state import Found
 from hf_worm.ticket import Ticket
@@ -84,7 +84,7 @@ class TicketSearch:
         self.layers: list[RepresentativeLayer] = representative_layers(model, config.layers)
         require_trainable(self.layers)
         self.select.require(self.layers, model)
-        for doubt in doubts(self.layers, config.ratio, config.scope):
+        for doubt in doubts(self.layers, config, isinstance(self.score, Magnitude)):
             warnings.warn(doubt, stacklevel=2)
         self._found = Found(config, self._parts.names, self.layers)
         self._renewed = False  # the treatment goes by the newest mask

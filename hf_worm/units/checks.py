@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from hf_worm.config import WormConfig
+
 from .errors import ADAPTER, MERGE
 from .kinds import by_kind, kind_of
 from .layer import RepresentativeLayer
@@ -69,16 +71,19 @@ def layers_without_pruning(
     return [layer for layer, ratio in ratios if ratio and not round(ratio * layer.shape.numel())]
 
 
-def doubts(layers: Sequence[RepresentativeLayer], prune_ratio: float, scope: str) -> Iterator[str]:
+def doubts(layers: Sequence[RepresentativeLayer], config: WormConfig, by_magnitude: bool = True) -> Iterator[str]:
     """Yield warnings about likely mistakes.
 
     Args:
-        layers, prune_ratio, scope: As for [`layers_without_pruning`].
+        layers (`Sequence[RepresentativeLayer]`): The layers.
+        config (`WormConfig`): The settings.
+        by_magnitude (`bool`, *optional*, defaults to `True`): Whether magnitude is the score.
     """
     yield from _doubt_precision(layers)
-    yield from _doubt_ratio(layers, layers_without_pruning(layers, prune_ratio, scope))
-    if scope == "global":
-        yield from _doubt_sizes(layers)
+    if config.speedup is None:
+        yield from _doubt_ratio(layers, layers_without_pruning(layers, config.prune_ratio, config.scope))
+        if config.scope == "global" and by_magnitude:
+            yield from _doubt_sizes(layers)
 
 
 def _doubt_precision(layers: Sequence[RepresentativeLayer]) -> Iterator[str]:
