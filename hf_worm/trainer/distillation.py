@@ -1,15 +1,94 @@
 """Distillation: retrain towards the outputs of the model before the draw (Hinton et al., arXiv:1503.02531)."""
 
+import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+DENSE = "dense"  # the folder of the model before the draw, in that of the run
 ENDS = ("start_logits", "end_logits")  # of the answer to a question
 IGNORED = -100  # label of a token that has none
+
+
+class Teacher:
+    """The model before the draw, towards whose outputs the retraining goes.
+
+    Args:
+        model (`nn.Module`): The model; it is kept as it is, out of training.
+        share (`float`): α, in [0, 1]: the share of the loss that is the distance to its outputs.
+        temperature (`float`): T, above 0.
+    """
+
+    def __init__(self, model: nn.Module, share: float, temperature: float) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.share, self.temperature = share, temperature
+        self._shifted = shifts_labels(model)
+
+    def save(self, folder: Path) -> None:
+        """Write it as a plain checkpoint."""
+        if isinstance(self.model, PreTrainedModel):
+            self.model.save_pretrained(folder)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_model(self.model, str(folder / SAFE_WEIGHTS_NAME))
+
+    @classmethod
+    def load(cls, folder: Path, like: nn.Module, share: float, temperature: float) -> "Teacher":
+        """Read one that was saved, in the place of a copy of a model of its class.
+
+        Args:
+            folder (`Path`): Where it was saved.
+            like (`nn.Module`): The run's model; a smaller one serves where the class can load the dense one.
+            share, temperature: As for the class.
+
+        Raises:
+            ValueError: It is not there, or is of another model.
+        """
+        if not (folder / SAFE_WEIGHTS_NAME).is_file() and not (folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
+            raise ValueError(
+                f"{folder} lacks the model before the draw, towards which the retraining goes "
+                f"(`distillation={share:g}`): put it back, or draw anew."
+            )
+        device = next(like.parameters()).device
+        if isinstance(like, PreTrainedModel):
+            model: nn.Module = type(like).from_pretrained(folder, dtype=like.dtype)
+        else:
+            model = copy.deepcopy(like)
+            try:
+                load_model(model, str(folder / SAFE_WEIGHTS_NAME))
+            except RuntimeError as error:
+                raise ValueError(f"{folder} is of another model: {error}") from error
+        return cls(model.to(device), share, temperature)
+
+    def mixed(
+        self,
+        loss: torch.Tensor,
+        outputs: Any,
+        inputs: Mapping[str, Any],
+        items: torch.Tensor | int | float | None = None,
+    ) -> torch.Tensor:
+        """The loss with its share of the distance to this model's outputs.
+
+        Args:
+            loss (`torch.Tensor`): The task's.
+            outputs (`ModelOutput` or `dict`): Of the model that trains.
+            inputs (`Mapping[str, Any]`): What it was called with, labels included.
+            items (`torch.Tensor`, `int` or `float`, *optional*): What the task's loss was divided by, where that is not
+                the number of labels of these inputs: of all batches of an optimizer step.
+        """
+        with torch.no_grad():
+            wanted = self.model(**inputs)
+        labels = inputs.get("labels")
+        total, count = soft_loss(outputs, wanted, labels, self.temperature, self._shifted)
+        return (1 - self.share) * loss + self.share * total / (count if items is None else items)
 
 
 def soft_loss(
