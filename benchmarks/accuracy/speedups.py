@@ -390,7 +390,7 @@ def _scores(
         return search(model, score="magnitude", speedup=None, prune_ratio=0.5, scope="layer").score.of(layer)
     kind, more = GATHERED[method.score]
     one = search(model, score=kind, **more)
-    one.score.load_state_dict(scores[method.score])
+    one.score.load_state_dict(scores[method.score]["score"])
     return one.score.of(layer)
 
 
