@@ -89,6 +89,9 @@ class WormConfig:
             `stopping_point` and `margin` have nothing to decide.
         ramp_epochs (`float`, *optional*, defaults to 1.0):
             Epochs in which the ratio rises, above 0; only with `schedule="cubic"`.
+        search_share (`float`, *optional*):
+            In (0, 1): `num_train_epochs` is then the whole run, of which the search takes this share at the most, and
+            the retraining the rest: as many steps as a training without pruning. Of `retrain_epochs` only 0 matters.
         speedup (`float`, *optional*):
             How many times faster the smaller model is to be, above 1; only with `layers` of `heads` and `neurons`. So
             many go that its multiply-adds are as many times fewer; `prune_ratio` has nothing to decide. With
@@ -181,6 +184,10 @@ class WormConfig:
     ramp_epochs: float = field(
         default=1.0, metadata={"help": "Epochs in which the ratio rises to prune_ratio (schedule=cubic)."}
     )
+    search_share: float | None = field(
+        default=None,
+        metadata={"help": "Search for this share of num_train_epochs at the most, and retrain for the rest of them."},
+    )
     speedup: float | None = field(
         default=None,
         metadata={"help": "Prune heads and neurons until the smaller model is so many times faster; above 1."},
@@ -242,6 +249,8 @@ class WormConfig:
             raise ValueError(f"`scope` must be one of {SCOPES}, or n of m such as '2:4', got {self.scope!r}.")
         if self.score_decay is not None and not (is_number(self.score_decay) and 0 <= self.score_decay < 1):
             raise ValueError(f"`score_decay` must be in [0, 1), or not given, got {self.score_decay!r}.")
+        if self.search_share is not None and not (is_number(self.search_share) and 0 < self.search_share < 1):
+            raise ValueError(f"`search_share` must be in (0, 1), or not given, got {self.search_share!r}.")
         if self.speedup is not None and not (is_number(self.speedup) and self.speedup > 1):
             raise ValueError(f"`speedup` must be a number above 1, or not given, got {self.speedup!r}.")
         if self.sample_strategy == "epoch" and self.sample_steps is not None:
@@ -380,6 +389,29 @@ class WormConfig:
         fresh one: `WormConfig.fade(compact=True, retrain_schedule="restart")`.
         """
         return cls(**{"truncation_target": "fade", "retrain_schedule": "continue", **changes})
+
+    @classmethod
+    def faster(cls, speedup: float = 2.0, **changes: Any) -> "WormConfig":
+        """A model that is so many times faster, nearly as good, and cheaper to train than the dense one.
+
+        Heads and neurons go by the mean square of their gate gradients, over all layers together, after a quarter of
+        `num_train_epochs`; the smaller model is trained for the rest. These are the settings that did best in
+        benchmarks/results/speedups.md.
+
+        Args:
+            speedup (`float`, *optional*, defaults to 2.0): How many times faster, above 1.
+            changes: Other settings.
+        """
+        settings = {
+            "layers": ["heads", "neurons"],
+            "scope": "global",
+            "score": "fisher",
+            "truncation": 1.0,
+            "search_share": 0.25,
+            "compact": True,
+            "speedup_by": "time",
+        }
+        return cls(**{**settings, "speedup": speedup, **changes})
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Write `worm_config.json` into `save_directory`, which is made where it is missing."""

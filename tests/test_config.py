@@ -33,6 +33,7 @@ OTHER: dict[str, Any] = {
     "score_decay": None,
     "schedule": "early_bird",  # the only one that "start" and "update" go with
     "ramp_epochs": 2.0,
+    "search_share": 0.5,
     "speedup": 2.5,
     "speedup_by": "time",
     "distillation": 0.25,
@@ -77,6 +78,7 @@ def test_defaults_are_the_papers_for_transformers() -> None:
         "score_decay": None,
         "schedule": "early_bird",
         "ramp_epochs": 1.0,
+        "search_share": None,
         "speedup": None,
         "speedup_by": "multiply_adds",
         "distillation": 0.0,
@@ -137,6 +139,7 @@ WRONG = [
     *((name, value, "must be at least 0") for name in ("margin", "retrain_epochs") for value in (-0.005, -1)),
     *(("compact", value, "must be true or false") for value in ("yes", 1, None)),
     *((name, value, "must be above 0") for name in ABOVE_ZERO for value in (0, 0.0, -1.0)),
+    *(("search_share", value, "must be in (0, 1)") for value in (0, 1, -0.5, NAN, "0.5", True)),
     *(("speedup", value, "must be a number above 1") for value in (0.5, 1, NAN, INF, "2", True)),
     *(("score_decay", value, "must be in [0, 1)") for value in (-0.1, 1, 1.5, NAN, "0.9", True)),
     *(("scope", value, "must be one of") for value in ("4:2", "2:2", "0:4", "2:", "2:4:8", "02:4", "2 : 4")),

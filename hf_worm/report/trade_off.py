@@ -8,7 +8,7 @@ from hf_worm.report.layout import Table
 from hf_worm.report.metrics import metric_names
 from hf_worm.report.text import number, percent
 
-TRADE_OFF_NAME = "worm_trade_off.json"
+TRADE_OFF_NAME, TRADE_OFF_FIGURE = "worm_trade_off.json", "worm_trade_off.png"
 NOTE = (
     "Each as it would be drawn, without retraining. Measured: median time of a forward pass of the dense model by "
     "that of the smaller one, on the machine that trained, with rows of its data."

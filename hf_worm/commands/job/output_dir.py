@@ -7,17 +7,25 @@ from pathlib import Path
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from hf_worm.checkpoint.state import STATE_NAME
 from hf_worm.checkpoint.whole import CHECKPOINT
 from hf_worm.report import worm_report
+from hf_worm.report.trade_off import TRADE_OFF_FIGURE, TRADE_OFF_NAME
+from hf_worm.trainer.distillation import DENSE
 
 EVALUATED = ("all_results.json", "eval_results.json")  # what evaluating alone writes
 # What would be taken for a result of the new run where it does not write the file itself.
-RESULTS = (*worm_report.RESULTS, *EVALUATED, "train_results.json", "trainer_state.json")
+RESULTS = (
+    *(*worm_report.RESULTS, *EVALUATED, "train_results.json", "trainer_state.json"),
+    *(TRADE_OFF_NAME, TRADE_OFF_FIGURE),
+)
 # By one of these a checkpoint is known for a Trainer's, though the run was killed while it wrote it; the last is
 # what a pruning run writes first.
 TRAINERS = ("trainer_state.json", "training_args.bin", STATE_NAME)
+# By one of these the model before the draw is known, for a distillation.
+MODELS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
 
 
 def find_checkpoint(training: TrainingArguments, overwrite: bool, inputs: Iterable[str | None] = ()) -> str | None:
@@ -116,25 +124,31 @@ def _refuse_foreign(folder: Path) -> None:
             foreign = "is a link: a run would write over what it leads to"
         elif not _goes(entry.name):
             continue
-        elif CHECKPOINT.fullmatch(entry.name) is None:
+        elif not _is_folder(entry.name):
             foreign = "is a folder, where a run writes a file" if entry.is_dir() else ""
         elif entry.is_symlink() or not entry.is_dir():
             foreign = "is no folder"
         else:
-            known = any((entry / name).is_file() for name in TRAINERS) or not any(entry.iterdir())
-            foreign = "" if known else f"is no checkpoint of a run: it holds none of {', '.join(TRAINERS)}"
+            marks = MODELS if entry.name == DENSE else TRAINERS
+            known = any((entry / name).is_file() for name in marks) or not any(entry.iterdir())
+            foreign = "" if known else f"is no checkpoint of a run: it holds none of {', '.join(marks)}"
         if foreign:
             raise ValueError(f"`output_dir` {folder} holds `{entry.name}`, which {foreign}. Move it away first.")
 
 
 def _goes(name: str) -> bool:
-    return CHECKPOINT.fullmatch(name) is not None or name in RESULTS
+    return _is_folder(name) or name in RESULTS
+
+
+def _is_folder(name: str) -> bool:
+    """True if a run writes a folder of that name."""
+    return name == DENSE or CHECKPOINT.fullmatch(name) is not None
 
 
 def clear(folder: Path) -> None:
     """Remove the checkpoints and results of an earlier run: a resumed run would take them for its own."""
     for entry in folder.iterdir() if folder.is_dir() else ():
-        if entry.is_dir() and CHECKPOINT.fullmatch(entry.name):
+        if entry.is_dir() and _is_folder(entry.name):
             shutil.rmtree(entry)
         elif entry.name in RESULTS:
             entry.unlink()
