@@ -1,4 +1,4 @@
-"""Imports run one way: commands → trainer → checkpoint → report → search → ticket → parts → units → core, config."""
+"""Imports run one way: commands → trainer → run → checkpoint → report → search → ticket → parts → units → core."""
 
 import ast
 import subprocess
@@ -23,11 +23,23 @@ MAY_IMPORT["state"] = MAY_IMPORT["ticket"] | {"ticket"} | PARTS
 MAY_IMPORT["search"] = MAY_IMPORT["state"] | {"state"}
 MAY_IMPORT["report"] = MAY_IMPORT["search"] | {"search", "report"}
 MAY_IMPORT["checkpoint"] = MAY_IMPORT["report"] | {"checkpoint"}
-MAY_IMPORT["trainer"] = MAY_IMPORT["checkpoint"] | {"trainer"}
+MAY_IMPORT["run"] = MAY_IMPORT["checkpoint"]
+MAY_IMPORT["trainer"] = MAY_IMPORT["run"] | {"run", "trainer"}
 MAY_IMPORT["commands"] = MAY_IMPORT["trainer"] | {"commands", "models"}
 MAY_IMPORT["__main__"] = {"commands"}
 ABOVE_TRAINER = {"commands", "__main__"}
-WITHOUT_TRANSFORMERS = {"files", "config", "core", "units", "compact", "holding", "ticket", "state", "search"} | PARTS
+WITHOUT_TRANSFORMERS = {
+    "files",
+    "config",
+    "core",
+    "units",
+    "compact",
+    "holding",
+    "ticket",
+    "state",
+    "search",
+    "run",
+} | PARTS
 LOADS = PACKAGE / "compact" / "load.py"  # the one module below the trainer that loads models of Transformers
 
 FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if file != PACKAGE / "__init__.py"]
@@ -81,6 +93,9 @@ def test_imports_run_one_way(file: Path) -> None:
         ("from .search import TicketSearch", "scores", "hf_worm"),
         ("import hf_worm.search", "ticket", "hf_worm"),
         ("from .trainer import WormTrainer", "search", "hf_worm"),
+        ("from transformers import TrainerState", "run", "hf_worm"),
+        ("from hf_worm.trainer.callback import WormCallback", "run", "hf_worm"),
+        ("from hf_worm.run import Run", "checkpoint", "hf_worm.checkpoint"),
         ("from hf_worm import WormTrainer", "search", "hf_worm"),
         ("import hf_worm", "search", "hf_worm"),
         ("from hf_worm import __version__", "report", "hf_worm.report"),

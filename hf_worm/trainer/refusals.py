@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 
-from hf_worm.compact import require_larger_units
+from hf_worm.compact import require_larger_units, require_units_to_cut
 from hf_worm.config import WormConfig
 from hf_worm.search import TicketSearch
-from hf_worm.units import layers_without_pruning
 
 # How training may be distributed: every process holds all of every weight, and of its averaged gradient.
 SUPPORTED = {DistributedType.NO} | {kind for kind in DistributedType if kind.startswith("MULTI_")}
@@ -111,10 +111,19 @@ def refuse_stream_to_retrain(config: WormConfig, dataset: Any) -> None:
         )
 
 
+def steps_of_an_epoch(args: TrainingArguments, batches: DataLoader[Any]) -> int | None:
+    """Count the optimizer steps of an epoch; `None` for a stream."""
+    if not has_length(batches):
+        return None
+    return max(math.ceil(len(batches) / args.gradient_accumulation_steps), 1)
+
+
 def warn_of_warmup(trainer: Trainer, retrain_epochs: float) -> None:
     """Warn of a warmup that is longer than the retraining: its number of steps may be meant for the search alone."""
-    batches = len(trainer.get_train_dataloader()) / trainer.args.gradient_accumulation_steps
-    steps = math.ceil(retrain_epochs * max(math.ceil(batches), 1))
+    in_epoch = steps_of_an_epoch(trainer.args, trainer.get_train_dataloader())
+    if in_epoch is None:
+        return
+    steps = math.ceil(retrain_epochs * in_epoch)
     warmup = trainer.args.get_warmup_steps(steps)
     if warmup >= steps:
         warnings.warn(
@@ -136,11 +145,7 @@ def refuse_compact(model: nn.Module, search: TicketSearch, given_optimizer: bool
         ValueError: It is so.
     """
     require_larger_units(model, search.layers)
-    if len(layers_without_pruning(search.layers, search.config.prune_ratio, search.config.scope)) == len(search.layers):
-        raise ValueError(
-            "`compact=True` would cut out nothing: the layers have too few units for their ratio (heads that share a "
-            "key and a value are one unit). Take a larger `prune_ratio`, or other `layers`."
-        )
+    require_units_to_cut(search.layers, search.config.prune_ratio, search.config.scope)
     if not isinstance(model, PreTrainedModel):
         raise ValueError(
             f"`compact=True` makes another model of a model of Transformers, which a `{type(model).__name__}` is not: "

@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import set_seed
 
 from hf_worm.core.random_states import random_states_kept
-from hf_worm.report.metrics import NOT_METRICS, STAGES, is_number
+from hf_worm.report.metrics import rename_, stage_metrics
+from hf_worm.report.progress_lines import stage_line
 
 if TYPE_CHECKING:
     from hf_worm.trainer.worm import WormTrainerMixin
@@ -32,30 +33,20 @@ class StageNames(TrainerCallback):
         self.at_end = at_end
         self.planned = 0  # optimizer steps that the training was planned for, by which the parent counts rows
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Rename the metrics in the log; count the rows of the search's steps that were not taken out of its rate."""
         for entry in (kwargs["logs"], state.log_history[-1]):
-            _rename(entry, "eval_", self.prefix)
+            rename_(entry, "eval_", self.prefix)
             if "train_samples_per_second" in entry and self.planned:
                 entry["train_samples_per_second"] *= state.max_steps / self.planned
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put the plain names back: the Trainer logs the very metrics that it returns."""
-        _rename(kwargs["metrics"], self.prefix, "eval_")
+        rename_(kwargs["metrics"], self.prefix, "eval_")
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Tell that training has ended."""
         self.at_end(state, control)
-
-
-def _rename(metrics: dict[str, float], old: str, new: str) -> None:
-    if old == new:
-        return
-    renamed = {new + name.removeprefix(old) if name.startswith(old) else name: metrics[name] for name in metrics}
-    metrics.clear()
-    metrics.update(renamed)
 
 
 def evaluate_stage(trainer: "WormTrainerMixin", names: StageNames, stage: str) -> dict[str, float] | None:
@@ -84,13 +75,9 @@ def evaluate_stage(trainer: "WormTrainerMixin", names: StageNames, stage: str) -
         names.prefix = "eval_"
         trainer.is_in_train = in_train
         vars(trainer.control).update(control)
-    numbers = {
-        name.removeprefix("eval_"): value
-        for name, value in metrics.items()
-        if name.startswith("eval_") and not name.endswith(NOT_METRICS) and is_number(value)
-    }
+    numbers = stage_metrics(metrics)
     if trainer.is_world_process_zero() and not trainer.args.disable_tqdm:  # with it, what is logged is printed
-        tqdm.write(f"{STAGES[stage]}: {', '.join(f'{name} {value:.4f}' for name, value in numbers.items())}")
+        tqdm.write(stage_line(stage, numbers))
     return numbers
 
 

@@ -20,6 +20,7 @@ from transformers.trainer_utils import HPSearchBackend
 
 from hf_worm import WormConfig, WormTrainer, WormTrainerMixin
 from hf_worm.trainer import compat
+from hf_worm.trainer.phases import Start
 
 
 class Recorded(Trainer):
@@ -163,7 +164,7 @@ def test_the_plan_has_epochs_first_then_steps_of_one_and_all_steps_last(
     parameters = inspect.signature(Trainer.set_initial_training_values).parameters
     given = (planned.args, batches, 8)[: len(parameters) - 1]  # transformers 5.0 is told the size of a batch too
     assert planned.set_initial_training_values(*given)[-1] == 40, "the parent's, while none trains"
-    planned._phases.begin(None, None)
+    planned._phases.start = Start()
     epochs, in_epoch, _, samples, *_, steps = planned.set_initial_training_values(*given)
     assert (epochs, in_epoch, samples, steps) == (7, 8, 64 * 7, 56), "five epochs of search, two of retraining"
 
@@ -395,6 +396,12 @@ def test_a_training_that_was_stopped_says_so_in_its_checkpoint(
     assert (compat.was_stopped(first), compat.was_stopped(last)) == (False, True)
     assert not compat.was_stopped(TrainerState())
     assert "should_training_stop" in TrainerControl().state()["args"]
+
+
+def test_the_best_of_models_is_found_anew() -> None:
+    state = TrainerState(best_metric=0.9, best_model_checkpoint="checkpoint-8", best_global_step=8, global_step=16)
+    compat.forget_best(state)
+    assert state == TrainerState(global_step=16)
 
 
 def test_random_states_are_put_where_a_checkpoint_has_them(bert: BertForSequenceClassification, tmp_path: Path) -> None:
