@@ -63,7 +63,7 @@ class Run:
         self.training = self.over = False
         self.search_steps = self.search_epochs = 0
         self._steps_per_epoch = 0
-        self._at_epoch_end = False  # an epoch has ended, and the next has not begun
+        self._at_epoch_end = False  # an epoch has ended, and no step of the next
         self._untold = False  # the newest observation was made before training began, and is to be told
         self._handle: Attached | Held | None = None  # of the hooks on the optimizer's step
 
@@ -203,12 +203,9 @@ class Run:
         self.tell(observation, at)
         return observation
 
-    def epoch_begun(self) -> None:
-        """Note that an epoch begins."""
-        self._at_epoch_end = False
-
     def step_ended(self, at: Position) -> None:
         """Take the masks where they are due after so many steps."""
+        self._at_epoch_end = False
         if self.searching and self.searched.due(at.global_step, epoch_end=False):
             self.observe(at)
 
@@ -246,13 +243,14 @@ class Run:
         self.over = True
         return True
 
-    def close_search(self, at: Position) -> None:
-        """Close the search's account; one too short for an observation makes one now."""
+    def close_search(self, at: Position, phase: str = "search") -> None:
+        """Close the search's account, take the masks if they never were, and enter the phase that follows, if any."""
         self.release()
         if not self.searched.history:
             self.searched.observe(at.global_step)
         if "search" not in self.progress.steps and at.global_step:
             self.progress.finish(at.global_step, at.epoch or 0.0)
+        self.progress.enter(phase)
 
     def _observation_lost(self, at: Position) -> bool:
         """True if an epoch was over at the checkpoint that was loaded, and not observed yet.
@@ -265,15 +263,19 @@ class Run:
 
     # The draw and the retraining.
 
-    def begin_draw(self, at: Position) -> None:
-        """End the search, and begin the phase of the draw."""
-        self.close_search(at)
-        self.progress.enter("draw")
-
     def draw(self) -> Ticket:
-        """Draw the newest mask."""
+        """Draw the newest mask of a search whose account is closed."""
         self.ticket = self.searched.draw()
+        self.progress.tick()
         return self.ticket
+
+    def begin_retraining(self, at: Position) -> None:
+        """Begin to retrain in another training than the search's; one that was interrupted is closed first."""
+        if self.progress.phase == "retrain" and at.global_step > self.progress.begun_step:
+            self.progress.finish(at.global_step, at.epoch or 0.0)
+        if at.global_step:
+            self.progress.begun_step, self.progress.begun_epoch = at.global_step, at.epoch or 0.0
+        self.progress.enter("retrain")
 
     def hold(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Have the ticket held through each step of an optimizer."""

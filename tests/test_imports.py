@@ -3,7 +3,6 @@
 import ast
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,23 +138,50 @@ def test_matplotlib_is_imported_for_figures_alone() -> None:
             assert not any(name.startswith("matplotlib") for name in imported(source, package)), file
 
 
-def test_a_search_runs_where_transformers_is_not_installed() -> None:
+WITHOUT_INSTALLED = f"""
+import sys, types
+sys.modules["transformers"] = None
+package = types.ModuleType("hf_worm")
+package.__path__ = [{str(PACKAGE)!r}]
+sys.modules["hf_worm"] = package
+
+import torch
+from torch import nn
+from hf_worm.config import WormConfig
+
+model = nn.ModuleDict(dict(query=nn.Linear(4, 4), key=nn.Linear(4, 4)))
+"""
+SEARCH = """
+from hf_worm.search import TicketSearch
+
+search = TicketSearch(model, WormConfig(window=2))
+search.observe()
+assert search.observe().converged
+print(search.draw().sparsity)
+"""
+RUN = """
+from hf_worm.run import Run
+
+optimizer = torch.optim.SGD(model.parameters())
+run = Run(WormConfig(window=2), {}, lambda observation, at: None)
+run.restore(model)
+run.plan(epochs=2, steps_per_epoch=1, planned=2)
+for step in range(3):
+    at = types.SimpleNamespace(global_step=step, epoch=float(step), max_steps=2)
+    if step == 0:
+        run.begin(at, model, optimizer, 1)
+    else:
+        run.step_ended(at)
+        run.epoch_ended(at)
+assert run.end_search(at, stopped=False)
+run.close_search(at, "draw")
+print(run.draw().sparsity)
+"""
+
+
+@pytest.mark.parametrize("program", [SEARCH, RUN], ids=["search", "run"])
+def test_it_runs_where_transformers_is_not_installed(program: str) -> None:
     """In a process that can't import transformers; the package's own `__init__`, which needs it, is left out."""
-    program = f"""
-        import sys, types
-        sys.modules["transformers"] = None
-        package = types.ModuleType("hf_worm")
-        package.__path__ = [{str(PACKAGE)!r}]
-        sys.modules["hf_worm"] = package
-
-        from torch import nn
-        from hf_worm.config import WormConfig
-        from hf_worm.search import TicketSearch
-
-        search = TicketSearch(nn.ModuleDict(dict(query=nn.Linear(4, 4), key=nn.Linear(4, 4))), WormConfig(window=2))
-        search.observe()
-        assert search.observe().converged
-        print(search.draw().sparsity)
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
+    program = WITHOUT_INSTALLED + program
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "0.5\n"), done.stderr

@@ -57,13 +57,30 @@ def find_resumed(step: int, log: list[dict[str, Any]], folders: Iterable[str | N
     first, *others = (Path(folder) for folder in folders if folder)
     places = [first / name, *(place for folder in others for place in (folder, folder / name))]
     for folder in places:
-        path = folder / TRAINER_STATE_NAME
-        if path.is_file() and TrainerState.load_from_json(str(path)).log_history == log:
+        if (folder / TRAINER_STATE_NAME).is_file() and load_trainer_state(folder).log_history == log:
             return folder
     raise ValueError(
         f"Can't find the checkpoint of step {step} that this training resumes from: {places[0]} is not it. Name it in "
         "the arguments as well: `TrainingArguments(resume_from_checkpoint=...)`."
     )
+
+
+def load_trainer_state(checkpoint: str | os.PathLike[str]) -> TrainerState:
+    """Read the `TrainerState` of a checkpoint."""
+    state: TrainerState = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
+    return state
+
+
+def load_search(checkpoint: str) -> Saved:
+    """Read a checkpoint of a search.
+
+    Raises:
+        ValueError: The checkpoint is of the retraining.
+    """
+    saved = load_run(checkpoint)
+    if saved.ticket is not None:
+        raise ValueError(f"{checkpoint} is of the retraining: resume it with `train` or `retrain`.")
+    return saved
 
 
 def load_retraining(checkpoint: str, config: WormConfig) -> Saved:

@@ -32,16 +32,12 @@ class RunEvents(TrainerCallback):
     Args:
         config (`WormConfig`): The settings.
         parts (`dict[str, Any]`): Score, selection, schedule and treatment of the user's own, each or `None`.
+        owner (`str`): The class that messages name.
     """
 
-    def __init__(self, config: WormConfig, parts: dict[str, Any]) -> None:
-        self.run = Run(config, parts, self.log)
+    def __init__(self, config: WormConfig, parts: dict[str, Any], owner: str) -> None:
+        self.run, self.owner = Run(config, parts, self.log), owner
         self.summarized = False  # the Trainer has logged the summary of a training, which comes to its end
-
-    @property
-    def owner(self) -> str:
-        """The class that messages name."""
-        return type(self).__name__
 
     def prepare(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
         """Put the run where the training begins."""
@@ -51,13 +47,15 @@ class RunEvents(TrainerCallback):
 
     def draw(self, state: TrainerState) -> None:
         """Draw the ticket of a search that has ended."""
+        self.run.close_search(state, "draw")
+        self.run.draw()
 
     def goes_on(self, state: TrainerState) -> bool:
         """True if the training goes on after the search."""
         return self.run.goes_on(state)
 
-    def begin_retraining(self, state: TrainerState, optimizer: Any) -> Any:
-        """Begin the retraining, and return its optimizer."""
+    def retraining_optimizer(self, state: TrainerState, optimizer: Any) -> Any:
+        """Return the optimizer of a retraining that begins here."""
         return optimizer
 
     def end_search(self, state: TrainerState, control: TrainerControl, resumed: bool = False) -> None:
@@ -75,10 +73,6 @@ class RunEvents(TrainerCallback):
         self.run.begin(state, model, optimizer, steps_of_an_epoch(args, kwargs["train_dataloader"]))
         self.end_search(state, control, resumed=bool(state.global_step))
 
-    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Note that an epoch begins."""
-        self.run.epoch_begun()
-
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Draw the ticket of a search that has ended: what was due at its last step was of the unpruned model."""
         if self.run.searching and self.run.over:
@@ -86,25 +80,22 @@ class RunEvents(TrainerCallback):
             self.draw(state)
             self.run.progress.enter("retrain")
             forget_best(state)  # of unpruned models
-            self.run.hold(kwargs["model"], self.begin_retraining(state, kwargs["optimizer"]))
+            self.run.hold(kwargs["model"], self.retraining_optimizer(state, kwargs["optimizer"]))
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Take the masks where they are due after so many steps; end the search where it is over."""
         self.run.step_ended(state)
         self.end_search(state, control)
 
     def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Take the masks where they are due after each epoch; end the search where it is over."""
         self.run.epoch_ended(state)
         self.end_search(state, control)
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Note the summary of a training; end the search where another callback has asked for it."""
         self.summarized |= "train_loss" in kwargs["logs"]
         self.end_search(state, control)
 
+    # What another callback has asked for by then ends the search too.
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """End the search where another callback has asked for it."""
         self.end_search(state, control)
 
     on_save = on_evaluate
@@ -148,7 +139,8 @@ class WormCallback(RunEvents):
                 "`compact=True` takes a second training, of the smaller model, which a callback can't begin: use "
                 "`WormTrainer`, or cut afterwards: `callback.ticket.compact(model)`."
             )
-        super().__init__(config, {"score": score, "select": select, "schedule": schedule, "treatment": treatment})
+        parts = {"score": score, "select": select, "schedule": schedule, "treatment": treatment}
+        super().__init__(config, parts, type(self).__name__)
 
     @property
     def search(self) -> TicketSearch | None:
@@ -176,18 +168,12 @@ class WormCallback(RunEvents):
         state.log_history.append({**logs, "epoch": state.epoch or 0.0, "step": state.global_step})
         logger.info("step %d: %s", state.global_step, logs)
 
-    def draw(self, state: TrainerState) -> None:
-        self.run.begin_draw(state)
-        self.run.draw()
-        self.run.progress.tick()
-
     def goes_on(self, state: TrainerState) -> bool:
         """True if steps are left; another callback that ends the search ends all of the training."""
         left = state.global_step < state.max_steps
         return self.run.config.retrain_epochs > 0 and not self.run.progress.stopped and left
 
     def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Hand the gradients of an optimizer step to the search."""
         if self.run.searching:
             self.run.searched.truncate_gradients()
 

@@ -8,7 +8,6 @@ import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -118,11 +117,11 @@ def forget_best(state: TrainerState) -> None:
 
 
 def leave(trainer: Trainer, folder: str, optimizer: bool) -> None:
-    """Write what a training goes on from into a folder, but for the weights, which are in place.
+    """Write a checkpoint that a training goes on from, without the weights, which are in place.
 
     Args:
-        trainer (`Trainer`): Whose training has ended.
-        folder (`str`): The folder; the parent's `train` resumes from it as from a checkpoint.
+        trainer (`Trainer`): The trainer, whose training has ended.
+        folder (`str`): The checkpoint's folder.
         optimizer (`bool`): Whether the training goes on with the optimizer and the schedule.
     """
     if optimizer:
@@ -137,12 +136,6 @@ def leave(trainer: Trainer, folder: str, optimizer: bool) -> None:
     ]
     state.stateful_callbacks = TrainerState(stateful_callbacks=parts).stateful_callbacks
     state.save_to_json(os.path.join(folder, TRAINER_STATE_NAME))
-
-
-def saved_state(checkpoint: str) -> TrainerState:
-    """Read the `TrainerState` of a checkpoint."""
-    state: TrainerState = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
-    return state
 
 
 def load_random_states(trainer: Trainer, checkpoint: str) -> None:
@@ -188,9 +181,3 @@ def wait_for_push(trainer: Trainer) -> bool:
     if trainer.args.hub_always_push:
         trainer._finish_current_push()
     return bool(trainer.args.hub_always_push)
-
-
-def copy_code(checkpoint: str, folder: str) -> None:
-    """Copy a model's own code beside the weights that the parent copies out of a checkpoint to push them."""
-    for code in Path(checkpoint).glob("*.py"):
-        Path(folder, code.name).write_bytes(code.read_bytes())

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import set_seed
 
+from hf_worm.checkpoint.resume import load_trainer_state
 from hf_worm.checkpoint.state import Saved
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
@@ -17,7 +18,7 @@ from hf_worm.report.progress_lines import none_left, observation_line, observati
 from hf_worm.trainer import compat, cutting
 from hf_worm.trainer.callback import RunEvents, put_weights_in_place
 from hf_worm.trainer.refusals import refuse_compact
-from hf_worm.trainer.stages import StageNames
+from hf_worm.trainer.stages import Stages
 
 if TYPE_CHECKING:
     from hf_worm.trainer.worm import WormTrainerMixin
@@ -51,21 +52,16 @@ class Phases(RunEvents):
 
     Attributes:
         start (`Start`, *optional*): Where the training begins that is planned or runs.
-        names (`StageNames`): The trainer's first callback, which tells the end of a training.
+        stages (`Stages`): The trainer's first callback, which tells the end of a training.
     """
 
     def __init__(self, trainer: "WormTrainerMixin", config: WormConfig, parts: dict[str, Any]) -> None:
-        super().__init__(config, parts)
+        super().__init__(config, parts, type(trainer).__name__)
         self.trainer = trainer
         self.start: Start | None = None
-        self.names = StageNames(self._end_training)
+        self.stages = Stages(self._end_training)
         self._to_seed = False  # the next step begins a retraining with a schedule of its own
         self._stepped = False  # the trainer's own `training_step` has run, at least once
-
-    @property
-    def owner(self) -> str:
-        """The trainer's class."""
-        return type(self.trainer).__name__
 
     def plan(self, start: Start, epochs: int, steps_per_epoch: int, planned: int) -> tuple[int, int | None]:
         """Put the run where it begins, or where it was saved, and plan its optimizer steps.
@@ -82,7 +78,7 @@ class Phases(RunEvents):
         total = self.run.plan(epochs, steps_per_epoch, planned)
         if start.checkpoint is None:
             return total, None
-        state = compat.saved_state(start.checkpoint)
+        state = load_trainer_state(start.checkpoint)
         over = self.run.is_over(state, total, stopped=start.saved is not None and compat.was_stopped(state))
         return total, state.global_step if over else None  # the parent would train one more
 
@@ -128,7 +124,7 @@ class Phases(RunEvents):
         self._stepped = True
         self.run.searched.truncate_gradients(loss_scale)
 
-    def begin_retraining(self, state: TrainerState, optimizer: Any) -> Any:
+    def retraining_optimizer(self, state: TrainerState, optimizer: Any) -> Any:
         if self.run.restarts:
             steps = self.run.retraining_steps
             self.trainer.optimizers.restart(steps)
@@ -168,7 +164,7 @@ class Phases(RunEvents):
     def draw(self, state: TrainerState) -> None:
         """Draw the ticket between two evaluations, and report; with `compact=True`, make the model smaller."""
         run, trainer = self.run, self.trainer
-        run.begin_draw(state)
+        run.close_search(state, "draw")
         self._evaluate("before_draw")
         dense = cutting.copy_dense(trainer) if run.config.compact else None
         run.draw()

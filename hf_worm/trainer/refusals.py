@@ -28,16 +28,7 @@ STEPPING_BY_SIGN = ("lion", "rprop", "signsgd", "signum", "muon")
 
 
 def refuse_distribution(owner: str, kind: DistributedType, args: TrainingArguments) -> None:
-    """Refuse a way to train under which truncating or holding would silently not work.
-
-    Args:
-        owner (`str`): The name of what does not support it.
-        kind (`DistributedType`): How training is distributed.
-        args (`TrainingArguments`): Those of the training.
-
-    Raises:
-        ValueError: Weights or gradients are spread over processes, or a signal is to end training.
-    """
+    """Raise a `ValueError` where weights or gradients are spread over processes, or a signal is to end training."""
     if kind not in SUPPORTED:
         raise ValueError(
             f"`{owner}` does not support {kind.value} training: it needs whole weights and gradients in every process. "
@@ -56,16 +47,12 @@ def refuse_distribution(owner: str, kind: DistributedType, args: TrainingArgumen
 
 
 def refuse_optimizer(owner: str, optimizer: str | torch.optim.Optimizer, scales_gradients: bool) -> None:
-    """Refuse an optimizer by its name, or by the names of its class and of those that it is derived from.
+    """Raise a `ValueError` for an optimizer that steps in the backward pass, or by the sign of what is to be truncated.
 
     Args:
-        owner (`str`): The name of what does not support it.
+        owner (`str`): The class that does not support it.
         optimizer (`str` or `torch.optim.Optimizer`): A value of `args.optim`, or the optimizer itself.
         scales_gradients (`bool`): Whether gradients are to be truncated.
-
-    Raises:
-        ValueError: It steps in the backward pass (LOMO, layer-wise GaLore and APOLLO), or regardless of the size of
-            gradients that are to be truncated (Lion, Rprop, signSGD, Muon).
     """
     if isinstance(optimizer, str):
         names, label = [optimizer], f"optim={optimizer!r}"
@@ -134,16 +121,7 @@ def warn_of_warmup(trainer: Trainer, retrain_epochs: float) -> None:
 
 
 def refuse_compact(model: nn.Module, search: TicketSearch, given_optimizer: bool) -> None:
-    """Refuse to make a model smaller where there is nothing to cut out, or nothing to train or save it with.
-
-    Args:
-        model (`nn.Module`): The model.
-        search (`TicketSearch`): The search in it.
-        given_optimizer (`bool`): Whether the optimizer is one that the user made, of the model as it is now.
-
-    Raises:
-        ValueError: It is so.
-    """
+    """Raise a `ValueError` where there is nothing to cut out of a model, or nothing to train or save the rest with."""
     require_larger_units(model, search.layers)
     require_units_to_cut(search.layers, search.config.prune_ratio, search.config.scope)
     if not isinstance(model, PreTrainedModel):

@@ -12,42 +12,27 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
-from torch.utils.data import DataLoader
 from transformers import Trainer
-from transformers.trainer_utils import (
-    PREFIX_CHECKPOINT_DIR,
-    EvalLoopOutput,
-    TrainOutput,
-)
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 from transformers.training_args import OptimizerNames
 
 from hf_worm.checkpoint.older_names import load_renamed
-from hf_worm.checkpoint.resume import Checkpoint, find_checkpoint, load_retraining, retrained_as
+from hf_worm.checkpoint.resume import Checkpoint, find_checkpoint, load_retraining, load_search, retrained_as
 from hf_worm.checkpoint.state import Saved, load_run
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
-from hf_worm.files import replace_file
+from hf_worm.files import copy_code, replace_file
 from hf_worm.report.card import correct_origin, extend_model_card
-from hf_worm.report.loading import model_name, origin
 from hf_worm.report.metrics import sum_trainings
 from hf_worm.report.progress import Progress
 from hf_worm.report.progress_lines import none_left
 from hf_worm.report.worm_report import REPORT_NAME, build_report, report_json, set_aside
 from hf_worm.search import TicketSearch
 from hf_worm.ticket import Ticket
-from hf_worm.trainer import compat, cutting, stages
+from hf_worm.trainer import compat, cutting, refusals
 from hf_worm.trainer.callback import put_weights_in_place
 from hf_worm.trainer.optimizers import Optimizers
 from hf_worm.trainer.phases import Phases, Start
-from hf_worm.trainer.refusals import (
-    refuse_compact,
-    refuse_distribution,
-    refuse_optimizer,
-    refuse_stream_of_epochs,
-    refuse_stream_to_retrain,
-    streams,
-    warn_of_warmup,
-)
 
 if TYPE_CHECKING:
     _Trainer = Trainer
@@ -99,16 +84,16 @@ class WormTrainerMixin(_Trainer):
             return
         if not isinstance(worm_config, WormConfig):
             raise TypeError(f"`worm_config` must be a `WormConfig`, got a `{type(worm_config).__name__}`.")
-        refuse_distribution(type(self).__name__, self.accelerator.distributed_type, self.args)
+        refusals.refuse_distribution(type(self).__name__, self.accelerator.distributed_type, self.args)
         parts = {"score": score, "select": select, "schedule": schedule, "treatment": treatment}
         phases = self._phases = Phases(self, worm_config, parts)
         phases.run.restore(self.trained_model)
         search = phases.run.searched
-        refuse_optimizer(phases.owner, OptimizerNames(self.args.optim).value, search.scales_gradients)
-        compat.insert_first(self, phases.names)
+        refusals.refuse_optimizer(phases.owner, OptimizerNames(self.args.optim).value, search.scales_gradients)
+        compat.insert_first(self, phases.stages)
         self.add_callback(phases)
         if worm_config.compact:
-            refuse_compact(self.trained_model, search, self.optimizers.given)
+            refusals.refuse_compact(self.trained_model, search, self.optimizers.given)
             self.callback_handler = compat.OneRunHandler(self.callback_handler)
 
     # The three phases.
@@ -147,12 +132,12 @@ class WormTrainerMixin(_Trainer):
                 resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
         config = self._phases.run.config
-        refuse_stream_to_retrain(config, self.train_dataset)
+        refusals.refuse_stream_to_retrain(config, self.train_dataset)
         checkpoint = find_checkpoint(resume_from_checkpoint, str(self.args.output_dir))
-        if checkpoint is not None and load_run(checkpoint).progress.phase == "retrain":
+        if checkpoint is not None and load_run(checkpoint).ticket is not None:
             return self.retrain(checkpoint, **options)
         if config.retrain_schedule == "restart" and config.retrain_epochs > 0 and self.train_dataset is not None:
-            warn_of_warmup(self, config.retrain_epochs)
+            refusals.warn_of_warmup(self, config.retrain_epochs)
         output = self._train_twice(checkpoint, options) if config.compact else self._search(checkpoint, options, True)
         if trial is not None:
             # What a hyperparameter search was told last may be of the unpruned model; now it evaluates the result.
@@ -163,14 +148,10 @@ class WormTrainerMixin(_Trainer):
         """Train as usual, watching the masks and truncating from the trigger point on, until they have converged.
 
         Args:
-            resume_from_checkpoint (`str`, `os.PathLike` or `bool`, *optional*):
-                A checkpoint of the search, as for `train`.
-            options: Passed on to the parent's `train`.
+            resume_from_checkpoint, options: As for `train`; the checkpoint is one of the search.
 
         Raises:
-            ValueError:
-                The weights are to fade, and the training set has no length: there are no epochs to count. The
-                checkpoint is of the retraining.
+            ValueError: The checkpoint is of the retraining, or epochs are to be counted of a set without a length.
         """
         return self._search(find_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), options, draws=False)
 
@@ -203,15 +184,12 @@ class WormTrainerMixin(_Trainer):
         is cut out first.
 
         Args:
-            resume_from_checkpoint (`str`, `os.PathLike` or `bool`, *optional*):
-                A checkpoint of the retraining, as for `train`.
-            options: Passed on to the parent's `train`.
+            resume_from_checkpoint, options: As for `train`; the checkpoint is one of the retraining.
 
         Raises:
             RuntimeError: There is no ticket yet, or no search to go on from.
-            ValueError:
-                The retraining is to go on, and the search left no step. The checkpoint is of a search, or of a
-                retraining with another `retrain_schedule` or `compact`.
+            ValueError: The search left no step to go on with. The checkpoint is of a search, or of a retraining with
+                another `retrain_schedule` or `compact`.
         """
         run = self._running.run
         checkpoint = find_checkpoint(resume_from_checkpoint, str(self.args.output_dir))
@@ -236,10 +214,8 @@ class WormTrainerMixin(_Trainer):
     def _search(self, checkpoint: str | None, options: dict[str, Any], draws: bool) -> TrainOutput:
         """Search and, if it draws, draw and retrain within the same training."""
         run = self._running.run
-        refuse_stream_of_epochs(run.searched, self.train_dataset)
-        saved = None if checkpoint is None else load_run(checkpoint)
-        if saved is not None and saved.progress.phase == "retrain":
-            raise ValueError(f"{checkpoint} is of the retraining: resume it with `train` or `retrain`.")
+        refusals.refuse_stream_of_epochs(run.searched, self.train_dataset)
+        saved = None if checkpoint is None else load_search(checkpoint)
         if checkpoint is not None and self.compacted:
             raise ValueError(
                 f"{checkpoint} is of a search in the dense model, and this trainer's model is the compact one by now. "
@@ -294,22 +270,19 @@ class WormTrainerMixin(_Trainer):
                 raise RuntimeError(
                     "`retrain_schedule='continue'` goes on with a search's optimizer, and there was none."
                 )
-            warn_of_warmup(self, run.config.retrain_epochs)  # or it was told before that
+            refusals.warn_of_warmup(self, run.config.retrain_epochs)  # or it was told before that
         if not run.restarts and state.global_step >= state.max_steps:
             raise ValueError(none_left(run.progress, run.config))
-        if run.progress.phase == "retrain" and state.global_step > run.progress.begun_step:  # interrupted
-            run.progress.finish(state.global_step, state.epoch or 0.0)
-        run.progress.enter("retrain")
+        run.begin_retraining(state)
         # The first training's summary is not that of the run.
         log = [entry for entry in state.log_history if "train_loss" not in entry]
         start = Start(restores=False, log=log, seeds=run.restarts)
         if not state.global_step:
             return self._train(start, options)
-        run.progress.begun_step, run.progress.begun_epoch = state.global_step, state.epoch or 0.0
         with tempfile.TemporaryDirectory() as folder, compat.callbacks_kept(self):
             compat.leave(self, folder, optimizer=not run.restarts)
             if not run.restarts:
-                self.args.ignore_data_skip = streams(self.train_dataset)  # a stream can't go on within
+                self.args.ignore_data_skip = refusals.streams(self.train_dataset)  # a stream can't go on within
             return self._train(start._replace(checkpoint=folder), options)
 
     def _restore(self, saved: Saved, checkpoint: str) -> None:
@@ -360,7 +333,7 @@ class WormTrainerMixin(_Trainer):
         start = self._phases.start
         total, done = self._phases.plan(start, epochs, steps_per_epoch, planned)
         others[1] = cast(int, others[1]) * total // max(planned, 1)  # samples
-        self._phases.names.planned = total
+        self._phases.stages.planned = total
         if done is not None:
             epochs = done // steps_per_epoch
             compat.load_random_states(self, str(start.checkpoint))
@@ -381,19 +354,12 @@ class WormTrainerMixin(_Trainer):
 
     def evaluate_stage(self, stage: str) -> dict[str, float] | None:
         """Evaluate the model before the draw, after it, or as the result; see [`~hf_worm.trainer.stages`]."""
-        return stages.evaluate_stage(self, self._running.names, stage)
+        return self._running.stages.evaluate(self, stage)
 
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader[Any],
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """The parent's, on the weights that would be saved."""
         self.apply_ticket()
-        return super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        return super().evaluation_loop(*args, **kwargs)
 
     def apply_ticket(self) -> None:
         """Set what the ticket prunes to 0, whatever was done to the weights since the last step."""
@@ -428,7 +394,7 @@ class WormTrainerMixin(_Trainer):
             self._save_ticket(folder)
         if writes and self.args.push_to_hub and compat.wait_for_push(self):  # the parent copies the weights alone
             self._save_ticket(str(self.args.output_dir))
-            compat.copy_code(folder, str(self.args.output_dir))
+            copy_code(folder, str(self.args.output_dir))
 
     def _save_ticket(self, folder: str) -> None:
         if self.ticket is not None:
@@ -469,25 +435,17 @@ class WormTrainerMixin(_Trainer):
             replace_file(Path(compat.run_folder(self)) / REPORT_NAME, report_json(self.report()))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """The parent's card, and what the ticket prunes, how it was found, what it cost, and how to load the model.
-
-        Args:
-            args, kwargs: As the parent's own: TRL's trainers take other arguments than the `Trainer`.
-        """
+        """The parent's card, and what the ticket prunes, how it was found, what it cost, and how to load the model."""
         super().create_model_card(*args, **kwargs)
         folder = str(self.args.output_dir)
         if not self.is_world_process_zero() or not (Path(folder) / "README.md").is_file():
             return  # the latter is of parents that write none
-        correct_origin(folder, origin(self.trained_model), model_name(self.trained_model))
+        correct_origin(folder, self.trained_model)
         if self.ticket is not None:
             extend_model_card(folder, self.hub_model_id or self.args.hub_model_id, self.report())
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """The parent's; the model is saved whatever the Hub answers.
-
-        Args:
-            args, kwargs: As the parent's own.
-        """
+        """The parent's; the model is saved whatever the Hub answers."""
         if self.hub_model_id is None:  # then the parent asks for the repository first
             self.save_model(_internal_call=True)
         return super().push_to_hub(*args, **kwargs)
