@@ -143,6 +143,10 @@ class WormCallback(RunEvents):
         super().__init__(config, parts, type(self).__name__)
 
     @property
+    def config(self) -> WormConfig:
+        return self.run.config
+
+    @property
     def search(self) -> TicketSearch | None:
         return self.run.search
 
