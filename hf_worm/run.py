@@ -212,7 +212,7 @@ class Run:
     def epoch_ended(self, at: Position) -> None:
         """Take the masks where they are due after each epoch."""
         self._at_epoch_end = True
-        if self.searching and at.global_step and self.searched.due(at.global_step, epoch_end=True):
+        if self.searching and self._epoch_due(at):
             self.observe(at)
 
     def end_search(self, at: Position, stopped: bool, resumed: bool = False) -> bool:
@@ -237,7 +237,7 @@ class Run:
         ends = at.global_step >= at.max_steps or at.epoch == int(at.epoch or 0.0)
         if ends and not self._at_epoch_end and not resumed:
             return False  # the epoch's end is still to come, and with it an observation
-        if at.global_step and (not search.history or search.due(at.global_step, epoch_end=True)):
+        if self._epoch_due(at) or (at.global_step and not search.history):
             self.observe(at)
         self.progress.stopped = stopped and not planned and not search.converged
         self.over = True
@@ -258,8 +258,14 @@ class Run:
         A checkpoint of an epoch's last step is written before the epoch ends, and on resumption that epoch counts as
         done.
         """
-        whole = at.epoch is not None and at.epoch == int(at.epoch)
-        return at.global_step > 0 and whole and self.searched.due(at.global_step, epoch_end=True)
+        return at.epoch is not None and at.epoch == int(at.epoch) and self._epoch_due(at)
+
+    def _epoch_due(self, at: Position) -> bool:
+        """True if the masks are due at the end of an epoch here, and steps were taken since the newest observation.
+
+        The search's own count of steps does not do: it may have observed without being told any.
+        """
+        return self.progress.observed_step < at.global_step and self.searched.due(at.global_step, epoch_end=True)
 
     # The draw and the retraining.
 

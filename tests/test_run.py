@@ -127,6 +127,19 @@ def test_a_search_that_forgets_its_masks_ends_elsewhere(
     assert again.progress.steps == {"search": 12, "retrain": 8}
 
 
+def test_masks_that_were_taken_without_a_count_of_steps_are_not_taken_again(model: nn.Module) -> None:
+    """A search may observe the weights of an epoch by itself: its own count of steps says nothing then."""
+    run, told = new_run(NEVER)
+    run.restore(model)
+    run.plan(5, STEPS, 20)
+    run.searched.observe()
+    run.progress.observed_step = STEPS
+    assert not run.is_over(At(STEPS), 20, stopped=False)
+    run.begin(At(STEPS), model, torch.optim.SGD(model.parameters()), STEPS)
+    run.epoch_ended(At(STEPS))
+    assert told == [] and len(run.searched.history) == 1
+
+
 @pytest.mark.parametrize(("stop", "observed"), [(6, [4, 6]), (8, [4, 8])])
 def test_a_search_that_is_asked_to_end_takes_its_masks_first(stop: int, observed: list[int], model: nn.Module) -> None:
     """Within an epoch at once, and at its last step where the epoch ends."""
