@@ -94,3 +94,9 @@ def replace_file(path: Path, content: str | bytes) -> None:
     beside = path.with_name(path.name + ".tmp")
     beside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     os.replace(beside, path)
+
+
+def copy_code(source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
+    """Copy the code that a model was saved with into another folder."""
+    for code in Path(source).glob("*.py"):
+        Path(folder, code.name).write_bytes(code.read_bytes())

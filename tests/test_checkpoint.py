@@ -14,6 +14,7 @@ from transformers import BertForSequenceClassification
 
 from hf_worm import WormConfig
 from hf_worm.checkpoint.whole import require_whole, whole_before
+from hf_worm.files import copy_code
 
 Damage = Callable[[Path], object]
 
@@ -146,3 +147,12 @@ def test_training_refuses_it_and_goes_on_from_the_one_it_names(
     again.train(resume_from_checkpoint=named)
     assert same_weights(weights(again.model), weights(whole.model))
     assert json.loads((tmp_path / "checkpoint-32" / "trainer_state.json").read_text())["global_step"] == 32
+
+
+def test_a_models_own_code_goes_with_its_weights(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint-1"
+    checkpoint.mkdir()
+    (checkpoint / "modeling.py").write_text("x = 1\n")
+    (checkpoint / "config.json").write_text("{}")
+    copy_code(str(checkpoint), str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["modeling.py"]

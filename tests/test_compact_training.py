@@ -311,7 +311,7 @@ def test_trying_the_cut_changes_nothing(
     tried.train()
     monkeypatch.setattr("hf_worm.trainer.cutting.try_cut", lambda *_: None)
     monkeypatch.setattr("hf_worm.trainer.cutting.rows", lambda *_: {})
-    monkeypatch.setattr("hf_worm.trainer.cutting.costs", lambda *_: {})
+    monkeypatch.setattr("hf_worm.report.speed.costs", lambda *_: {})
     plain = compact_trainer(bert, tmp_path / "plain", ["neurons", "heads"])
     plain.train()
     assert same_weights(weights(tried.model), weights(plain.model))
@@ -339,7 +339,7 @@ def test_without_memory_to_measure_the_run_goes_on(
     def no_memory(*_: Any) -> None:
         raise torch.OutOfMemoryError("tried to allocate 20 GiB")
 
-    monkeypatch.setattr("hf_worm.trainer.cutting.costs", no_memory)
+    monkeypatch.setattr("hf_worm.report.speed.costs", no_memory)
     trainer = compact_trainer(bert, tmp_path, ["neurons"])
     with pytest.warns(UserWarning, match="was not measured: OutOfMemoryError: tried to allocate 20 GiB"):
         trainer.train()
@@ -350,7 +350,7 @@ def test_without_memory_to_measure_the_run_goes_on(
 def test_measuring_is_no_part_of_the_draw(
     bert: BertForSequenceClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hf_worm.trainer.cutting.costs", lambda *_: time.sleep(2) or {})
+    monkeypatch.setattr("hf_worm.report.speed.costs", lambda *_: time.sleep(2) or {})
     compact_trainer(bert, tmp_path, ["neurons"]).train()
     assert sum(report(tmp_path)[phase]["seconds"] for phase in ("draw", "retrain")) < 2
 

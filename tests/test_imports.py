@@ -1,9 +1,8 @@
-"""Imports run one way: commands → trainer → checkpoint → report → search → ticket → parts → units → core, config."""
+"""Imports run one way: commands → trainer → run → checkpoint → report → search → ticket → parts → units → core."""
 
 import ast
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,11 +22,23 @@ MAY_IMPORT["state"] = MAY_IMPORT["ticket"] | {"ticket"} | PARTS
 MAY_IMPORT["search"] = MAY_IMPORT["state"] | {"state"}
 MAY_IMPORT["report"] = MAY_IMPORT["search"] | {"search", "report"}
 MAY_IMPORT["checkpoint"] = MAY_IMPORT["report"] | {"checkpoint"}
-MAY_IMPORT["trainer"] = MAY_IMPORT["checkpoint"] | {"trainer"}
+MAY_IMPORT["run"] = MAY_IMPORT["checkpoint"]
+MAY_IMPORT["trainer"] = MAY_IMPORT["run"] | {"run", "trainer"}
 MAY_IMPORT["commands"] = MAY_IMPORT["trainer"] | {"commands", "models"}
 MAY_IMPORT["__main__"] = {"commands"}
 ABOVE_TRAINER = {"commands", "__main__"}
-WITHOUT_TRANSFORMERS = {"files", "config", "core", "units", "compact", "holding", "ticket", "state", "search"} | PARTS
+WITHOUT_TRANSFORMERS = {
+    "files",
+    "config",
+    "core",
+    "units",
+    "compact",
+    "holding",
+    "ticket",
+    "state",
+    "search",
+    "run",
+} | PARTS
 LOADS = PACKAGE / "compact" / "load.py"  # the one module below the trainer that loads models of Transformers
 
 FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if file != PACKAGE / "__init__.py"]
@@ -81,6 +92,9 @@ def test_imports_run_one_way(file: Path) -> None:
         ("from .search import TicketSearch", "scores", "hf_worm"),
         ("import hf_worm.search", "ticket", "hf_worm"),
         ("from .trainer import WormTrainer", "search", "hf_worm"),
+        ("from transformers import TrainerState", "run", "hf_worm"),
+        ("from hf_worm.trainer.callback import WormCallback", "run", "hf_worm"),
+        ("from hf_worm.run import Run", "checkpoint", "hf_worm.checkpoint"),
         ("from hf_worm import WormTrainer", "search", "hf_worm"),
         ("import hf_worm", "search", "hf_worm"),
         ("from hf_worm import __version__", "report", "hf_worm.report"),
@@ -124,23 +138,50 @@ def test_matplotlib_is_imported_for_figures_alone() -> None:
             assert not any(name.startswith("matplotlib") for name in imported(source, package)), file
 
 
-def test_a_search_runs_where_transformers_is_not_installed() -> None:
+WITHOUT_INSTALLED = f"""
+import sys, types
+sys.modules["transformers"] = None
+package = types.ModuleType("hf_worm")
+package.__path__ = [{str(PACKAGE)!r}]
+sys.modules["hf_worm"] = package
+
+import torch
+from torch import nn
+from hf_worm.config import WormConfig
+
+model = nn.ModuleDict(dict(query=nn.Linear(4, 4), key=nn.Linear(4, 4)))
+"""
+SEARCH = """
+from hf_worm.search import TicketSearch
+
+search = TicketSearch(model, WormConfig(window=2))
+search.observe()
+assert search.observe().converged
+print(search.draw().sparsity)
+"""
+RUN = """
+from hf_worm.run import Run
+
+optimizer = torch.optim.SGD(model.parameters())
+run = Run(WormConfig(window=2), {}, lambda observation, at: None)
+run.restore(model)
+run.plan(epochs=2, steps_per_epoch=1, planned=2)
+for step in range(3):
+    at = types.SimpleNamespace(global_step=step, epoch=float(step), max_steps=2)
+    if step == 0:
+        run.begin(at, model, optimizer, 1)
+    else:
+        run.step_ended(at)
+        run.epoch_ended(at)
+assert run.end_search(at, stopped=False)
+run.close_search(at, "draw")
+print(run.draw().sparsity)
+"""
+
+
+@pytest.mark.parametrize("program", [SEARCH, RUN], ids=["search", "run"])
+def test_it_runs_where_transformers_is_not_installed(program: str) -> None:
     """In a process that can't import transformers; the package's own `__init__`, which needs it, is left out."""
-    program = f"""
-        import sys, types
-        sys.modules["transformers"] = None
-        package = types.ModuleType("hf_worm")
-        package.__path__ = [{str(PACKAGE)!r}]
-        sys.modules["hf_worm"] = package
-
-        from torch import nn
-        from hf_worm.config import WormConfig
-        from hf_worm.search import TicketSearch
-
-        search = TicketSearch(nn.ModuleDict(dict(query=nn.Linear(4, 4), key=nn.Linear(4, 4))), WormConfig(window=2))
-        search.observe()
-        assert search.observe().converged
-        print(search.draw().sparsity)
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
+    program = WITHOUT_INSTALLED + program
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "0.5\n"), done.stderr

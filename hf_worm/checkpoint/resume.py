@@ -1,10 +1,14 @@
 """Find the checkpoint that a run is resumed from, and read what it holds of a retraining."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from hf_worm.checkpoint.state import Saved, load_run
 from hf_worm.checkpoint.whole import require_whole
@@ -36,6 +40,47 @@ def find_checkpoint(resume_from_checkpoint: Checkpoint, output_dir: str) -> str 
     checkpoint = os.fspath(cast(str, resume_from_checkpoint))
     require_whole(checkpoint)
     return checkpoint
+
+
+def find_resumed(step: int, log: list[dict[str, Any]], folders: Iterable[str | None]) -> Path:
+    """Find the checkpoint that a Trainer has resumed from, which it does not tell callbacks.
+
+    Args:
+        step (`int`): Optimizer steps at the checkpoint.
+        log (`list[dict[str, Any]]`): The Trainer's `log_history` as it was loaded.
+        folders (`Iterable[str]`): Folders that hold it, or are it; the run's own comes first.
+
+    Raises:
+        ValueError: None of them has that log.
+    """
+    name = f"{PREFIX_CHECKPOINT_DIR}-{step}"
+    first, *others = (Path(folder) for folder in folders if folder)
+    places = [first / name, *(place for folder in others for place in (folder, folder / name))]
+    for folder in places:
+        if (folder / TRAINER_STATE_NAME).is_file() and load_trainer_state(folder).log_history == log:
+            return folder
+    raise ValueError(
+        f"Can't find the checkpoint of step {step} that this training resumes from: {places[0]} is not it. Name it in "
+        "the arguments as well: `TrainingArguments(resume_from_checkpoint=...)`."
+    )
+
+
+def load_trainer_state(checkpoint: str | os.PathLike[str]) -> TrainerState:
+    """Read the `TrainerState` of a checkpoint."""
+    state: TrainerState = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
+    return state
+
+
+def load_search(checkpoint: str) -> Saved:
+    """Read a checkpoint of a search.
+
+    Raises:
+        ValueError: The checkpoint is of the retraining.
+    """
+    saved = load_run(checkpoint)
+    if saved.ticket is not None:
+        raise ValueError(f"{checkpoint} is of the retraining: resume it with `train` or `retrain`.")
+    return saved
 
 
 def load_retraining(checkpoint: str, config: WormConfig) -> Saved:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hf_worm.compact.record import update_config_
-from hf_worm.units import RepresentativeLayer, representative_layers
+from hf_worm.units import RepresentativeLayer, layers_without_pruning, representative_layers
 from hf_worm.units.kind import LargerKind
 from hf_worm.units.kinds import by_kind
 
@@ -16,6 +16,15 @@ def require_larger_units(model: nn.Module, layers: Sequence[RepresentativeLayer]
     """Raise a `ValueError` where units can't be cut out: single weights, channels or heads of some models."""
     for kind, own in by_kind(layers).items():
         kind.require_cuttable(model, own)
+
+
+def require_units_to_cut(layers: Sequence[RepresentativeLayer], prune_ratio: float, scope: str) -> None:
+    """Raise a `ValueError` where the ratio prunes no unit of any layer."""
+    if len(layers_without_pruning(layers, prune_ratio, scope)) == len(layers):
+        raise ValueError(
+            "`compact=True` would cut out nothing: the layers have too few units for their ratio (heads that share a "
+            "key and a value are one unit). Take a larger `prune_ratio`, or other `layers`."
+        )
 
 
 def cut_(model: nn.Module, layers: Sequence[RepresentativeLayer], masks: Mapping[str, torch.Tensor]) -> None:

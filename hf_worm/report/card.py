@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
+from torch import nn
 
 from hf_worm.report import tables
+from hf_worm.report.loading import model_name, origin
 from hf_worm.report.papers import Paper, paper_of
 from hf_worm.report.reading import record_of
 from hf_worm.report.record import Record
@@ -32,23 +34,22 @@ def tags_of(record: Record) -> list[str]:
     return ["worm", *(["early-bird"] if record.method.early_bird else []), "pruning"]
 
 
-def correct_origin(folder: str, origin: str, model: str) -> None:
+def correct_origin(folder: str, model: nn.Module) -> None:
     """Say what the model was fine-tuned from, if anything, where the parent's card does not know.
 
     The parent takes a model from a local folder for one that was trained from scratch, and one with new weights for one
     of the Hub, without a name.
 
     Args:
-        folder (`str`): That of the card.
-        origin (`str`): The folder or the id on the Hub that the model was loaded from; empty where it was not.
-        model (`str`): What to call it.
+        folder (`str`): The folder of the card.
+        model (`nn.Module`): The model.
     """
     path = Path(folder) / "README.md"
-    card = path.read_text(encoding="utf-8")
-    if not origin:
+    card, source = path.read_text(encoding="utf-8"), origin(model)
+    if not source:
         corrected = card.replace(OF_NOTHING, FROM_SCRATCH)
-    elif os.path.isdir(origin):
-        corrected = card.replace(FROM_SCRATCH, f"This model is a fine-tuned version of `{model}` on ")
+    elif os.path.isdir(source):
+        corrected = card.replace(FROM_SCRATCH, f"This model is a fine-tuned version of `{model_name(model)}` on ")
     else:
         return
     if corrected != card:

@@ -1,7 +1,11 @@
-"""What a run tells people while it trains: a line for each observation, and why there is no retraining."""
+"""What a run tells while it trains: each observation, each evaluation around the draw, why nothing is retrained."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
+from hf_worm.report.metrics import STAGES
 from hf_worm.report.progress import Progress
 from hf_worm.search import FADE_BOUND, sampling_advice
 
@@ -23,6 +27,28 @@ def observation_line(observation: Observation, config: WormConfig, epoch: float)
     doing = "truncating" if share is None else "fading"
     trigger = config.stopping_point + config.margin
     return f"{line}; below {trigger:g}: {doing}" if observation.mean_distance < trigger else f"{line}; {doing}"
+
+
+def observation_logs(observation: Observation, sparsity: float) -> dict[str, Any]:
+    """Name the values of an observation for a Trainer's log, where it has them.
+
+    Args:
+        observation (`Observation`): The observation.
+        sparsity (`float`): Share of the units that its mask prunes.
+    """
+    logs = {
+        "worm_max_distance": observation.max_distance,
+        "worm_mean_distance": observation.mean_distance,
+        "worm_truncating": observation.truncating,
+        "worm_doomed_share": observation.doomed_share,
+        "worm_sparsity": sparsity,
+    }
+    return {name: value for name, value in logs.items() if value is not None}
+
+
+def stage_line(stage: str, metrics: Mapping[str, float]) -> str:
+    """Describe an evaluation around the draw in a line: "drawn: accuracy 0.8410, loss 0.3620"."""
+    return f"{STAGES[stage]}: {', '.join(f'{name} {value:.4f}' for name, value in metrics.items())}"
 
 
 def none_left(progress: Progress, config: WormConfig) -> str:

@@ -1,15 +1,18 @@
 """Measures models side by side: parameters, bytes, multiply-adds, and times."""
 
 import copy
+import inspect
 import statistics
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
 from hf_worm.core.random_states import random_states_kept
 
@@ -41,6 +44,27 @@ def costs(models: Mapping[str, nn.Module], batch: Batch, rows: int = LARGE_BATCH
     times[f"training step {rows}"] = training
     seconds = {what: {name: _summary(values) for name, values in by_model.items()} for what, by_model in times.items()}
     return {"size": size, "seconds": seconds}
+
+
+def try_costs(models: Mapping[str, nn.Module], batch: Batch, rows: int = LARGE_BATCH) -> dict[str, Any]:
+    """Measure models as [`costs`] does; with a warning and nothing measured where one can't be run so."""
+    try:
+        return costs(models, batch, rows)
+    except Exception as error:  # out of memory, or rows that can't be repeated: the run goes on without its times
+        warnings.warn(f"What the smaller model gains was not measured: {type(error).__name__}: {error}", stacklevel=2)
+        return {}
+
+
+def forward_inputs(model: PreTrainedModel, batch: Batch, labels: Sequence[str]) -> dict[str, Any]:
+    """Pick the inputs out of a batch that a model's `forward` names, without labels that it need not have.
+
+    Models of an encoder and a decoder keep theirs: they make the decoder's input of them.
+    """
+    taken = inspect.signature(model.forward).parameters
+    left_out = [
+        name for name in labels if name in taken and taken[name].default is None and not model.config.is_encoder_decoder
+    ]
+    return {name: value for name, value in batch.items() if name in taken and name not in left_out}
 
 
 def repeated(batch: Batch, rows: int) -> dict[str, Any]:

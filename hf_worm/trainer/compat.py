@@ -8,7 +8,6 @@ import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,21 +37,18 @@ class OneRunHandler(CallbackHandler):
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
         """Tell all callbacks or, where another training follows, all but trackers."""
-        everyone = self.callbacks
-        if self.another_follows:
-            self.callbacks = [callback for callback in everyone if not isinstance(callback, TRACKERS)]
-        try:
-            told: TrainerControl = super().on_train_end(args, state, control, **kwargs)
-        finally:
-            self.callbacks = everyone
-        return told
+        others = [callback for callback in self.callbacks if not isinstance(callback, TRACKERS)]
+        return self._tell_end(others if self.another_follows else self.callbacks, args, state, control, **kwargs)
 
     def tell_trackers(self, args: Any, state: TrainerState, control: TrainerControl) -> TrainerControl:
         """Tell trackers alone the end of the run."""
-        everyone = self.callbacks
-        self.callbacks = [callback for callback in everyone if isinstance(callback, TRACKERS)]
+        trackers = [callback for callback in self.callbacks if isinstance(callback, TRACKERS)]
+        return self._tell_end(trackers, args, state, control)
+
+    def _tell_end(self, callbacks: list[Any], *given: Any, **kwargs: Any) -> TrainerControl:
+        everyone, self.callbacks = self.callbacks, callbacks
         try:
-            told: TrainerControl = super().on_train_end(args, state, control)
+            told: TrainerControl = super().on_train_end(*given, **kwargs)
         finally:
             self.callbacks = everyone
         return told
@@ -115,12 +111,17 @@ def forget_optimizer(trainer: Trainer) -> None:
     trainer.accelerator._schedulers.clear()
 
 
+def forget_best(state: TrainerState) -> None:
+    """Have a Trainer find the best of its models anew."""
+    state.best_metric = state.best_model_checkpoint = state.best_global_step = None
+
+
 def leave(trainer: Trainer, folder: str, optimizer: bool) -> None:
-    """Write what a training goes on from into a folder, but for the weights, which are in place.
+    """Write a checkpoint that a training goes on from, without the weights, which are in place.
 
     Args:
-        trainer (`Trainer`): Whose training has ended.
-        folder (`str`): The folder; the parent's `train` resumes from it as from a checkpoint.
+        trainer (`Trainer`): The trainer, whose training has ended.
+        folder (`str`): The checkpoint's folder.
         optimizer (`bool`): Whether the training goes on with the optimizer and the schedule.
     """
     if optimizer:
@@ -129,18 +130,12 @@ def leave(trainer: Trainer, folder: str, optimizer: bool) -> None:
     trainer._save_rng_state(folder)
     state = copy.copy(trainer.state)
     state.log_history = []  # it may hold values that JSON does not know, and is put back when the next training begins
-    state.best_metric = state.best_model_checkpoint = state.best_global_step = None  # of unpruned models
+    forget_best(state)  # of unpruned models
     parts: Any = [
         part for part in (*trainer.callback_handler.callbacks, trainer.control) if isinstance(part, ExportableState)
     ]
     state.stateful_callbacks = TrainerState(stateful_callbacks=parts).stateful_callbacks
     state.save_to_json(os.path.join(folder, TRAINER_STATE_NAME))
-
-
-def saved_state(checkpoint: str) -> TrainerState:
-    """Read the `TrainerState` of a checkpoint."""
-    state: TrainerState = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
-    return state
 
 
 def load_random_states(trainer: Trainer, checkpoint: str) -> None:
@@ -186,9 +181,3 @@ def wait_for_push(trainer: Trainer) -> bool:
     if trainer.args.hub_always_push:
         trainer._finish_current_push()
     return bool(trainer.args.hub_always_push)
-
-
-def copy_code(checkpoint: str, folder: str) -> None:
-    """Copy a model's own code beside the weights that the parent copies out of a checkpoint to push them."""
-    for code in Path(checkpoint).glob("*.py"):
-        Path(folder, code.name).write_bytes(code.read_bytes())

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 
-from hf_worm.compact import require_larger_units
+from hf_worm.compact import require_larger_units, require_units_to_cut
 from hf_worm.config import WormConfig
 from hf_worm.search import TicketSearch
-from hf_worm.units import layers_without_pruning
 
 # How training may be distributed: every process holds all of every weight, and of its averaged gradient.
 SUPPORTED = {DistributedType.NO} | {kind for kind in DistributedType if kind.startswith("MULTI_")}
@@ -28,16 +28,7 @@ STEPPING_BY_SIGN = ("lion", "rprop", "signsgd", "signum", "muon")
 
 
 def refuse_distribution(owner: str, kind: DistributedType, args: TrainingArguments) -> None:
-    """Refuse a way to train under which truncating or holding would silently not work.
-
-    Args:
-        owner (`str`): The name of what does not support it.
-        kind (`DistributedType`): How training is distributed.
-        args (`TrainingArguments`): Those of the training.
-
-    Raises:
-        ValueError: Weights or gradients are spread over processes, or a signal is to end training.
-    """
+    """Raise a `ValueError` where weights or gradients are spread over processes, or a signal is to end training."""
     if kind not in SUPPORTED:
         raise ValueError(
             f"`{owner}` does not support {kind.value} training: it needs whole weights and gradients in every process. "
@@ -56,16 +47,12 @@ def refuse_distribution(owner: str, kind: DistributedType, args: TrainingArgumen
 
 
 def refuse_optimizer(owner: str, optimizer: str | torch.optim.Optimizer, scales_gradients: bool) -> None:
-    """Refuse an optimizer by its name, or by the names of its class and of those that it is derived from.
+    """Raise a `ValueError` for an optimizer that steps in the backward pass, or by the sign of what is to be truncated.
 
     Args:
-        owner (`str`): The name of what does not support it.
+        owner (`str`): The class that does not support it.
         optimizer (`str` or `torch.optim.Optimizer`): A value of `args.optim`, or the optimizer itself.
         scales_gradients (`bool`): Whether gradients are to be truncated.
-
-    Raises:
-        ValueError: It steps in the backward pass (LOMO, layer-wise GaLore and APOLLO), or regardless of the size of
-            gradients that are to be truncated (Lion, Rprop, signSGD, Muon).
     """
     if isinstance(optimizer, str):
         names, label = [optimizer], f"optim={optimizer!r}"
@@ -111,10 +98,19 @@ def refuse_stream_to_retrain(config: WormConfig, dataset: Any) -> None:
         )
 
 
+def steps_of_an_epoch(args: TrainingArguments, batches: DataLoader[Any]) -> int | None:
+    """Count the optimizer steps of an epoch; `None` for a stream."""
+    if not has_length(batches):
+        return None
+    return max(math.ceil(len(batches) / args.gradient_accumulation_steps), 1)
+
+
 def warn_of_warmup(trainer: Trainer, retrain_epochs: float) -> None:
     """Warn of a warmup that is longer than the retraining: its number of steps may be meant for the search alone."""
-    batches = len(trainer.get_train_dataloader()) / trainer.args.gradient_accumulation_steps
-    steps = math.ceil(retrain_epochs * max(math.ceil(batches), 1))
+    in_epoch = steps_of_an_epoch(trainer.args, trainer.get_train_dataloader())
+    if in_epoch is None:
+        return
+    steps = math.ceil(retrain_epochs * in_epoch)
     warmup = trainer.args.get_warmup_steps(steps)
     if warmup >= steps:
         warnings.warn(
@@ -125,22 +121,9 @@ def warn_of_warmup(trainer: Trainer, retrain_epochs: float) -> None:
 
 
 def refuse_compact(model: nn.Module, search: TicketSearch, given_optimizer: bool) -> None:
-    """Refuse to make a model smaller where there is nothing to cut out, or nothing to train or save it with.
-
-    Args:
-        model (`nn.Module`): The model.
-        search (`TicketSearch`): The search in it.
-        given_optimizer (`bool`): Whether the optimizer is one that the user made, of the model as it is now.
-
-    Raises:
-        ValueError: It is so.
-    """
+    """Raise a `ValueError` where there is nothing to cut out of a model, or nothing to train or save the rest with."""
     require_larger_units(model, search.layers)
-    if len(layers_without_pruning(search.layers, search.config.prune_ratio, search.config.scope)) == len(search.layers):
-        raise ValueError(
-            "`compact=True` would cut out nothing: the layers have too few units for their ratio (heads that share a "
-            "key and a value are one unit). Take a larger `prune_ratio`, or other `layers`."
-        )
+    require_units_to_cut(search.layers, search.config.prune_ratio, search.config.scope)
     if not isinstance(model, PreTrainedModel):
         raise ValueError(
             f"`compact=True` makes another model of a model of Transformers, which a `{type(model).__name__}` is not: "

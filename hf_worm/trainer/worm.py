@@ -12,40 +12,27 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
-from torch.utils.data import DataLoader
 from transformers import Trainer
-from transformers.trainer_utils import (
-    PREFIX_CHECKPOINT_DIR,
-    EvalLoopOutput,
-    TrainOutput,
-)
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 from transformers.training_args import OptimizerNames
 
 from hf_worm.checkpoint.older_names import load_renamed
-from hf_worm.checkpoint.resume import Checkpoint, find_checkpoint, load_retraining, retrained_as
-from hf_worm.checkpoint.state import Saved, load_run, save_state
+from hf_worm.checkpoint.resume import Checkpoint, find_checkpoint, load_retraining, load_search, retrained_as
+from hf_worm.checkpoint.state import Saved, load_run
 from hf_worm.config import WormConfig
 from hf_worm.core.window import Observation
-from hf_worm.files import replace_file
+from hf_worm.files import copy_code, replace_file
 from hf_worm.report.card import correct_origin, extend_model_card
-from hf_worm.report.loading import model_name, origin
+from hf_worm.report.metrics import sum_trainings
 from hf_worm.report.progress import Progress
 from hf_worm.report.progress_lines import none_left
 from hf_worm.report.worm_report import REPORT_NAME, build_report, report_json, set_aside
 from hf_worm.search import TicketSearch
 from hf_worm.ticket import Ticket
-from hf_worm.trainer import compat, cutting, stages
+from hf_worm.trainer import compat, cutting, refusals
+from hf_worm.trainer.callback import put_weights_in_place
 from hf_worm.trainer.optimizers import Optimizers
-from hf_worm.trainer.phases import Phases
-from hf_worm.trainer.refusals import (
-    refuse_compact,
-    refuse_distribution,
-    refuse_optimizer,
-    refuse_stream_of_epochs,
-    refuse_stream_to_retrain,
-    streams,
-    warn_of_warmup,
-)
+from hf_worm.trainer.phases import Phases, Start
 
 if TYPE_CHECKING:
     _Trainer = Trainer
@@ -89,25 +76,24 @@ class WormTrainerMixin(_Trainer):
         treatment: Any = None,
         **kwargs: Any,
     ) -> None:
-        self.worm_config = worm_config
         self.ignored_keys: list[str] | None = None  # of a model's outputs, at the evaluations around the draw
+        self.optimizers = Optimizers(self)
         self._phases: Phases | None = None
-        self.optimizers, self.cut = Optimizers(self), cutting.Cut(self)
-        self._left: str | None = None  # the folder of what another training has left to go on from
         super().__init__(*args, **kwargs)
         if worm_config is None:
             return
         if not isinstance(worm_config, WormConfig):
             raise TypeError(f"`worm_config` must be a `WormConfig`, got a `{type(worm_config).__name__}`.")
-        refuse_distribution(type(self).__name__, self.accelerator.distributed_type, self.args)
+        refusals.refuse_distribution(type(self).__name__, self.accelerator.distributed_type, self.args)
         parts = {"score": score, "select": select, "schedule": schedule, "treatment": treatment}
-        self._phases = Phases(self, worm_config, parts)
-        self._phases.restore(self.trained_model, None)
-        refuse_optimizer(type(self).__name__, OptimizerNames(self.args.optim).value, self._searched.scales_gradients)
-        compat.insert_first(self, self._phases.names)
-        self.add_callback(self._phases)
+        phases = self._phases = Phases(self, worm_config, parts)
+        phases.run.restore(self.trained_model)
+        search = phases.run.searched
+        refusals.refuse_optimizer(phases.owner, OptimizerNames(self.args.optim).value, search.scales_gradients)
+        compat.insert_first(self, phases.stages)
+        self.add_callback(phases)
         if worm_config.compact:
-            refuse_compact(self.trained_model, self._searched, self.optimizers.given)
+            refusals.refuse_compact(self.trained_model, search, self.optimizers.given)
             self.callback_handler = compat.OneRunHandler(self.callback_handler)
 
     # The three phases.
@@ -141,18 +127,17 @@ class WormTrainerMixin(_Trainer):
             RuntimeError: A subclass has a `training_step` that truncates nothing.
         """
         options = {"trial": trial, "ignore_keys_for_eval": ignore_keys_for_eval, **kwargs}
-        if self.worm_config is None:
+        if self._phases is None:
             if isinstance(resume_from_checkpoint, os.PathLike):
                 resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
-        config = self.worm_config
-        refuse_stream_to_retrain(config, self.train_dataset)
+        config = self._phases.run.config
+        refusals.refuse_stream_to_retrain(config, self.train_dataset)
         checkpoint = find_checkpoint(resume_from_checkpoint, str(self.args.output_dir))
-        saved = None if checkpoint is None else load_run(checkpoint)
-        if saved is not None and saved.progress.phase == "retrain":
+        if checkpoint is not None and load_run(checkpoint).ticket is not None:
             return self.retrain(checkpoint, **options)
         if config.retrain_schedule == "restart" and config.retrain_epochs > 0 and self.train_dataset is not None:
-            warn_of_warmup(self, config.retrain_epochs)
+            refusals.warn_of_warmup(self, config.retrain_epochs)
         output = self._train_twice(checkpoint, options) if config.compact else self._search(checkpoint, options, True)
         if trial is not None:
             # What a hyperparameter search was told last may be of the unpruned model; now it evaluates the result.
@@ -163,14 +148,10 @@ class WormTrainerMixin(_Trainer):
         """Train as usual, watching the masks and truncating from the trigger point on, until they have converged.
 
         Args:
-            resume_from_checkpoint (`str`, `os.PathLike` or `bool`, *optional*):
-                A checkpoint of the search, as for `train`.
-            options: Passed on to the parent's `train`.
+            resume_from_checkpoint, options: As for `train`; the checkpoint is one of the search.
 
         Raises:
-            ValueError:
-                The weights are to fade, and the training set has no length: there are no epochs to count. The
-                checkpoint is of the retraining.
+            ValueError: The checkpoint is of the retraining, or epochs are to be counted of a set without a length.
         """
         return self._search(find_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), options, draws=False)
 
@@ -185,12 +166,13 @@ class WormTrainerMixin(_Trainer):
         Raises:
             RuntimeError: Nothing was observed yet, or the ticket has been drawn already.
         """
-        if self.ticket is not None:
+        phases = self._running
+        if phases.run.ticket is not None:
             raise RuntimeError("The ticket is drawn already: begin anew with `search_ticket()`.")
-        if not self._searched.history:
+        if not phases.run.searched.history:
             raise RuntimeError("There is no mask to draw yet: call `search_ticket()` first.")
-        self._running.draw(self.state)
-        return self._drawn
+        phases.draw(self.state)
+        return phases.run.drawn
 
     def retrain(self, resume_from_checkpoint: Checkpoint = None, **options: Any) -> TrainOutput:
         """Train on with the ticket held: for `retrain_epochs`, with a fresh optimizer and schedule.
@@ -202,67 +184,64 @@ class WormTrainerMixin(_Trainer):
         is cut out first.
 
         Args:
-            resume_from_checkpoint (`str`, `os.PathLike` or `bool`, *optional*):
-                A checkpoint of the retraining, as for `train`.
-            options: Passed on to the parent's `train`.
+            resume_from_checkpoint, options: As for `train`; the checkpoint is one of the retraining.
 
         Raises:
             RuntimeError: There is no ticket yet, or no search to go on from.
-            ValueError:
-                The retraining is to go on, and the search left no step. The checkpoint is of a search, or of a
-                retraining with another `retrain_schedule` or `compact`.
+            ValueError: The search left no step to go on with. The checkpoint is of a search, or of a retraining with
+                another `retrain_schedule` or `compact`.
         """
+        run = self._running.run
         checkpoint = find_checkpoint(resume_from_checkpoint, str(self.args.output_dir))
-        saved = None
-        if checkpoint is not None:
-            saved = load_retraining(checkpoint, self._config)
-            self._restore(saved, checkpoint)
-        self.ticket = retrained_as(self._drawn, self._config)
-        if self._config.compact and not self.compacted:
-            self.cut.cut_out(self._drawn)
+        saved = None if checkpoint is None else load_retraining(checkpoint, run.config)
+        if saved is not None:
+            self._restore(saved, str(checkpoint))
+        run.ticket = retrained_as(run.drawn, run.config)
+        if run.config.compact and not self.compacted:
+            cutting.cut_out(self, run)
         model_init, self.model_init = self.model_init, None  # type: ignore[assignment]  # a new model has no ticket
         try:
-            if checkpoint is not None:
-                return self._train(checkpoint, saved, options)
-            return self._go_on(options)
+            if saved is None:
+                return self._go_on(options)
+            return self._train(Start(checkpoint, saved, restores=not self.compacted), options)
         finally:
             self.model_init = model_init
 
     def observe(self) -> Observation:
         """Sample the masks, log what they show, and print it in a line."""
-        return self._running.observe(self.state, self.control)
+        return self._running.run.observe(self.state)
 
     def _search(self, checkpoint: str | None, options: dict[str, Any], draws: bool) -> TrainOutput:
         """Search and, if it draws, draw and retrain within the same training."""
-        refuse_stream_of_epochs(self._searched, self.train_dataset)
-        saved = None if checkpoint is None else load_run(checkpoint)
-        if saved is not None and saved.progress.phase == "retrain":
-            raise ValueError(f"{checkpoint} is of the retraining: resume it with `train` or `retrain`.")
+        run = self._running.run
+        refusals.refuse_stream_of_epochs(run.searched, self.train_dataset)
+        saved = None if checkpoint is None else load_search(checkpoint)
         if checkpoint is not None and self.compacted:
             raise ValueError(
                 f"{checkpoint} is of a search in the dense model, and this trainer's model is the compact one by now. "
                 "Resume with a new trainer that is given the dense model."
             )
-        self.ticket, self.cut.rest, self.cut.account, self._running.draws = None, None, None, draws
-        return self._train(checkpoint, saved, options)
+        run.ticket, run.rest, run.draws = None, None, draws
+        return self._train(Start(checkpoint, saved), options)
 
-    def _train(self, checkpoint: str | None, saved: Saved | None, options: dict[str, Any]) -> TrainOutput:
+    def _train(self, start: Start, options: dict[str, Any]) -> TrainOutput:
         """Run one training of the parent's, from its beginning or from a checkpoint."""
         phases = self._running
         self.ignored_keys = options.get("ignore_keys_for_eval")
         compat.note_trial(self, options.get("trial"))
-        phases.begin(checkpoint, saved)
-        seed = (phases if saved is None else saved).progress.seed
-        if checkpoint is not None and seed is not None:
+        phases.start = start
+        seed = (phases.run if start.saved is None else start.saved).progress.seed
+        if start.checkpoint is not None and seed is not None:
             torch.manual_seed(seed)  # or the rows would come in another order than the run began with
         compat.move_last(self, phases)
         self.optimizers.renew()
         try:
-            output = super().train(resume_from_checkpoint=checkpoint, **options)
+            output = super().train(resume_from_checkpoint=start.checkpoint, **options)
             self.apply_ticket()  # whatever callbacks did to the weights at the end of training
             return output
         finally:
             phases.stop()
+            phases.start = None
             self._tell_failed_pushes()
 
     def _train_twice(self, checkpoint: str | None, options: dict[str, Any]) -> TrainOutput:
@@ -271,59 +250,56 @@ class WormTrainerMixin(_Trainer):
         handler.another_follows = True
         try:
             searched = self._search(checkpoint, options, draws=False)
-            self.draw_ticket()
-            handler.another_follows = False
-            if self._config.retrain_epochs > 0:
-                return cutting.sum_outputs(searched, self.retrain(**options))
-            self.log_result("drawn")
-            self.control = handler.tell_trackers(self.args, self.state, self.control)
         finally:
             handler.another_follows = False
+        self.draw_ticket()
+        if self._running.run.config.retrain_epochs > 0:
+            found = self.retrain(**options)
+            steps = searched.global_step, found.global_step - searched.global_step
+            metrics = sum_trainings(searched.metrics, found.metrics, steps)
+            return TrainOutput(found.global_step, metrics["train_loss"], metrics)
+        self.log_result("drawn")
+        self.control = handler.tell_trackers(self.args, self.state, self.control)
         return searched
 
     def _go_on(self, options: dict[str, Any]) -> TrainOutput:
         """Retrain after a search of this trainer's, as a training resumed; or a ticket from elsewhere, from step 0."""
-        phases, goes_on = self._running, self._config.retrain_schedule == "continue"
-        if goes_on and "search" not in self.progress.steps:
-            raise RuntimeError("`retrain_schedule='continue'` goes on with a search's optimizer, and there was none.")
-        if not goes_on and "search" not in self.progress.steps:
-            warn_of_warmup(self, self._config.retrain_epochs)  # or it was told before that
-        if goes_on and self.state.global_step >= self.state.max_steps:
-            raise ValueError(none_left(self.progress, self._config))
-        if self.progress.phase == "retrain" and self.state.global_step > self.progress.begun_step:  # interrupted
-            self.progress.finish(self.state.global_step, self.state.epoch or 0.0)
-        phases.to_seed = not goes_on
+        run, state = self._running.run, self.state
+        if "search" not in run.progress.steps:
+            if not run.restarts:
+                raise RuntimeError(
+                    "`retrain_schedule='continue'` goes on with a search's optimizer, and there was none."
+                )
+            refusals.warn_of_warmup(self, run.config.retrain_epochs)  # or it was told before that
+        if not run.restarts and state.global_step >= state.max_steps:
+            raise ValueError(none_left(run.progress, run.config))
+        run.begin_retraining(state)
         # The first training's summary is not that of the run.
-        phases.log_before = [entry for entry in self.state.log_history if "train_loss" not in entry]
-        if not self.state.global_step:
-            phases.progress.enter("retrain")
-            return self._train(None, None, options)
+        log = [entry for entry in state.log_history if "train_loss" not in entry]
+        start = Start(restores=False, log=log, seeds=run.restarts)
+        if not state.global_step:
+            return self._train(start, options)
         with tempfile.TemporaryDirectory() as folder, compat.callbacks_kept(self):
-            compat.leave(self, folder, optimizer=goes_on)
-            phases.progress.begun_step = self.state.global_step
-            phases.progress.begun_epoch = self.state.epoch or 0.0
-            phases.progress.enter("retrain")
-            self._left = folder
-            if goes_on:
-                self.args.ignore_data_skip = streams(self.train_dataset)  # a stream can't go on within
-            try:
-                return self._train(folder, None, options)
-            finally:
-                self._left = None
+            compat.leave(self, folder, optimizer=not run.restarts)
+            if not run.restarts:
+                self.args.ignore_data_skip = refusals.streams(self.train_dataset)  # a stream can't go on within
+            return self._train(start._replace(checkpoint=folder), options)
 
     def _restore(self, saved: Saved, checkpoint: str) -> None:
         """Put the run where a checkpoint of its retraining was saved."""
-        if not self.compacted:
-            try:
-                self._running.restore(self.trained_model, saved)
-            except ValueError as error:
-                if not self._config.compact:
-                    raise
-                raise ValueError(
-                    f"{checkpoint} is of a retraining after what was pruned had been cut out, which is done once more: "
-                    f"resume it with the dense model that the run began with. {error}"
-                ) from error
-        self._running.ticket, self._running.progress = saved.ticket, copy.deepcopy(saved.progress)
+        run = self._running.run
+        if self.compacted:
+            run.ticket, run.progress = saved.ticket, copy.deepcopy(saved.progress)
+            return
+        try:
+            run.restore(self.trained_model, saved)
+        except ValueError as error:
+            if not run.config.compact:
+                raise
+            raise ValueError(
+                f"{checkpoint} is of a retraining after what was pruned had been cut out, which is done once more: "
+                f"resume it with the dense model that the run began with. {error}"
+            ) from error
 
     def _tell_failed_pushes(self) -> None:
         for error in compat.failed_pushes(self):
@@ -351,15 +327,16 @@ class WormTrainerMixin(_Trainer):
     def set_initial_training_values(self, *args: Any, **kwargs: Any) -> Any:
         """The parent's, with the steps and epochs of the retraining, or of none where a checkpoint leaves none."""
         values = super().set_initial_training_values(*args, **kwargs)
-        if self._phases is None or not self._phases.active:
+        if self._phases is None or self._phases.start is None:
             return values
         epochs, steps_per_epoch, *others, planned = values
-        total, done = self._phases.plan(epochs, steps_per_epoch, planned)
+        start = self._phases.start
+        total, done = self._phases.plan(start, epochs, steps_per_epoch, planned)
         others[1] = cast(int, others[1]) * total // max(planned, 1)  # samples
-        self._phases.names.planned = total
+        self._phases.stages.planned = total
         if done is not None:
             epochs = done // steps_per_epoch
-            compat.load_random_states(self, str(self._phases.checkpoint))
+            compat.load_random_states(self, str(start.checkpoint))
         elif epochs != sys.maxsize:
             epochs = math.ceil(total / steps_per_epoch)
         return (epochs, steps_per_epoch, *others, total)
@@ -368,34 +345,26 @@ class WormTrainerMixin(_Trainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """The parent's, over the steps of the phase alone where the retraining has a schedule of its own."""
-        phases = self._phases
-        if phases is not None and phases.restarts:
-            num_training_steps = phases.search_steps if phases.ticket is None else phases.retraining_steps()
+        if self._phases is not None and self._phases.run.restarts:
+            run = self._phases.run
+            num_training_steps = run.search_steps if run.ticket is None else run.retraining_steps
         return super().create_scheduler(num_training_steps, optimizer)
 
     # The evaluations, and a smaller model.
 
     def evaluate_stage(self, stage: str) -> dict[str, float] | None:
         """Evaluate the model before the draw, after it, or as the result; see [`~hf_worm.trainer.stages`]."""
-        return stages.evaluate_stage(self, self._running.names, stage)
+        return self._running.stages.evaluate(self, stage)
 
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader[Any],
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """The parent's, on the weights that would be saved."""
         self.apply_ticket()
-        return super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        return super().evaluation_loop(*args, **kwargs)
 
     def apply_ticket(self) -> None:
         """Set what the ticket prunes to 0, whatever was done to the weights since the last step."""
-        ticket = self.cut.rest or self.ticket
-        if ticket is not None:
-            ticket.apply_(self.trained_model)
+        if self._phases is not None:
+            self._phases.run.apply_(self.trained_model)
 
     def log_result(self, stage: str) -> None:
         """Log a stage's metrics by their plain names too: a model card would have the last that the log has of them."""
@@ -406,7 +375,7 @@ class WormTrainerMixin(_Trainer):
     @property
     def compacted(self) -> bool:
         """True if what the ticket prunes has been cut out of the model."""
-        return self.cut.rest is not None
+        return self._phases is not None and self._phases.run.rest is not None
 
     # What is saved.
 
@@ -414,38 +383,42 @@ class WormTrainerMixin(_Trainer):
         self.apply_ticket()
         folder = output_dir if output_dir is not None else str(self.args.output_dir)
         checkpoint = Path(folder).name == f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        writes = checkpoint and self._phases is not None and self._phases.running and self.args.should_save
-        if writes:
+        run = None if self._phases is None else self._phases.run
+        writes = checkpoint and run is not None and run.training and self.args.should_save
+        if run is not None and writes:
             # First of all files, and so a mark of what a killed run leaves; the parent's state, which is the last,
             # marks a whole checkpoint.
-            save_state(folder, self.progress, self._searched.state_dict())
+            run.save(folder)
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             self._save_ticket(folder)
         if writes and self.args.push_to_hub and compat.wait_for_push(self):  # the parent copies the weights alone
             self._save_ticket(str(self.args.output_dir))
-            compat.copy_code(folder, str(self.args.output_dir))
+            copy_code(folder, str(self.args.output_dir))
 
     def _save_ticket(self, folder: str) -> None:
         if self.ticket is not None:
             self.ticket.save_pretrained(folder)
-        elif self.worm_config is not None and self.state.global_step:  # it has trained
+        elif self._phases is not None and self.state.global_step:  # it has trained
             set_aside(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *model: nn.Module | None) -> None:
-        if resume_from_checkpoint == self._left:
-            return  # the weights are in place
-        if self._phases is None or not load_renamed(self.trained_model, resume_from_checkpoint):
+        phases = self._phases
+        start = Start() if phases is None or phases.start is None else phases.start
+        if start.checkpoint == resume_from_checkpoint and start.saved is None:
+            return  # another training has left it, with the weights in place
+        if phases is None or not load_renamed(self.trained_model, resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, *model)
 
     def _load_best_model(self) -> None:
-        phases, best = self._phases, str(self.state.best_model_checkpoint)
-        if phases is not None and phases.searching:
-            return  # the ticket is found on the weights at convergence, and drawn from them
+        phases = self._phases
         if phases is not None:
-            phases.put_weights_in_place()  # now, or they would be put in place of the best
-        if phases is None or not load_renamed(self.trained_model, best):
-            super()._load_best_model()
+            if phases.run.searching:
+                return  # the ticket is found on the weights at convergence, and drawn from them
+            put_weights_in_place(self.optimizer)  # now, or they would be put in place of the best
+            if load_renamed(self.trained_model, str(self.state.best_model_checkpoint)):
+                return
+        super()._load_best_model()
 
     def report(self) -> dict[str, Any]:
         """Report the run as `worm_report.json` does: metrics, phases, observations and the account of weights.
@@ -453,7 +426,8 @@ class WormTrainerMixin(_Trainer):
         Raises:
             RuntimeError: There is no ticket yet.
         """
-        return build_report(self._drawn, self.progress, self.trained_model, self.cut.account)
+        run = self._running.run
+        return build_report(run.drawn, run.progress, self.trained_model, run.account)
 
     def write_report(self) -> None:
         """Write `worm_report.json` into the run's folder."""
@@ -461,25 +435,17 @@ class WormTrainerMixin(_Trainer):
             replace_file(Path(compat.run_folder(self)) / REPORT_NAME, report_json(self.report()))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """The parent's card, and what the ticket prunes, how it was found, what it cost, and how to load the model.
-
-        Args:
-            args, kwargs: As the parent's own: TRL's trainers take other arguments than the `Trainer`.
-        """
+        """The parent's card, and what the ticket prunes, how it was found, what it cost, and how to load the model."""
         super().create_model_card(*args, **kwargs)
         folder = str(self.args.output_dir)
         if not self.is_world_process_zero() or not (Path(folder) / "README.md").is_file():
             return  # the latter is of parents that write none
-        correct_origin(folder, origin(self.trained_model), model_name(self.trained_model))
+        correct_origin(folder, self.trained_model)
         if self.ticket is not None:
             extend_model_card(folder, self.hub_model_id or self.args.hub_model_id, self.report())
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """The parent's; the model is saved whatever the Hub answers.
-
-        Args:
-            args, kwargs: As the parent's own.
-        """
+        """The parent's; the model is saved whatever the Hub answers."""
         if self.hub_model_id is None:  # then the parent asks for the repository first
             self.save_model(_internal_call=True)
         return super().push_to_hub(*args, **kwargs)
@@ -487,61 +453,52 @@ class WormTrainerMixin(_Trainer):
     # What there is.
 
     @property
+    def worm_config(self) -> WormConfig | None:
+        """The settings, which may be exchanged between the phases."""
+        return None if self._phases is None else self._phases.run.config
+
+    @worm_config.setter
+    def worm_config(self, config: WormConfig) -> None:
+        self._running.run.config = config
+
+    @property
     def search(self) -> TicketSearch | None:
         """The search, its masks and its history."""
-        return None if self._phases is None else self._phases.search
+        return None if self._phases is None else self._phases.run.search
 
     @search.setter
     def search(self, search: TicketSearch) -> None:
-        self._running.adopt(search)
+        self._running.run.adopt(search)
 
     @property
     def ticket(self) -> Ticket | None:
         """The ticket, once it is drawn."""
-        return None if self._phases is None else self._phases.ticket
+        return None if self._phases is None else self._phases.run.ticket
 
     @ticket.setter
     def ticket(self, ticket: Ticket | None) -> None:
-        self._running.ticket = ticket
+        self._running.run.ticket = ticket
 
     @property
     def progress(self) -> Progress:
         """Steps, epochs, seconds and metrics of the phases so far."""
-        return Progress() if self._phases is None else self._phases.progress
+        return Progress() if self._phases is None else self._phases.run.progress
 
     @property
     def searching(self) -> bool:
         """True while the search trains."""
-        return self._phases is not None and self._phases.searching
+        return self._phases is not None and self._phases.run.searching
 
     @property
     def trained_model(self) -> nn.Module:
         """The model out of wrappers."""
         return cast(nn.Module, self.model)
 
-    # What must be there by now.
-
     @property
     def _running(self) -> Phases:
         if self._phases is None:
             raise RuntimeError("This trainer has no `worm_config`: it can `train()`, as its parent class does.")
         return self._phases
-
-    @property
-    def _config(self) -> WormConfig:
-        return self._running.config
-
-    @property
-    def _searched(self) -> TicketSearch:
-        search = self._running.search
-        assert search is not None  # made with the trainer
-        return search
-
-    @property
-    def _drawn(self) -> Ticket:
-        if self._running.ticket is None:
-            raise RuntimeError("There is no ticket yet: call `search_ticket()` and `draw_ticket()` first.")
-        return self._running.ticket
 
 
 class WormTrainer(WormTrainerMixin, Trainer):

@@ -19,7 +19,9 @@ from transformers.trainer_callback import CallbackHandler, TrainerControl, Train
 from transformers.trainer_utils import HPSearchBackend
 
 from hf_worm import WormConfig, WormTrainer, WormTrainerMixin
+from hf_worm.checkpoint.resume import load_trainer_state
 from hf_worm.trainer import compat
+from hf_worm.trainer.phases import Start
 
 
 class Recorded(Trainer):
@@ -163,7 +165,7 @@ def test_the_plan_has_epochs_first_then_steps_of_one_and_all_steps_last(
     parameters = inspect.signature(Trainer.set_initial_training_values).parameters
     given = (planned.args, batches, 8)[: len(parameters) - 1]  # transformers 5.0 is told the size of a batch too
     assert planned.set_initial_training_values(*given)[-1] == 40, "the parent's, while none trains"
-    planned._phases.begin(None, None)
+    planned._phases.start = Start()
     epochs, in_epoch, _, samples, *_, steps = planned.set_initial_training_values(*given)
     assert (epochs, in_epoch, samples, steps) == (7, 8, 64 * 7, 56), "five epochs of search, two of retraining"
 
@@ -377,7 +379,7 @@ def test_what_a_training_leaves_is_what_another_goes_on_from(
     compat.leave(trainer, str(folder), optimizer)
     left = {path.name for path in folder.iterdir()}
     assert left == {"rng_state.pth", "trainer_state.json"} | ({"optimizer.pt", "scheduler.pt"} if optimizer else set())
-    state = compat.saved_state(str(folder))
+    state = load_trainer_state(str(folder))
     assert (state.global_step, state.epoch, state.log_history) == (8, 1.0, [])
     if not optimizer:
         compat.forget_optimizer(trainer)
@@ -391,10 +393,16 @@ def test_a_training_that_was_stopped_says_so_in_its_checkpoint(
     bert: BertForSequenceClassification, tmp_path: Path
 ) -> None:
     recorded(bert, tmp_path)
-    first, last = (compat.saved_state(str(folder)) for folder in checkpoints(tmp_path))
+    first, last = (load_trainer_state(str(folder)) for folder in checkpoints(tmp_path))
     assert (compat.was_stopped(first), compat.was_stopped(last)) == (False, True)
     assert not compat.was_stopped(TrainerState())
     assert "should_training_stop" in TrainerControl().state()["args"]
+
+
+def test_the_best_of_models_is_found_anew() -> None:
+    state = TrainerState(best_metric=0.9, best_model_checkpoint="checkpoint-8", best_global_step=8, global_step=16)
+    compat.forget_best(state)
+    assert state == TrainerState(global_step=16)
 
 
 def test_random_states_are_put_where_a_checkpoint_has_them(bert: BertForSequenceClassification, tmp_path: Path) -> None:
@@ -446,15 +454,6 @@ def test_files_wait_for_a_push_that_reads_them(
     assert compat.wait_for_push(trainer) == pushes and bool(waited) == always
     waited.append(True)
     assert compat.wait_for_push(trainer), "it is done"
-
-
-def test_a_models_own_code_goes_with_its_weights(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "checkpoint-1"
-    checkpoint.mkdir()
-    (checkpoint / "modeling.py").write_text("x = 1\n")
-    (checkpoint / "config.json").write_text("{}")
-    compat.copy_code(str(checkpoint), str(tmp_path))
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["modeling.py"]
 
 
 def test_an_optimizer_can_begin_anew_within_a_training(bert: BertForSequenceClassification, tmp_path: Path) -> None:
