@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -62,7 +63,7 @@ class Run:
         self.draws = True
         self.training = self.over = False
         self.search_steps = self.search_epochs = 0
-        self._steps_per_epoch = 0
+        self._steps_per_epoch = self._planned = 0
         self._at_epoch_end = False  # an epoch has ended, and no step of the next
         self._untold = False  # the newest observation was made before training began, and is to be told
         self._handle: Attached | Held | None = None  # of the hooks on the optimizer's step
@@ -99,6 +100,8 @@ class Run:
     @property
     def retraining_steps(self) -> int:
         """Optimizer steps of a retraining with a schedule of its own."""
+        if self.config.search_share is not None:
+            return self._planned - self.progress.steps.get("search", 0)
         return math.ceil(self.config.retrain_epochs * self._steps_per_epoch)
 
     def goes_on(self, at: Position) -> bool:
@@ -150,7 +153,8 @@ class Run:
         Returns:
             `int`: Steps of the whole run.
         """
-        self._steps_per_epoch, self.search_steps, self.search_epochs = steps_per_epoch, planned, epochs
+        self._steps_per_epoch = steps_per_epoch
+        self.plan_search(epochs, planned)
         if self.ticket is None and self.searched.schedule.needs_epochs:
             self.searched.schedule.start(
                 steps_per_epoch
@@ -159,7 +163,15 @@ class Run:
             return planned
         if self.ticket is not None:
             return self.progress.begun_step + self.retraining_steps
+        if self.config.search_share is not None:
+            return planned if self.retrains else self.search_steps
         return planned + (self.retraining_steps if self.retrains else 0)
+
+    def plan_search(self, epochs: int, planned: int) -> None:
+        """Plan the search: all epochs and steps of a training, or a share of its steps."""
+        self._planned, self.search_steps, self.search_epochs = planned, planned, epochs
+        if self.config.search_share is not None:
+            self.search_steps, self.search_epochs = max(round(self.config.search_share * planned), 1), sys.maxsize
 
     def is_over(self, at: Position, total: int, stopped: bool) -> bool:
         """True if there is no step left to take from where the run was saved.
@@ -269,9 +281,9 @@ class Run:
 
     # The draw and the retraining.
 
-    def draw(self) -> Ticket:
-        """Draw the newest mask of a search whose account is closed."""
-        self.ticket = self.searched.draw()
+    def draw(self, speedup: float | None = None) -> Ticket:
+        """Draw the newest mask of a search whose account is closed, or that of another speed."""
+        self.ticket = self.searched.draw(speedup)
         self.progress.tick()
         return self.ticket
 

@@ -239,8 +239,8 @@ class TicketSearch:
             speedup (`float`, *optional*): Draw masks of another speed than the settings' instead, by the scores as they
                 are now.
 
-        Warns where the masks have not converged, and where the ticket leaves a layer nothing: with `scope="global"`, a
-        high ratio or very small layers.
+        Warns where the masks have not converged, save with a `search_share`, and where the ticket leaves a layer
+        nothing: with `scope="global"`, a high ratio or very small layers.
 
         Raises:
             RuntimeError: Nothing was observed yet, or a representative layer is no longer in the model.
@@ -248,7 +248,7 @@ class TicketSearch:
         if not self.history:
             raise RuntimeError("There is no mask to draw yet: call `observe()` at least once.")
         model = self._require_layers()
-        if not self.converged:
+        if not self.converged and self.config.search_share is None:  # with it, that is as planned
             share = self.history[-1].doomed_share
             missing = self.schedule.missing(self.history, [] if share is None else self.treatment.advice(share))
             warnings.warn(f"The masks had not converged when they were drawn: {missing}", stacklevel=2)

@@ -23,6 +23,8 @@ class Progress:
         seconds (`dict[str, float]`): Wall-clock seconds of each phase so far, over all its resumptions.
         metrics (`dict[str, dict[str, float]]`): The evaluations `before_draw`, `drawn` and `retrained`.
         costs (`dict[str, Any]`): Sizes and times from [`~hf_worm.report.speed.costs`], of a run that cut its model.
+        speed (`dict[str, float]`): Of a run with a `speedup`: `asked`, how many times fewer `multiply_adds` the smaller
+            model has and, where it was timed, how many times faster it was `measured`.
         seed (`int`, *optional*): `torch.initial_seed()` as the run began, which orders its rows.
 
     Raises:
@@ -39,6 +41,7 @@ class Progress:
     seconds: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     costs: dict[str, Any] = field(default_factory=dict)
+    speed: dict[str, float] = field(default_factory=dict)
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -50,7 +53,7 @@ class Progress:
         if self.seed is not None and type(self.seed) is not int:
             raise ValueError(f"`seed` must be a whole number, got {self.seed!r}.")
         kinds: dict[str, Any] = {"steps": int, "metrics": dict, "costs": dict}
-        for name in ("steps", "epochs", "seconds", "metrics", "costs"):
+        for name in ("steps", "epochs", "seconds", "metrics", "costs", "speed"):
             values = getattr(self, name)
             kind = kinds.get(name, (int, float))
             if not isinstance(values, dict) or not all(isinstance(value, kind) for value in values.values()):

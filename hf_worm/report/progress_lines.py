@@ -48,7 +48,8 @@ def observation_logs(observation: Observation, sparsity: float) -> dict[str, Any
 
 def stage_line(stage: str, metrics: Mapping[str, float]) -> str:
     """Describe an evaluation around the draw in a line: "drawn: accuracy 0.8410, loss 0.3620"."""
-    return f"{STAGES[stage]}: {', '.join(f'{name} {value:.4f}' for name, value in metrics.items())}"
+    title = STAGES.get(stage, stage.replace("_", " "))
+    return f"{title}: {', '.join(f'{name} {value:.4f}' for name, value in metrics.items())}"
 
 
 def none_left(progress: Progress, config: WormConfig) -> str:

@@ -55,15 +55,14 @@ def try_costs(models: Mapping[str, nn.Module], batch: Batch, rows: int = LARGE_B
         return {}
 
 
-def forward_inputs(model: PreTrainedModel, batch: Batch, labels: Sequence[str]) -> dict[str, Any]:
+def forward_inputs(model: nn.Module, batch: Batch, labels: Sequence[str]) -> dict[str, Any]:
     """Pick the inputs out of a batch that a model's `forward` names, without labels that it need not have.
 
     Models of an encoder and a decoder keep theirs: they make the decoder's input of them.
     """
     taken = inspect.signature(model.forward).parameters
-    left_out = [
-        name for name in labels if name in taken and taken[name].default is None and not model.config.is_encoder_decoder
-    ]
+    decodes = isinstance(model, PreTrainedModel) and model.config.is_encoder_decoder
+    left_out = [name for name in labels if name in taken and taken[name].default is None and not decodes]
     return {name: value for name, value in batch.items() if name in taken and name not in left_out}
 
 

@@ -32,9 +32,10 @@ def build_report(
 
     Returns:
         `dict`: JSON-ready. `metrics` by stage; `search`, `draw`, `retrain`: epochs, steps and wall-clock seconds;
-        `account`: counts and shares in [0, 1] of what is pruned; `costs`, where they were measured; `layers`: share
-        pruned by layer; `config`; `parts`: names of the parts of the search, where the ticket has them; `loading`:
-        what loads the checkpoint, see [`~hf_worm.report.loading.loading`].
+        `account`: counts and shares in [0, 1] of what is pruned; `costs`, where they were measured; `speedup`, where
+        one was asked for: `asked`, `multiply_adds`, `measured`; `layers`: share pruned by layer; `config`; `parts`:
+        names of the parts of the search, where the ticket has them; `loading`: what loads the checkpoint, see
+        [`~hf_worm.report.loading.loading`].
     """
     found = {"converged": ticket.converged, "observations": [asdict(observation) for observation in ticket.history]}
     report: dict[str, Any] = {
@@ -49,6 +50,8 @@ def build_report(
     report["account"] = account(ticket, model) if before is None else account_of_compact(before, model)
     if progress.costs:
         report["costs"] = progress.costs
+    if progress.speed:
+        report["speedup"] = progress.speed
     report["layers"] = shares_pruned(ticket.masks)
     report["config"] = asdict(ticket.config)
     if ticket.parts:

@@ -110,9 +110,10 @@ class WormCallback(RunEvents):
     ```
 
     The Trainer's own `num_train_epochs` (or `max_steps`) is the whole run: the ticket is drawn as soon as its masks
-    have converged, and what is left of the run is the retraining, with the same optimizer and schedule. Of
-    `config.retrain_epochs` only 0 matters: the training then ends at the draw. Nothing is evaluated around the draw.
-    Gradients are truncated, and seen by the score, after they are clipped: a callback is called no earlier.
+    have converged, or after `search_share` of it, and what is left of the run is the retraining, with the same
+    optimizer and schedule. Of `config.retrain_epochs` only 0 matters: the training then ends at the draw. Nothing is
+    evaluated around the draw. Gradients are truncated, and seen by the score, after they are clipped: a callback is
+    called no earlier.
 
     The ticket is saved beside each checkpoint from the draw on, and in `output_dir` at the end.
 
@@ -126,7 +127,8 @@ class WormCallback(RunEvents):
         progress (`Progress`): Steps, epochs and seconds of the phases so far.
 
     Raises:
-        ValueError: `compact=True`, which takes a second training; when training begins: as for [`WormTrainerMixin`].
+        ValueError: `compact=True`, which takes a second training; `distillation`, which adds to the loss; when training
+        begins: as for [`WormTrainerMixin`].
     """
 
     def __init__(
@@ -138,6 +140,10 @@ class WormCallback(RunEvents):
             raise ValueError(
                 "`compact=True` takes a second training, of the smaller model, which a callback can't begin: use "
                 "`WormTrainer`, or cut afterwards: `callback.ticket.compact(model)`."
+            )
+        if config.distillation:
+            raise ValueError(
+                f"`distillation={config.distillation:g}` adds to the loss, which a callback can't: use `WormTrainer`."
             )
         parts = {"score": score, "select": select, "schedule": schedule, "treatment": treatment}
         super().__init__(config, parts, type(self).__name__)
@@ -165,7 +171,7 @@ class WormCallback(RunEvents):
             folders = (str(args.output_dir), args.resume_from_checkpoint)
             saved = load_run(find_resumed(state.global_step, state.log_history, folders))
         self.run.restore(model, saved)
-        self.run.search_steps, self.run.search_epochs = state.max_steps, state.num_train_epochs
+        self.run.plan_search(state.num_train_epochs, state.max_steps)
 
     def log(self, observation: Observation, state: TrainerState) -> None:
         logs = observation_logs(observation, self.run.searched.sparsity)

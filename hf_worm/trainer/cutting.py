@@ -1,16 +1,17 @@
 """A smaller model between the draw and the retraining: what is cut, tried and measured."""
 
 import copy
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import broadcast_object_list
 from torch import nn
-from transformers import PreTrainedModel
 
 from hf_worm.compact import try_cut
 from hf_worm.report.account import account
 from hf_worm.report.speed import LARGE_BATCH, Batch, forward, forward_inputs, try_costs
 from hf_worm.run import Run
 from hf_worm.trainer import compat
+from hf_worm.trainer.fitting import Gain, fit, gain
 from hf_worm.trainer.stages import same_random_numbers
 
 if TYPE_CHECKING:
@@ -59,4 +60,43 @@ def rows(trainer: "WormTrainerMixin") -> Batch:
     """Take rows of the training set that the model takes, and leave all random states as they are."""
     with same_random_numbers(trainer):
         batch = compat.first_batch(trainer)
-    return forward_inputs(cast(PreTrainedModel, trainer.trained_model), batch, trainer.label_names)  # or it is refused
+    return forward_inputs(trainer.trained_model, batch, trainer.label_names)
+
+
+def fitted_speedup(trainer: "WormTrainerMixin", run: Run) -> float | None:
+    """Find the speed to draw for the one that was asked for to be measured; `None` where multiply-adds decide.
+
+    The first process measures, and all draw the same.
+    """
+    config = run.config
+    if config.speedup is None or config.speedup_by != "time":
+        return None
+    found = [config.speedup]
+    batch = rows(trainer)
+    if trainer.is_world_process_zero():
+        with trainer.accelerator.autocast():
+            found = [fit(run.searched, trainer.trained_model, batch, config.speedup)[0]]
+    broadcast_object_list(found)
+    return found[0]
+
+
+def measure_speed(trainer: "WormTrainerMixin", run: Run) -> dict[str, float]:
+    """Measure the speed that the drawn ticket gains, whether it is cut out or not; empty where none was asked for."""
+    speedup, costs = run.config.speedup, run.progress.costs
+    if speedup is None:
+        return {}
+    if run.rest is not None:
+        if not costs:
+            return {"asked": speedup}
+        size, times = costs["size"], costs["seconds"][f"forward {LARGE_BATCH}"]
+        gained = Gain(
+            size["dense"]["multiply_adds"] / size["compact"]["multiply_adds"],
+            times["dense"]["median"] / times["compact"]["median"],
+        )
+    else:
+        batch = rows(trainer)
+        if not trainer.is_world_process_zero():
+            return {}
+        with trainer.accelerator.autocast():
+            gained = gain(trainer.trained_model, run.drawn, batch)
+    return {"asked": speedup, **gained._asdict()}

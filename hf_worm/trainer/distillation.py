@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_model, save_model
@@ -12,6 +12,11 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from hf_worm.trainer import compat
+
+if TYPE_CHECKING:
+    from hf_worm.trainer.worm import WormTrainerMixin
 
 DENSE = "dense"  # the folder of the model before the draw, in that of the run
 ENDS = ("start_logits", "end_logits")  # of the answer to a question
@@ -89,6 +94,67 @@ class Teacher:
         labels = inputs.get("labels")
         total, count = soft_loss(outputs, wanted, labels, self.temperature, self._shifted)
         return (1 - self.share) * loss + self.share * total / (count if items is None else items)
+
+
+class Distillation:
+    """Keeps a trainer's model before the draw, and mixes the distance to its outputs into the loss.
+
+    Args:
+        trainer (`WormTrainerMixin`): The trainer.
+
+    Attributes:
+        teacher (`Teacher`, *optional*): The model before the draw, from then on.
+    """
+
+    def __init__(self, trainer: "WormTrainerMixin") -> None:
+        self.trainer = trainer
+        self.teacher: Teacher | None = None
+
+    def keep(self) -> None:
+        """Keep a copy of the model as it is, and save it in the run's folder, if the settings ask for it."""
+        share, temperature = self._settings
+        if share:
+            self.teacher = Teacher(copy.deepcopy(self.trainer.trained_model), share, temperature)
+            if self.trainer.args.should_save:
+                self.teacher.save(self._folder)
+
+    def begin(self, resumed: bool) -> None:
+        """Have a teacher for a retraining that begins: the one kept, the one saved or, for a ticket given, the model.
+
+        Args:
+            resumed (`bool`): It goes on from a checkpoint.
+
+        Raises:
+            ValueError: The run's folder lacks it.
+        """
+        share, temperature = self._settings
+        if not share or self.teacher is not None:
+            return
+        if resumed:
+            self.teacher = Teacher.load(self._folder, self.trainer.trained_model, share, temperature)
+        else:
+            self.keep()
+
+    def mixed(
+        self, loss: torch.Tensor, outputs: Any, inputs: Mapping[str, Any], items: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        """Mix the distance into a loss; see [`Teacher.mixed`]."""
+        assert self.teacher is not None  # or the loss stays as it is
+        trainer = self.trainer
+        if items is None or not trainer.args.average_tokens_across_devices:
+            return self.teacher.mixed(loss, outputs, inputs, items)
+        # Each process's loss has been multiplied by their number.
+        return self.teacher.mixed(loss, outputs, inputs, items / trainer.accelerator.num_processes)
+
+    @property
+    def _settings(self) -> tuple[float, float]:
+        config = self.trainer.worm_config
+        assert config is not None  # without one nothing is drawn
+        return config.distillation, config.distillation_temperature
+
+    @property
+    def _folder(self) -> Path:
+        return Path(compat.run_folder(self.trainer)) / DENSE
 
 
 def soft_loss(

@@ -166,14 +166,16 @@ class Phases(RunEvents):
         run, trainer = self.run, self.trainer
         run.close_search(state, "draw")
         self._evaluate("before_draw")
+        trainer.distillation.keep()
         dense = cutting.copy_dense(trainer) if run.config.compact else None
-        run.draw()
+        run.draw(cutting.fitted_speedup(trainer, run))
         self._evaluate("drawn")
         run.progress.tick()
         if dense is not None:
             drawn = trainer.trained_model
             cutting.cut_out(trainer, run)
             run.progress.costs = cutting.measure(trainer, dense, drawn)
+        run.progress.speed = cutting.measure_speed(trainer, run)
         trainer.write_report()
 
     def _evaluate(self, stage: str) -> None:

@@ -90,7 +90,8 @@ def refuse_stream_of_epochs(search: TicketSearch, dataset: Any) -> None:
 
 def refuse_stream_to_retrain(config: WormConfig, dataset: Any) -> None:
     """Raise a `ValueError` where the retraining has a number of epochs, and the training set has none."""
-    if config.retrain_schedule == "restart" and config.retrain_epochs > 0 and streams(dataset):
+    counts_epochs = config.retrain_schedule == "restart" and config.search_share is None
+    if counts_epochs and config.retrain_epochs > 0 and streams(dataset):
         raise ValueError(
             f"`retrain_epochs={config.retrain_epochs}` needs a training set with a length, got "
             f"`{type(dataset).__name__}`. Let the search's schedule go on, with `max_steps` for both "
@@ -105,12 +106,15 @@ def steps_of_an_epoch(args: TrainingArguments, batches: DataLoader[Any]) -> int 
     return max(math.ceil(len(batches) / args.gradient_accumulation_steps), 1)
 
 
-def warn_of_warmup(trainer: Trainer, retrain_epochs: float) -> None:
+def warn_of_warmup(trainer: Trainer, config: WormConfig) -> None:
     """Warn of a warmup that is longer than the retraining: its number of steps may be meant for the search alone."""
     in_epoch = steps_of_an_epoch(trainer.args, trainer.get_train_dataloader())
     if in_epoch is None:
         return
-    steps = math.ceil(retrain_epochs * in_epoch)
+    epochs = config.retrain_epochs
+    if config.search_share is not None:
+        epochs = trainer.args.num_train_epochs * (1 - config.search_share)
+    steps = math.ceil(epochs * in_epoch)
     warmup = trainer.args.get_warmup_steps(steps)
     if warmup >= steps:
         warnings.warn(
@@ -123,7 +127,8 @@ def warn_of_warmup(trainer: Trainer, retrain_epochs: float) -> None:
 def refuse_compact(model: nn.Module, search: TicketSearch, given_optimizer: bool) -> None:
     """Raise a `ValueError` where there is nothing to cut out of a model, or nothing to train or save the rest with."""
     require_larger_units(model, search.layers)
-    require_units_to_cut(search.layers, search.config.prune_ratio, search.config.scope)
+    if search.config.speedup is None:
+        require_units_to_cut(search.layers, search.config.prune_ratio, search.config.scope)
     if not isinstance(model, PreTrainedModel):
         raise ValueError(
             f"`compact=True` makes another model of a model of Transformers, which a `{type(model).__name__}` is not: "

@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,13 +27,16 @@ from hf_worm.report.card import correct_origin, extend_model_card
 from hf_worm.report.metrics import sum_trainings
 from hf_worm.report.progress import Progress
 from hf_worm.report.progress_lines import none_left
+from hf_worm.report.trade_off import Point
 from hf_worm.report.worm_report import REPORT_NAME, build_report, report_json, set_aside
 from hf_worm.search import TicketSearch
 from hf_worm.ticket import Ticket
 from hf_worm.trainer import compat, cutting, refusals
 from hf_worm.trainer.callback import put_weights_in_place
+from hf_worm.trainer.distillation import Distillation
 from hf_worm.trainer.optimizers import Optimizers
 from hf_worm.trainer.phases import Phases, Start
+from hf_worm.trainer.trade_off import trade_off
 
 if TYPE_CHECKING:
     _Trainer = Trainer
@@ -77,7 +81,7 @@ class WormTrainerMixin(_Trainer):
         **kwargs: Any,
     ) -> None:
         self.ignored_keys: list[str] | None = None  # of a model's outputs, at the evaluations around the draw
-        self.optimizers = Optimizers(self)
+        self.optimizers, self.distillation = Optimizers(self), Distillation(self)
         self._phases: Phases | None = None
         super().__init__(*args, **kwargs)
         if worm_config is None:
@@ -137,7 +141,7 @@ class WormTrainerMixin(_Trainer):
         if checkpoint is not None and load_run(checkpoint).ticket is not None:
             return self.retrain(checkpoint, **options)
         if config.retrain_schedule == "restart" and config.retrain_epochs > 0 and self.train_dataset is not None:
-            refusals.warn_of_warmup(self, config.retrain_epochs)
+            refusals.warn_of_warmup(self, config)
         output = self._train_twice(checkpoint, options) if config.compact else self._search(checkpoint, options, True)
         if trial is not None:
             # What a hyperparameter search was told last may be of the unpruned model; now it evaluates the result.
@@ -166,13 +170,9 @@ class WormTrainerMixin(_Trainer):
         Raises:
             RuntimeError: Nothing was observed yet, or the ticket has been drawn already.
         """
-        phases = self._running
-        if phases.run.ticket is not None:
-            raise RuntimeError("The ticket is drawn already: begin anew with `search_ticket()`.")
-        if not phases.run.searched.history:
-            raise RuntimeError("There is no mask to draw yet: call `search_ticket()` first.")
-        phases.draw(self.state)
-        return phases.run.drawn
+        self._require_undrawn()
+        self._running.draw(self.state)
+        return self._running.run.drawn
 
     def retrain(self, resume_from_checkpoint: Checkpoint = None, **options: Any) -> TrainOutput:
         """Train on with the ticket held: for `retrain_epochs`, with a fresh optimizer and schedule.
@@ -197,6 +197,7 @@ class WormTrainerMixin(_Trainer):
         if saved is not None:
             self._restore(saved, str(checkpoint))
         run.ticket = retrained_as(run.drawn, run.config)
+        self.distillation.begin(resumed=saved is not None)
         if run.config.compact and not self.compacted:
             cutting.cut_out(self, run)
         model_init, self.model_init = self.model_init, None  # type: ignore[assignment]  # a new model has no ticket
@@ -207,9 +208,34 @@ class WormTrainerMixin(_Trainer):
         finally:
             self.model_init = model_init
 
+    def trade_off(self, speedups: Sequence[float]) -> list[Point]:
+        """Evaluate the tickets of several speeds as they would be drawn by the scores of now; nothing is drawn.
+
+        Args:
+            speedups (`Sequence[float]`): Above 1, as in `WormConfig`.
+
+        Returns:
+            `list[Point]`: First the model as it is, then by speed: multiply-adds, measured speed, metrics. They are
+            written to `worm_trade_off.json` and `worm_trade_off.png` in the run's folder as well.
+
+        Raises:
+            RuntimeError: Nothing was observed yet, or the ticket has been drawn already.
+            ValueError: A speed can't be had, or `layers` are no heads and neurons.
+        """
+        self._require_undrawn()
+        return trade_off(self, self._running.run, speedups)
+
     def observe(self) -> Observation:
         """Sample the masks, log what they show, and print it in a line."""
         return self._running.run.observe(self.state)
+
+    def _require_undrawn(self) -> None:
+        """Raise a `RuntimeError` unless a search has observed something that is not drawn yet."""
+        run = self._running.run
+        if run.ticket is not None:
+            raise RuntimeError("The ticket is drawn already: begin anew with `search_ticket()`.")
+        if not run.searched.history:
+            raise RuntimeError("There is no mask to draw yet: call `search_ticket()` first.")
 
     def _search(self, checkpoint: str | None, options: dict[str, Any], draws: bool) -> TrainOutput:
         """Search and, if it draws, draw and retrain within the same training."""
@@ -221,7 +247,7 @@ class WormTrainerMixin(_Trainer):
                 f"{checkpoint} is of a search in the dense model, and this trainer's model is the compact one by now. "
                 "Resume with a new trainer that is given the dense model."
             )
-        run.ticket, run.rest, run.draws = None, None, draws
+        run.ticket, run.rest, run.draws, self.distillation.teacher = None, None, draws, None
         return self._train(Start(checkpoint, saved), options)
 
     def _train(self, start: Start, options: dict[str, Any]) -> TrainOutput:
@@ -270,7 +296,7 @@ class WormTrainerMixin(_Trainer):
                 raise RuntimeError(
                     "`retrain_schedule='continue'` goes on with a search's optimizer, and there was none."
                 )
-            refusals.warn_of_warmup(self, run.config.retrain_epochs)  # or it was told before that
+            refusals.warn_of_warmup(self, run.config)  # or it was told before that
         if not run.restarts and state.global_step >= state.max_steps:
             raise ValueError(none_left(run.progress, run.config))
         run.begin_retraining(state)
@@ -323,6 +349,21 @@ class WormTrainerMixin(_Trainer):
         if self.searching and self.accelerator.sync_gradients:
             self._running.take_gradients(compat.loss_scale(self.accelerator))
         return loss
+
+    def compute_loss(  # type: ignore[override]  # a parent's own may take no number of items
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """The parent's; in a retraining with distillation, a share of it is the distance to the model before the draw.
+
+        Args:
+            model, inputs, return_outputs, kwargs: As the parent's own.
+        """
+        if not (model.training and self.distillation.teacher is not None and self.ticket is not None):
+            return super().compute_loss(model, inputs, return_outputs, **kwargs)
+        given = dict(inputs)  # the parent may take the labels out
+        loss, outputs = super().compute_loss(model, inputs, True, **kwargs)
+        loss = self.distillation.mixed(loss, outputs, given, kwargs.get("num_items_in_batch"))
+        return (loss, outputs) if return_outputs else loss
 
     def set_initial_training_values(self, *args: Any, **kwargs: Any) -> Any:
         """The parent's, with the steps and epochs of the retraining, or of none where a checkpoint leaves none."""
