@@ -351,7 +351,12 @@ class WormConfig:
 
     @property
     def prune_ratios(self) -> dict[str, float]:
-        """p, under the name `"p"`, and the ratios of those entries of `layers` that have one of their own."""
+        """p, under the name `"p"`, and the ratios of those entries of `layers` that have one of their own.
+
+        Empty with a `speedup`, which finds them.
+        """
+        if self.speedup is not None:
+            return {}
         own = {name: ratio for name, ratio in split_ratios(self.layers).items() if ratio is not None}
         return own if len(own) == len(self.layers) else {"p": self.prune_ratio, **own}
 

@@ -47,6 +47,7 @@ class Run:
         account (`dict`, *optional*): The account of the model before it was made smaller.
         progress (`Progress`): Steps, epochs and seconds of the phases so far.
         draws (`bool`): Whether the training that runs draws the ticket, or ends with the search.
+        saves (`bool`): Whether a checkpoint is to be saved where the search ends.
         training (`bool`): Whether a training runs.
         over (`bool`): Whether the search has ended, and its ticket is to be drawn.
         search_steps, search_epochs (`int`): After so many, the search ends, converged or not.
@@ -60,7 +61,7 @@ class Run:
         self.rest: Ticket | None = None
         self.account: dict[str, Any] | None = None
         self.progress = Progress()
-        self.draws = True
+        self.draws, self.saves = True, False
         self.training = self.over = False
         self.search_steps = self.search_epochs = 0
         self._steps_per_epoch = self._planned = 0

@@ -316,6 +316,8 @@ class TicketSearch:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from where [`~TicketSearch.state_dict`] was taken; version 0.1.0 wrote no parts and no steps.
 
+        Of a search for another `speedup` the scores go on, and the masks are taken anew.
+
         Raises:
             ValueError:
                 The state is of a model with other representative layers, of a search with other masks (`prune_ratio`,

@@ -118,16 +118,18 @@ class Speedup(Selection):
 
     Args:
         scope (`str`): `"global"`: over all layers together; `"layer"`: the same share of the units in each layer.
+        speedup (`float`): What is asked for, above 1.
     """
 
     name = "speedup"
 
-    def __init__(self, scope: str) -> None:
+    def __init__(self, scope: str, speedup: float) -> None:
+        self._asked = speedup
         self._steps = over_all if scope == "global" else in_each
         self._total = 0  # multiply-adds for each token
 
     def require(self, layers: Sequence[RepresentativeLayer], model: nn.Module) -> None:
-        """Raise a `ValueError` where a layer has other units than neurons and heads."""
+        """Raise a `ValueError` where a layer has other units than neurons and heads, or too much would have to go."""
         others = [layer for layer in layers if not layer.summed]
         if others:
             raise ValueError(
@@ -135,6 +137,8 @@ class Speedup(Selection):
                 "`layers=['heads', 'neurons']`."
             )
         self._total = multiply_adds(model)
+        if self._asked * self._least(layers) > self._total:
+            raise self._too_fast(layers, self._asked)
 
     def masks(
         self, layers: Sequence[RepresentativeLayer], scores: Scores, ratios: Sequence[float]
@@ -156,19 +160,28 @@ class Speedup(Selection):
         rest = self._total - sum(cost * len(value) for cost, value in zip(costs, values, strict=True))
         found = fill(steps, self._total * (1 - ratios[0]) - rest)
         if found is None:
-            raise ValueError(
-                f"`speedup={1 / (1 - ratios[0]):g}` is more than can be had: with one unit left in each of the "
-                f"{len(layers)} layers, the multiply-adds are {self._total / (rest + sum(costs)):.3g} times fewer. "
-                f"Ask for less{', or prune `heads` as well as `neurons`' if len(kinds) == 1 else ''}."
-            )
+            raise self._too_fast(layers, 1 / (1 - ratios[0]))
         counts = dict(zip(chain(*places), chain(*found), strict=True))
         return [largest(value, counts[place]) for place, value in enumerate(values)]
+
+    def _least(self, layers: Sequence[RepresentativeLayer]) -> int:
+        """Multiply-adds with one unit left in each layer."""
+        return self._total - sum(multiply_adds_of_unit(layer) * (layer.shape.numel() - 1) for layer in layers)
+
+    def _too_fast(self, layers: Sequence[RepresentativeLayer], asked: float) -> ValueError:
+        """The error for a speed that can't be had while each layer keeps a unit."""
+        both = len({layer.granularity for layer in layers}) > 1
+        return ValueError(
+            f"`speedup={asked:g}` is more than can be had: with one unit left in each of the {len(layers)} layers, the "
+            f"multiply-adds are {self._total / self._least(layers):.3g} times fewer. Ask for less"
+            f"{'' if both else ', or prune `heads` as well as `neurons`'}."
+        )
 
 
 def selection_of(config: WormConfig) -> Selection:
     """Make the selection that the settings name."""
     if config.speedup is not None:
-        return Speedup(config.scope)
+        return Speedup(config.scope, config.speedup)
     if pattern := n_of_m(config.scope):
         return NOfM(*pattern)
     return OverAll() if config.scope == "global" else PerLayer()

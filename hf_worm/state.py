@@ -81,6 +81,8 @@ class Found:
     def read(self, state: Mapping[str, Any], ratios_of: Callable[[Sequence[str]], list[float]]) -> Callable[[], None]:
         """Read a state; version 0.1.0 wrote no parts and no steps.
 
+        Of a search for another speed all is read but the masks, and so the observations: they are taken anew.
+
         Args:
             state (`Mapping[str, Any]`): What `state_dict` made.
             ratios_of (`Callable`): Returns the ratio of each layer that entries of `layers` mean.
@@ -100,6 +102,7 @@ class Found:
                 raise ValueError(mismatch("this model", here, "the saved search", there))
             history = read_observations(state["history"])
             self._require_same(state, ratios_of)
+            anew = state["config"].get("speedup") != self.config.speedup
             step, observed = state.get("step", 0), state.get("observed")
             if type(step) is not int or not (observed is None or type(observed) is int):
                 raise TypeError(f"`step` and `observed` must be whole numbers, got {step!r} and {observed!r}")
@@ -108,8 +111,12 @@ class Found:
             raise ValueError(f"The state of the search is damaged: {error!r}.") from error
 
         def put() -> None:
-            self.history, self.start, self.step, self.observed = history, start, step, observed
+            self.step = step
             self.window.masks.clear()
+            if anew:
+                self.history, self.start, self.observed = [], {}, None
+                return
+            self.history, self.start, self.observed = history, start, observed
             self.window.masks.extend(masks)
 
         return put
@@ -117,7 +124,6 @@ class Found:
     def _require_same(self, state: Mapping[str, Any], ratios_of: Callable[[Sequence[str]], list[float]]) -> None:
         """Raise a `ValueError` where the masks of a state do not compare with those of this search."""
         saved = {name: state["config"][name] for name in ("prune_ratio", "scope", "window")}
-        saved |= {"speedup": state["config"].get("speedup")}
         now = {name: getattr(self.config, name) for name in saved} | {name: self.parts[name] for name in COMPARED}
         named = state.get("parts", {"score": "magnitude", "select": saved["scope"], "schedule": "early_bird"})
         saved |= {name: named[name] for name in COMPARED}

@@ -16,7 +16,11 @@ from hf_worm.config import WormConfig
 from hf_worm.ticket import Ticket
 
 Checkpoint = str | os.PathLike[str] | bool | None  # what may be resumed from; `True`: the last in `output_dir`
-RETRAINING = ("retrain_epochs", "retrain_schedule", "compact")  # settings that another run of the ticket may change
+# Settings that another run of the ticket may change.
+RETRAINING = (
+    *("retrain_epochs", "retrain_schedule", "compact", "search_share"),
+    *("distillation", "distillation_temperature"),
+)
 
 
 def find_checkpoint(resume_from_checkpoint: Checkpoint, output_dir: str) -> str | None:
@@ -92,7 +96,7 @@ def load_retraining(checkpoint: str, config: WormConfig) -> Saved:
     saved = load_run(checkpoint)
     if saved.ticket is None:
         raise ValueError(f"{checkpoint} is of the search: resume it with `train` or `search_ticket`.")
-    for name in ("retrain_schedule", "compact"):
+    for name in ("retrain_schedule", "compact", "speedup"):
         theirs, now = getattr(saved.ticket.config, name), getattr(config, name)
         if theirs != now:
             raise ValueError(

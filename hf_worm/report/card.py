@@ -12,7 +12,7 @@ from hf_worm.report.loading import model_name, origin
 from hf_worm.report.papers import Paper, paper_of
 from hf_worm.report.reading import record_of
 from hf_worm.report.record import Record
-from hf_worm.report.sentences import effect, gains, pruned
+from hf_worm.report.sentences import effect, gains, pruned, speed_line
 
 FROM_SCRATCH = "This model was trained from scratch on "
 OF_NOTHING = "This model is a fine-tuned version of [](https://huggingface.co/) on "
@@ -97,9 +97,10 @@ def _found(record: Record, paper: Paper | None) -> str:
 
 
 def _costs(record: Record) -> list[str]:
+    asked = [] if record.speed is None else [speed_line(record.speed)]
     if record.costs is None:
-        return []
-    return ["### Size and time", tables.costs(record.costs, spread=True).markdown(), gains(record.costs)]
+        return asked
+    return [*asked, "### Size and time", tables.costs(record.costs, spread=True).markdown(), gains(record.costs)]
 
 
 def _metrics(record: Record) -> str:

@@ -136,5 +136,8 @@ class Method:
             kept, of = self.selection.split(":")
             told.append(f"Of each {of} neighbouring weights in a row {kept} are kept.")
         if self.searched and self.selection == "speedup":
-            told.append("As many units go as it takes to be so fast; the paper's method prunes a given share.")
+            told.append(
+                "As many units go as it takes to be so fast, and those that stay have the largest sum of scores (Kwon "
+                "et al., 2022, arXiv:2204.09656); the paper's method prunes a given share."
+            )
         return told

@@ -14,7 +14,7 @@ from hf_worm.report.log import Entry
 from hf_worm.report.metrics import STAGES, is_number, numbers
 from hf_worm.report.progress import Progress
 from hf_worm.report.record import Record
-from hf_worm.report.sentences import gains
+from hf_worm.report.sentences import gains, speed_line
 from hf_worm.ticket import shares_pruned
 
 COUNTS = ("pruned_weights", "representative_weights", "model_weights", "share_of_representative", "share_of_model")
@@ -73,6 +73,7 @@ def record_of(report: Mapping[str, Any]) -> Record:
         layers=numbers(report["layers"]),
         account=_account(report["account"]),
         costs=_costs(report.get("costs")),
+        speed=_speed(report.get("speedup")),
         parts=part_names(report),
     )
 
@@ -96,6 +97,15 @@ def _costs(costs: Any) -> dict[str, Any] | None:
     tables.costs(whole, spread=True)  # raises where a number is missing
     gains(whole)
     return whole
+
+
+def _speed(speed: Any) -> dict[str, float] | None:
+    """Take what was asked for and reached, if it is whole."""
+    if speed is None:
+        return None
+    found = numbers(speed)
+    speed_line(found)  # raises where a number is missing
+    return found
 
 
 def record_of_state(progress: Progress, search: Mapping[str, Any], trainer: TrainerLog | None) -> Record:

@@ -62,6 +62,7 @@ class Record:
         masks (`dict[str, torch.Tensor]`): The newest by layer: `bool`, `True` = keep. Empty where there are none.
         layers (`dict[str, float]`): Share pruned by layer, in [0, 1].
         account, costs (`dict`, *optional*): As in `worm_report.json`.
+        speed (`dict`, *optional*): Where a speed was asked for, as in `worm_report.json`.
         parts (`dict[str, str]`): Names of the parts of the search; empty where they are those of its settings.
         log (`list[dict]`): The Trainer's `log_history`, as far as it was saved.
         notes (`list[str]`): What is missing, and what was passed over.
@@ -78,6 +79,7 @@ class Record:
     layers: dict[str, float] = field(default_factory=dict)
     account: dict[str, Any] | None = None
     costs: dict[str, Any] | None = None
+    speed: dict[str, float] | None = None
     parts: dict[str, str] = field(default_factory=dict)
     log: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

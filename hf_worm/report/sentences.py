@@ -106,6 +106,16 @@ def gains(costs: Mapping[str, Any]) -> str:
     )
 
 
+def speed_line(speed: Mapping[str, float]) -> str:
+    """Say what speed was asked for, what multiply-adds give, and what was measured."""
+    line = f"Asked for {speed['asked']:g}×"
+    if "multiply_adds" in speed:
+        line += f": {speed['multiply_adds']:.2f}× fewer multiply-adds"
+    if "measured" in speed:
+        line += f", measured {speed['measured']:.2f}× as fast (forward pass of 32 rows)"
+    return f"{line}."
+
+
 def _faster(dense: Mapping[str, float], other: Mapping[str, float]) -> bool:
     return other["high"] < dense["low"]
 

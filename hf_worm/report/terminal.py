@@ -1,6 +1,6 @@
 """One run as text: plain, aligned, within 100 columns; and the table that a run ends with."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from textwrap import wrap
 from typing import Any
@@ -9,8 +9,9 @@ from hf_worm.report import tables
 from hf_worm.report.layout import paragraph, section
 from hf_worm.report.reading import record_of
 from hf_worm.report.record import Record
-from hf_worm.report.sentences import effect, gains, method_line, pruned, status
+from hf_worm.report.sentences import effect, gains, method_line, pruned, speed_line, status
 from hf_worm.report.text import shared_ends, short_names, shortened
+from hf_worm.report.trade_off import NOTE, TRADE_OFF_FIGURE, TRADE_OFF_NAME, Point, trade_off_table
 from hf_worm.report.worm_report import REPORT_NAME
 
 NAME = 44  # characters of a layer's name, at the most
@@ -33,6 +34,22 @@ def result_table(report: Mapping[str, Any]) -> str:
         *wrap(effect(record), 120),
     ]
     return "\n".join(lines)
+
+
+def trade_off_text(points: Sequence[Point], folder: str) -> str:
+    """Write the curve of quality against speed, and how to draw one of its tickets.
+
+    Args:
+        points (`Sequence[Point]`): The curve.
+        folder (`str`): The run's.
+    """
+    lines = [*trade_off_table(points).lines(), *paragraph(NOTE)]
+    then = (
+        "To draw one and train it: the same command with `--speedup`, such as "
+        f"`--speedup {points[-1].speedup:g} --resume_from_checkpoint last`, in place of `--trade_off`. The curve is in "
+        f"{folder}/{TRADE_OFF_NAME}, and drawn in {TRADE_OFF_FIGURE} where there are metrics."
+    )
+    return "\n".join([*lines, *paragraph(then)])
 
 
 def plain_table(
@@ -83,10 +100,11 @@ def note_lines(record: Record) -> list[str]:
 
 
 def cost_lines(record: Record) -> list[str]:
-    """Write sizes and median times, and what was gained; nothing where nothing was measured."""
+    """Write what speed was asked for, sizes and median times, and what was gained, as far as it was measured."""
+    asked = [] if record.speed is None else paragraph(speed_line(record.speed))
     if record.costs is None:
-        return []
-    return [*tables.costs(record.costs, spread=False).lines(), *paragraph(gains(record.costs))]
+        return asked
+    return [*asked, *tables.costs(record.costs, spread=False).lines(), *paragraph(gains(record.costs))]
 
 
 def short_layers(names: Iterable[str]) -> list[str]:

@@ -62,6 +62,7 @@ class RunEvents(TrainerCallback):
         """End the search where it is over, or was asked to end, and the training where none is to follow."""
         if self.run.end_search(state, control.should_training_stop, resumed):
             control.should_training_stop = not self.goes_on(state)
+            control.should_save |= self.run.saves and not resumed
             if control.should_training_stop:  # the newest mask is drawn from the weights that it was taken of
                 forget_best(state)
 

@@ -64,18 +64,19 @@ def rows(trainer: "WormTrainerMixin") -> Batch:
 
 
 def fitted_speedup(trainer: "WormTrainerMixin", run: Run) -> float | None:
-    """Find the speed to draw for the one that was asked for to be measured; `None` where multiply-adds decide.
+    """Find the speed to draw for the one that was asked for to be reached; `None` where none was asked for.
 
     The first process measures, and all draw the same.
     """
     config = run.config
-    if config.speedup is None or config.speedup_by != "time":
+    if config.speedup is None:
         return None
     found = [config.speedup]
     batch = rows(trainer)
     if trainer.is_world_process_zero():
         with trainer.accelerator.autocast():
-            found = [fit(run.searched, trainer.trained_model, batch, config.speedup)[0]]
+            timed = config.speedup_by == "time"
+            found = [fit(run.searched, trainer.trained_model, batch, config.speedup, timed)[0]]
     broadcast_object_list(found)
     return found[0]
 
@@ -99,4 +100,4 @@ def measure_speed(trainer: "WormTrainerMixin", run: Run) -> dict[str, float]:
             return {}
         with trainer.accelerator.autocast():
             gained = gain(trainer.trained_model, run.drawn, batch)
-    return {"asked": speedup, **gained._asdict()}
+    return {"asked": speedup, **gained.as_dict()}

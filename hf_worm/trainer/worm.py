@@ -148,16 +148,24 @@ class WormTrainerMixin(_Trainer):
             self.objective: float | None = None
         return output
 
-    def search_ticket(self, resume_from_checkpoint: Checkpoint = None, **options: Any) -> TrainOutput:
+    def search_ticket(
+        self, resume_from_checkpoint: Checkpoint = None, save: bool = False, **options: Any
+    ) -> TrainOutput:
         """Train as usual, watching the masks and truncating from the trigger point on, until they have converged.
 
         Args:
             resume_from_checkpoint, options: As for `train`; the checkpoint is one of the search.
+            save (`bool`, *optional*, defaults to `False`): Save a checkpoint where the search ends, whatever
+                `save_strategy` says: `train` draws from it, with another `speedup` too.
 
         Raises:
             ValueError: The checkpoint is of the retraining, or epochs are to be counted of a set without a length.
         """
-        return self._search(find_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), options, draws=False)
+        self._running.run.saves = save
+        try:
+            return self._search(find_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), options, False)
+        finally:
+            self._running.run.saves = False
 
     def draw_ticket(self) -> Ticket:
         """Set the weights that the newest mask prunes to 0; evaluate before and after, where there is an eval set.

@@ -154,13 +154,11 @@ def test_in_a_callback_a_share_of_the_run_searches(model: BertForSequenceClassif
 def test_more_goes_until_the_measured_time_is_short_enough(
     model: BertForSequenceClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cutting, "fit", lambda search, model, batch, asked: (2.4, Gain(2.4, 2.0)))
+    monkeypatch.setattr(cutting, "fit", lambda *_: (2.4, Gain(2.4, 2.0)))
     trainer = worm_trainer(copy.deepcopy(model), tmp_path, WormConfig(**FAST, speedup_by="time"))
     trainer.train()
-    (wanted,) = trainer.search.tickets(speedups=[2.4])
     assert trainer.ticket.config.speedup == 2.0
     assert report(tmp_path)["speedup"]["multiply_adds"] >= 2.4
-    assert wanted.sparsity > 0.5
 
 
 # Several speeds of one search.

@@ -40,7 +40,7 @@ def with_clock(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> list[float]:
 
 def fitted(search: TicketSearch, asked: float = 2.0) -> tuple[float, fitting.Gain]:
     model = search._require_open()
-    return fit(search, model, ROW, asked)
+    return fit(search, model, ROW, asked, timed=True)
 
 
 def test_what_is_fast_enough_stays(search: TicketSearch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +69,19 @@ def test_where_nothing_is_gained_no_more_goes(search: TicketSearch, monkeypatch:
     """As on a device whose time is that of starting its kernels."""
     with_clock(monkeypatch, lambda left: 1.0)
     assert fitted(search)[0] == 2.0
+
+
+def test_multiply_adds_are_as_many_times_fewer_with_those_of_attention() -> None:
+    """Of long rows in a narrow model, products of queries and keys are most of it, and have no weights."""
+    model = BertForSequenceClassification(small_bert(intermediate_size=128, max_position_embeddings=128))
+    search = TicketSearch(model, WormConfig.eb_train(layers=["neurons"], speedup=1.5))
+    search.observe()
+    row = {"input_ids": torch.arange(48)[None] % 64}
+    (ticket,) = search.tickets(speedups=[1.5])
+    assert gain(model, ticket, row, timed=False).multiply_adds < 1.5
+    factor, found = fit(search, model, row, 1.5, timed=False)
+    assert found.measured is None
+    assert factor > 1.5 and 1.5 <= found.multiply_adds < 1.6
 
 
 def test_the_model_stays_as_it_is(search: TicketSearch) -> None:

@@ -56,6 +56,13 @@ class RunArguments:
         default=False,
         metadata={"help": "Begin anew in an output_dir that holds an earlier run: its checkpoints and results go."},
     )
+    trade_off: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Speeds, such as 1.5 2 3: search, show what a model of each would be as it is drawn, and stop "
+            "there. --speedup and --resume_from_checkpoint last then draw one."
+        },
+    )
 
 
 M = TypeVar("M", bound=PretrainedArguments)

@@ -15,7 +15,7 @@ from hf_worm.commands.job.output_dir import clear, find_checkpoint
 from hf_worm.commands.job.parsing import CommandLine, parse
 from hf_worm.commands.job.task import Task
 from hf_worm.commands.output import refuse
-from hf_worm.report.terminal import plain_table, result_table
+from hf_worm.report.terminal import plain_table, result_table, trade_off_text
 from hf_worm.trainer import WormTrainer
 
 
@@ -86,6 +86,11 @@ def run(
         with training.main_process_first(local=False, desc="clearing the output folder"):
             if trainer.is_world_process_zero():
                 clear(Path(str(training.output_dir)))
+    if arguments.run.trade_off:
+        trainer.search_ticket(checkpoint, save=True)
+        points = trainer.trade_off(arguments.run.trade_off)
+        _print(trainer, trade_off_text(points, str(training.output_dir)))
+        return
     output = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()

@@ -28,9 +28,10 @@ NULLS = ("", "~", "null", "Null", "NULL")  # as YAML writes what is not given
 PREFIXES = ("", "no_")  # of flags; the second turns off what is on by default
 COMMON = """\
 The arguments can stand in a JSON or YAML file; what follows it on the command line overrides it. The command trains,
-and evaluates where it can: `--do_train false` evaluates only, `--do_eval false` trains only. EB Train is
-`--truncation 1`, plain fine-tuning `--dense`. `--resume_from_checkpoint last` goes on from the last checkpoint in the
-output folder, which is one in runs/ unless `--output_dir` is given."""
+and evaluates where it can: `--do_train false` evaluates only, `--do_eval false` trains only. `--speedup 2` prunes heads
+and neurons by the settings that did best; EB Train is `--truncation 1`, plain fine-tuning `--dense`.
+`--resume_from_checkpoint last` goes on from the last checkpoint in the output folder, which is one in runs/ unless
+`--output_dir` is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter)
 # What these fields of `TrainingArguments` mean here.
 HELP = {
     "num_train_epochs": "Epochs of the search, at the most; retrain_epochs come after them, save where "
-    "retrain_schedule is continue.",
+    "retrain_schedule is continue. With search_share, which --speedup sets, the epochs of the whole run.",
     "output_dir": "Folder of the run; if not given, one in runs/.",
 }
 
@@ -122,7 +123,7 @@ def parse(command: CommandLine[M, D], argv: Sequence[str]) -> Arguments[M, D]:
         raise
     if unknown:
         raise ValueError(_unknown_argument(unknown[0], command.groups))
-    parser.set_defaults(output_dir=command.output_dir(known))
+    parser.set_defaults(output_dir=command.output_dir(known), **_for_speed(known))
     parsed: tuple[Any, ...] = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     model, data, run, worm, training = parsed
     for group in (model, data, training):
@@ -132,9 +133,17 @@ def parse(command: CommandLine[M, D], argv: Sequence[str]) -> Arguments[M, D]:
     if not (training.do_train or training.do_eval):
         raise ValueError("Nothing to do: `do_train` and `do_eval` are both false.")
     _check_training(training)
+    if run.trade_off and (run.dense or not training.do_train):
+        raise ValueError("`trade_off` shows tickets of a search, and `--dense` and `--do_train false` have none.")
     arguments = Arguments(model, data, run, training, None if run.dense else worm)
     command.check(arguments)
     return arguments
+
+
+def _for_speed(parsed: Namespace) -> dict[str, Any]:
+    """Make the settings for a speed the defaults, where one is asked for."""
+    speedup = parsed.speedup or min(parsed.trade_off or [0.0])
+    return {} if not speedup or parsed.dense else dataclasses.asdict(WormConfig.faster(speedup))
 
 
 def _expand_home(arguments: object) -> None:

@@ -21,5 +21,5 @@ def layers(runs: Sequence[Shown]) -> Figure:
         axes.axvline(100 * ratio, color="black", linewidth=1, linestyle=":", label=f"p = {ratio:g}")
     axes.set_yticks(range(len(names)), short_names(names, "."))
     axes.set(xlabel="pruned share of the layer's units, %", xlim=(0, 100), ylim=(len(names) - 0.5, -0.5))
-    legends(figure, runs, [entry(f"prune ratio p = {either(ratios)}", ":")])
+    legends(figure, runs, [entry(f"prune ratio p = {either(ratios)}", ":")] if ratios else [])
     return figure
