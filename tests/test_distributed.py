@@ -55,6 +55,7 @@ def found(folder: Path, processes: int) -> dict[str, Any]:
         ("compact", ACCELERATE),
         ("fisher", TORCHRUN),
         ("cubic", TORCHRUN),
+        ("faster", TORCHRUN),
     ],
 )
 def test_two_ranks_equal_one_process(tmp_path: Path, target: str, launcher: tuple[str, ...]) -> None:
@@ -64,7 +65,7 @@ def test_two_ranks_equal_one_process(tmp_path: Path, target: str, launcher: tupl
     first, second = two["ranks"]
     assert first == second, "the ranks found different masks, weights or histories"
     assert first["history"] == one["ranks"][0]["history"]
-    assert first["truncating"] or target == "cubic", "nothing was truncated: the run shows nothing"
+    assert first["truncating"] or target in ("cubic", "faster"), "nothing was truncated: the run shows nothing"
     torch.testing.assert_close(two["weights"], one["weights"], rtol=1e-3, atol=1e-5)
     assert two["out"].count("first masks taken") == 1, "one rank reports, and no other"
     assert (tmp_path / "two" / "worm_report.json").exists()

@@ -29,6 +29,8 @@ def train(folder: Path, batch_size: int, target: str, checkpoint: str | None = N
         settings = WormConfig.fade(stopping_point=0.05, margin=0.5)  # under one schedule
     elif target == "fisher":
         settings = WormConfig(stopping_point=0.9, margin=0.1, layers=["neurons", "heads"], score="fisher")
+    elif target == "faster":
+        settings = WormConfig.faster(1.3, speedup_by="multiply_adds", distillation=0.5)
     elif target == "cubic":
         settings = WormConfig(schedule="cubic", ramp_epochs=2.0, sample_strategy="steps", sample_steps=3)
     else:

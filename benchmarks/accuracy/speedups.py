@@ -173,7 +173,7 @@ class Work:
         begun = time.process_time()
         torch.manual_seed(1000 * self.seed + phase)
         shuffle = random.Random(1000 * self.seed + phase)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=self.rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=self.rate, weight_decay=0.0, fused=True)
         steps = epochs * math.ceil(len(self.train_rows.labels) / BATCH)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(1 - step / steps, 0.0))
         if begin is not None:
@@ -530,6 +530,13 @@ def main() -> None:
                 record = {**key, **(dense_run(work) if method == "dense" else run(work, method, asked))}
                 _append(given.records, record)
                 print(json.dumps({**key, "drawn": record.get("drawn"), "end": record["end"]}), flush=True)
+    if not given.tasks and given.records.exists():
+        import speed_page  # it takes the tables of what is run from here
+
+        records = [json.loads(line) for line in given.records.read_text().splitlines()]
+        speed_page.write(
+            records, given.records.with_suffix(".md"), "python benchmarks/accuracy/speedups.py --data FOLDER"
+        )
 
 
 def _is_done(path: Path, key: dict[str, Any]) -> bool:

@@ -13,7 +13,9 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from hf_worm.core.random_states import random_states_kept
 from hf_worm.trainer import compat
+from hf_worm.trainer.cutting import rows
 
 if TYPE_CHECKING:
     from hf_worm.trainer.worm import WormTrainerMixin
@@ -109,6 +111,16 @@ class Distillation:
     def __init__(self, trainer: "WormTrainerMixin") -> None:
         self.trainer = trainer
         self.teacher: Teacher | None = None
+
+    def try_out(self) -> None:
+        """Raise a `ValueError` before the search where the model's outputs can't be compared, if that is asked for."""
+        share, temperature = self._settings
+        if share:
+            model, training = self.trainer.trained_model, self.trainer.trained_model.training
+            with random_states_kept(), torch.no_grad(), self.trainer.accelerator.autocast():
+                outputs = model.eval()(**rows(self.trainer))
+            model.train(training)
+            soft_loss(outputs, outputs, None, temperature)
 
     def keep(self) -> None:
         """Keep a copy of the model as it is, and save it in the run's folder, if the settings ask for it."""

@@ -94,6 +94,8 @@ class Phases(RunEvents):
         if run.ticket is None and run.config.compact:  # the model is on its device by now
             refuse_compact(model, run.searched, self.trainer.optimizers.given)
             cutting.try_cutting(self.trainer, run.config.layers)
+        if run.ticket is None:
+            self.trainer.distillation.try_out()
 
     def log(self, observation: Observation, state: TrainerState) -> None:
         control = self.trainer.control

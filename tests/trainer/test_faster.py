@@ -9,8 +9,28 @@ from typing import Any
 import pytest
 import torch
 from test_parts_in_training import check_resuming
-from training import accuracy, arguments, checkpoints, examples, report, same_weights, small_bert, weights, worm_trainer
-from transformers import BertForSequenceClassification, Trainer
+from training import (
+    SequentialTrainer,
+    accuracy,
+    arguments,
+    checkpoints,
+    examples,
+    report,
+    same_weights,
+    small_bert,
+    sum_over_items,
+    weights,
+    without_dropout,
+    worm_trainer,
+)
+from transformers import (
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    GPTJConfig,
+    GPTJForCausalLM,
+    Trainer,
+)
 
 from hf_worm import WormCallback, WormConfig, WormTrainer, load_compact
 from hf_worm.report.speed import counts
@@ -279,8 +299,6 @@ def test_a_loss_of_ones_own_is_kept(model: BertForSequenceClassification, tmp_pa
 
 
 def test_accumulated_batches_are_as_whole_ones(model: BertForSequenceClassification, tmp_path: Path) -> None:
-    from training import SequentialTrainer, sum_over_items, without_dropout
-
     ends = []
     for size, accumulated in ((8, 1), (2, 4)):
         trainer = worm_trainer(
@@ -324,3 +342,63 @@ def test_a_callback_can_not_add_to_the_loss() -> None:
         WormCallback(WormConfig(**FAST, distillation=0.5))
     with pytest.raises(ValueError, match=r"distillation=0.5.*retrain_epochs=0"):
         WormConfig(**FAST, distillation=0.5, retrain_epochs=0)
+
+
+KINDS: dict[str, tuple[Any, dict[str, Any], Any]] = {  # class, changes of its configuration, labels of a row
+    "regression": (BertForSequenceClassification, {"num_labels": 1}, lambda row: {"labels": float(row["labels"])}),
+    "several labels": (
+        BertForSequenceClassification,
+        {"num_labels": 3, "problem_type": "multi_label_classification"},
+        lambda row: {"labels": [1.0, 0.0, float(row["labels"])]},
+    ),
+    "tokens": (
+        BertForTokenClassification,
+        {"num_labels": 3},
+        lambda row: {"labels": torch.where(torch.arange(12) == 0, -100, row["input_ids"] % 3)},
+    ),
+    "questions": (
+        BertForQuestionAnswering,
+        {},
+        lambda row: {"start_positions": int(row["input_ids"][0] % 12), "end_positions": int(row["input_ids"][1] % 12)},
+    ),
+    "language": (GPTJForCausalLM, {}, lambda row: {"labels": row["input_ids"]}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_task_is_distilled(kind: str, tmp_path: Path) -> None:
+    """Towards its teacher alone, without dropout: the distance falls while it trains."""
+    build, changes, labels = KINDS[kind]
+    if build is GPTJForCausalLM:
+        config = GPTJConfig(vocab_size=64, n_positions=32, n_embd=48, n_layer=2, n_head=6, rotary_dim=4)
+    else:
+        config = small_bert(hidden_size=48, num_attention_heads=6, intermediate_size=96, **changes)
+    torch.manual_seed(0)
+    rows = [{"input_ids": row["input_ids"], **labels(row)} for row in examples(32)]
+    trainer = worm_trainer(
+        without_dropout(build(config)),
+        tmp_path,
+        WormConfig.faster(2.0, speedup_by="multiply_adds", distillation=1.0),
+        train_dataset=rows,
+        num_train_epochs=12,
+        logging_steps=1,
+    )
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    retraining = losses[len(losses) // 4 :]
+    assert len(losses) == 48
+    assert 0 < sum(retraining[-4:]) < 0.7 * sum(retraining[:4])
+
+
+def test_a_model_without_logits_is_refused_before_it_is_searched(tmp_path: Path) -> None:
+    class Plain(BertForSequenceClassification):
+        def forward(self, input_ids: Any = None, labels: Any = None, **kwargs: Any) -> Any:
+            found = super().forward(input_ids, labels=labels, **kwargs)
+            return {"loss": found.loss, "scores": found.logits}
+
+    model = Plain(small_bert(hidden_size=48, num_attention_heads=6, intermediate_size=96))
+    config = WormConfig(**FAST, distillation=0.5)
+    trainer = worm_trainer(model, tmp_path, config)
+    with pytest.raises(ValueError, match=r"distillation.*logits.*scores"):
+        trainer.train()
+    assert trainer.state.global_step == 0
