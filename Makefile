@@ -54,6 +54,7 @@ bench: setup ## Measure speed: ratios within one run, into benchmarks/results
 	$(BIN)/python benchmarks/speed/overhead.py
 	$(BIN)/python benchmarks/speed/data_pipeline.py
 	$(BIN)/python benchmarks/speed/compact.py
+	$(BIN)/python benchmarks/speed/faster.py
 
 glue-sst2: setup ## The paper's settings on SST-2: EB Train and WORM (MODEL=, DATASET=, SEEDS=, OUTPUT=)
 glue-mrpc: setup ## The same on MRPC

@@ -10,6 +10,7 @@ SCENARIOS = (
     Scenario("cnn", "fade", "steps"),
     Scenario("compact", "gradient", "epoch"),
     Scenario("continued", "update", "steps"),
+    Scenario("faster", "gradient", "epoch"),
 )
 
 

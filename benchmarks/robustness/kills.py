@@ -2,7 +2,7 @@
 
     python benchmarks/robustness/kills.py [--kills 100] [--seed 0] [--out benchmarks/results]
 
-BERT (under two schedules, under one, and cut smaller) and CNN, search and retraining, each target, masks sampled by
+BERT (under two schedules, under one, cut smaller, and cut to a speed) and CNN, search and retraining, each target, masks sampled by
 epoch and by steps; every other kill comes while a checkpoint is written. Where the last checkpoint was not whole, it is
 refused and the one that the message names is resumed from. Weights, masks, history and report have to be equal to the
 last bit. Writes kills.md and kills.json; ends with 1 where a run differs.
@@ -27,7 +27,7 @@ from machine import machine
 SCENARIOS = [
     Scenario(model, target, sampling)
     for model, target, sampling in itertools.product(
-        ("bert", "continued", "compact", "cnn"), ("gradient", "update", "fade"), ("epoch", "steps")
+        ("bert", "continued", "compact", "faster", "cnn"), ("gradient", "update", "fade"), ("epoch", "steps")
     )
 ]
 KILLS_OF_A_RUN = 4

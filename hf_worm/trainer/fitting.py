@@ -13,6 +13,7 @@ from hf_worm.ticket import Ticket
 
 LIMIT = 1.25  # times the multiply-adds that were asked for, at the most
 TRIES = 4
+ROUNDS, SECONDS = 7, 4.0  # of a try, as for [`race`]
 MARGIN = 1.02  # of the speed that is aimed at after a try that was too slow
 
 
@@ -47,7 +48,7 @@ def gain(model: nn.Module, ticket: Ticket, batch: Batch, timed: bool = True) -> 
     models = {"dense": copy.deepcopy(model), "compact": ticket.compact(drawn)}
     with random_states_kept():
         size = [counts(one, repeated(batch, 1))["multiply_adds"] for one in models.values()]
-        times = race(models, repeated(batch, LARGE_BATCH), forward) if timed else None
+        times = race(models, repeated(batch, LARGE_BATCH), forward, ROUNDS, SECONDS) if timed else None
     faster = None if times is None else [one / other for one, other in zip(*times.values(), strict=True)]
     return Gain(size[0] / size[1], None if faster is None else statistics.median(faster))
 

@@ -1,13 +1,14 @@
 """The tickets of several speeds from one search, each evaluated as it would be drawn."""
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_worm.files import replace_file
-from hf_worm.report.figures.trade_off import write_trade_off
 from hf_worm.report.trade_off import TRADE_OFF_FIGURE, TRADE_OFF_NAME, Point
 from hf_worm.run import Run
 from hf_worm.search import TicketSearch
@@ -18,6 +19,8 @@ from hf_worm.trainer.fitting import gain
 
 if TYPE_CHECKING:
     from hf_worm.trainer.worm import WormTrainerMixin
+
+logger = logging.getLogger(__name__)
 
 
 def trade_off(trainer: "WormTrainerMixin", run: Run, speedups: Sequence[float]) -> list[Point]:
@@ -49,8 +52,18 @@ def trade_off(trainer: "WormTrainerMixin", run: Run, speedups: Sequence[float]) 
         content = json.dumps([point.as_dict() for point in points], indent=2)
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / TRADE_OFF_NAME, f"{content}\n")
-        write_trade_off(points, folder / TRADE_OFF_FIGURE)
+        _draw(points, folder / TRADE_OFF_FIGURE)
     return points
+
+
+def _draw(points: Sequence[Point], path: Path) -> None:
+    """Draw the curve, where matplotlib is installed."""
+    if find_spec("matplotlib") is None:
+        logger.info("The curve is not drawn: that takes matplotlib, `pip install matplotlib`.")
+        return
+    from hf_worm.report.figures.trade_off import write_trade_off
+
+    write_trade_off(points, path)
 
 
 @contextmanager
