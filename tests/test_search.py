@@ -782,7 +782,9 @@ def test_units_of_unequal_sizes_that_are_ranked_together_are_warned_of() -> None
     assert "a neuron has 49 times as many as a weight" in doubt
     assert doubts(bert, layers=["neurons", "heads"]) == doubts(bert, layers=["neurons"], scope="global") == []
     assert doubts(bert, layers=["neurons", "heads"], scope="global", score="fisher") == [], "comparable"
-    assert doubts(bert, layers=["neurons", "heads"], scope="global", speedup=1.2) == [], "for what they cost"
+    assert doubts(bert, layers=["neurons", "heads"], scope="global", score="fisher", speedup=1.2) == []
+    (doubt,) = doubts(bert, layers=["neurons", "heads"], speedup=1.2)
+    assert "score='fisher'" in doubt
 
 
 def test_units_with_frozen_parts_are_refused() -> None:

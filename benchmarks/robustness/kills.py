@@ -2,10 +2,10 @@
 
     python benchmarks/robustness/kills.py [--kills 100] [--seed 0] [--out benchmarks/results]
 
-BERT (under two schedules, under one, cut smaller, and cut to a speed) and CNN, search and retraining, each target, masks sampled by
-epoch and by steps; every other kill comes while a checkpoint is written. Where the last checkpoint was not whole, it is
-refused and the one that the message names is resumed from. Weights, masks, history and report have to be equal to the
-last bit. Writes kills.md and kills.json; ends with 1 where a run differs.
+BERT (under two schedules, under one, cut smaller, and cut to a speed) and CNN, search and retraining, each target,
+masks sampled by epoch and by steps; every other kill comes while a checkpoint is written. Where the last checkpoint was
+not whole, it is refused and the one that the message names is resumed from. Weights, masks, history and report have to
+be equal to the last bit. Writes kills.md and kills.json; ends with 1 where a run differs.
 """
 
 import argparse

@@ -1,7 +1,9 @@
 """A smaller model between the draw and the retraining: what is cut, tried and measured."""
 
 import copy
-from typing import TYPE_CHECKING, Any
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from accelerate.utils import broadcast_object_list
 from torch import nn
@@ -16,6 +18,8 @@ from hf_worm.trainer.stages import same_random_numbers
 
 if TYPE_CHECKING:
     from hf_worm.trainer.worm import WormTrainerMixin
+
+T = TypeVar("T")
 
 
 def try_cutting(trainer: "WormTrainerMixin", layers: list[str]) -> None:
@@ -71,12 +75,12 @@ def fitted_speedup(trainer: "WormTrainerMixin", run: Run) -> float | None:
     config = run.config
     if config.speedup is None:
         return None
-    found = [config.speedup]
-    batch = rows(trainer)
+    asked, timed, batch = config.speedup, config.speedup_by == "time", rows(trainer)
+    found = [asked]
     if trainer.is_world_process_zero():
         with trainer.accelerator.autocast():
-            timed = config.speedup_by == "time"
-            found = [fit(run.searched, trainer.trained_model, batch, config.speedup, timed)[0]]
+            fitted = _tried(lambda: fit(run.searched, trainer.trained_model, batch, asked, timed))
+        found = [asked if fitted is None else fitted[0]]
     broadcast_object_list(found)
     return found[0]
 
@@ -86,18 +90,25 @@ def measure_speed(trainer: "WormTrainerMixin", run: Run) -> dict[str, float]:
     speedup, costs = run.config.speedup, run.progress.costs
     if speedup is None:
         return {}
-    if run.rest is not None:
-        if not costs:
-            return {"asked": speedup}
+    gained = None
+    if run.rest is None:
+        batch = rows(trainer)
+        if trainer.is_world_process_zero():
+            with trainer.accelerator.autocast():
+                gained = _tried(lambda: gain(trainer.trained_model, run.drawn, batch))
+    elif costs:
         size, times = costs["size"], costs["seconds"][f"forward {LARGE_BATCH}"]
         gained = Gain(
             size["dense"]["multiply_adds"] / size["compact"]["multiply_adds"],
             times["dense"]["median"] / times["compact"]["median"],
         )
-    else:
-        batch = rows(trainer)
-        if not trainer.is_world_process_zero():
-            return {}
-        with trainer.accelerator.autocast():
-            gained = gain(trainer.trained_model, run.drawn, batch)
-    return {"asked": speedup, **gained.as_dict()}
+    return {"asked": speedup, **({} if gained is None else gained.as_dict())}
+
+
+def _tried(measure: Callable[[], T]) -> T | None:
+    """Measure; with a warning and nothing measured where that fails."""
+    try:
+        return measure()
+    except Exception as error:  # out of memory, or a model that can't be cut: the run goes on by the weights' counts
+        warnings.warn(f"The speed was not measured: {type(error).__name__}: {error}", stacklevel=3)
+        return None

@@ -84,6 +84,12 @@ def doubts(layers: Sequence[RepresentativeLayer], config: WormConfig, by_magnitu
         yield from _doubt_ratio(layers, layers_without_pruning(layers, config.prune_ratio, config.scope))
         if config.scope == "global" and by_magnitude:
             yield from _doubt_sizes(layers)
+    elif by_magnitude:
+        yield (
+            f"`speedup={config.speedup:g}` by magnitude: the L1 norm of a neuron or a head says little of what the "
+            "task needs, and units drawn at random end about as well. Use `score='fisher'` with `scope='global'`, as "
+            "`WormConfig.faster(...)` has them."
+        )
 
 
 def _doubt_precision(layers: Sequence[RepresentativeLayer]) -> Iterator[str]:

@@ -181,6 +181,21 @@ def test_more_goes_until_the_measured_time_is_short_enough(
     assert report(tmp_path)["speedup"]["multiply_adds"] >= 2.4
 
 
+def test_that_a_speed_can_not_be_measured_is_said(
+    model: BertForSequenceClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(cutting, "fit", fail)
+    monkeypatch.setattr(cutting, "gain", fail)
+    trainer = worm_trainer(model, tmp_path, WormConfig(**FAST))
+    with pytest.warns(UserWarning, match="The speed was not measured: RuntimeError: out of memory"):
+        trainer.train()
+    assert report(tmp_path)["speedup"] == {"asked": 2.0}
+    assert trainer.ticket.sparsity > 0
+
+
 # Several speeds of one search.
 
 
