@@ -80,7 +80,7 @@ class Teacher:
         loss: torch.Tensor,
         outputs: Any,
         inputs: Mapping[str, Any],
-        items: torch.Tensor | int | float | None = None,
+        items: torch.Tensor | float | None = None,
     ) -> torch.Tensor:
         """The loss with its share of the distance to this model's outputs.
 
@@ -88,7 +88,7 @@ class Teacher:
             loss (`torch.Tensor`): The task's.
             outputs (`ModelOutput` or `dict`): Of the model that trains.
             inputs (`Mapping[str, Any]`): What it was called with, labels included.
-            items (`torch.Tensor`, `int` or `float`, *optional*): What the task's loss was divided by, where that is not
+            items (`torch.Tensor` or `float`, *optional*): What the task's loss was divided by, where that is not
                 the number of labels of these inputs: of all batches of an optimizer step.
         """
         with torch.no_grad():
@@ -148,15 +148,15 @@ class Distillation:
             self.keep()
 
     def mixed(
-        self, loss: torch.Tensor, outputs: Any, inputs: Mapping[str, Any], items: torch.Tensor | int | None
+        self, loss: torch.Tensor, outputs: Any, inputs: Mapping[str, Any], items: torch.Tensor | float | None
     ) -> torch.Tensor:
         """Mix the distance into a loss; see [`Teacher.mixed`]."""
         assert self.teacher is not None  # or the loss stays as it is
-        trainer = self.trainer
-        if items is None or not trainer.args.average_tokens_across_devices:
-            return self.teacher.mixed(loss, outputs, inputs, items)
-        # Each process's loss has been multiplied by their number.
-        return self.teacher.mixed(loss, outputs, inputs, items / trainer.accelerator.num_processes)
+        trainer, counted = self.trainer, items
+        if items is not None and trainer.args.average_tokens_across_devices:
+            counted = items / trainer.accelerator.num_processes  # each process's loss is multiplied by their number
+        with trainer.accelerator.autocast():
+            return self.teacher.mixed(loss, outputs, inputs, counted)
 
     @property
     def _settings(self) -> tuple[float, float]:

@@ -417,3 +417,17 @@ def test_a_model_without_logits_is_refused_before_it_is_searched(tmp_path: Path)
     with pytest.raises(ValueError, match=r"distillation.*logits.*scores"):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+def test_the_teacher_computes_as_the_model_that_trains(model: BertForSequenceClassification, tmp_path: Path) -> None:
+    """In bfloat16 where that does: on its own it would take as long as in float32."""
+    config = WormConfig(**FAST, distillation=0.5)
+    trainer = worm_trainer(model, tmp_path, config, bf16=True, max_steps=8, num_train_epochs=1)
+    trainer.train()
+    seen = []
+    layer = trainer.distillation.teacher.model.bert.encoder.layer[0].intermediate.dense
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    trainer.model.train()
+    batch = {"input_ids": torch.arange(24).view(2, 12), "labels": torch.tensor([0, 1])}
+    trainer.compute_loss(trainer.model, batch)
+    assert seen == [torch.bfloat16]
