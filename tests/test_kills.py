@@ -23,5 +23,7 @@ def killer() -> Killer:
 def test_killed_and_resumed_equals_uninterrupted(killer: Killer, tmp_path: Path, scenario: Scenario) -> None:
     expected = killer.uninterrupted(tmp_path / "whole", scenario)
     assert killer.killed(tmp_path / "killed", scenario, 3) == expected
-    other = killer.uninterrupted(tmp_path / "other", Scenario(scenario.model, "gradient", "steps", save_steps=7))
+    # A share of the run ends the search of the one, whatever is sampled.
+    model = "compact" if scenario.model == "faster" else scenario.model
+    other = killer.uninterrupted(tmp_path / "other", Scenario(model, "gradient", "steps", save_steps=7))
     assert other["model.safetensors"] != expected["model.safetensors"], "it could have failed"

@@ -215,7 +215,8 @@ def test_help_shows_every_argument_with_the_commands_defaults(capsys: pytest.Cap
     places = [text.index(f"\n{group}:\n") for group in ("model", "data", "run", "pruning", "options")]
     assert places == sorted(places), "the hundred fields of `TrainingArguments` come last"
     epochs = (
-        "Epochs of the search, at the most; retrain_epochs come after them, save where retrain_schedule is continue."
+        "Epochs of the search, at the most; retrain_epochs come after them, save where retrain_schedule is continue. "
+        "With search_share, which --speedup sets, the epochs of the whole run."
     )
     assert f"{epochs} (default: 3.0)" in words
 
