@@ -91,6 +91,8 @@ def _found(record: Record, paper: Paper | None) -> str:
         return "Pruned with `hf_worm` by masks that were given: no search has found them."
     epochs = record.phases["search"]["epochs"]
     when = f"after {epochs:.4g} epochs" if epochs else "in another run"
+    if method.search_share and not record.converged:
+        return f"Pruned while fine-tuning by {method.name}{link} with `hf_worm`: {when}, as planned."
     newest = "" if record.converged else ": the newest masks were drawn"
     outcome = f"{method.outcome(record.converged is True)} {when}{newest}"
     return f"Pruned while fine-tuning by {method.name}{link} with `hf_worm`; {outcome}."

@@ -80,7 +80,13 @@ class Method:
             return "gradual pruning"
         if not self.early_bird:
             return f"the schedule {self.schedule}"
-        return NAMES.get(self.treatment, f"EB Train with the treatment {self.treatment}")
+        name = NAMES.get(self.treatment, f"EB Train with the treatment {self.treatment}")
+        return f"{name}, drawn after {self.search_share:.0%} of the run" if self.search_share else name
+
+    @property
+    def search_share(self) -> float | None:
+        """Share of the run after which the masks are drawn, converged or not; `None` without one."""
+        return self.settings.get("search_share") if self.searched else None
 
     @property
     def line(self) -> str:
@@ -106,7 +112,8 @@ class Method:
         return [*ratios, *([f"{self.selection} selection"] if self.selection else [])]
 
     def _truncation(self) -> list[str]:
-        return [f"r {self.settings['truncation']:g}"] if self.early_bird or self.truncates else []
+        watches = self.early_bird and not self.search_share
+        return [f"r {self.settings['truncation']:g}"] if watches or self.truncates else []
 
     def _ending(self) -> list[str]:
         """Write the numbers that decide when the ticket is drawn."""
@@ -114,6 +121,8 @@ class Method:
         if self.schedule == "cubic":
             return [f"cubic, in {counted(settings.get('ramp_epochs', 1.0), 'epoch')}"]
         numbers = [f"s {settings['stopping_point']:g}", f"δ {settings['margin']:g}", f"l {settings['window']}"]
+        if self.search_share and not self.truncates:
+            return []
         faded = [f"faded in {counted(settings.get('fade_epochs', 1.0), 'epoch')}"] if self.fades else []
         return [*(numbers if self.early_bird else []), *faded]
 

@@ -51,6 +51,8 @@ def _outcome(record: Record) -> str:
     if record.converged is None:
         return "whether it converged is not known"
     count = counted(len(record.observations), "observation")
+    if record.method.search_share and record.drawn and not record.converged:
+        return f"{count}, drawn as planned"
     ending = "" if record.converged else ", the newest mask was drawn" if record.drawn else " yet"
     return f"{count}, {record.method.outcome(record.converged).removeprefix(MASKS)}{ending}"
 

@@ -37,6 +37,11 @@ def test_defaults_are_not_named() -> None:
         ({"score": "fisher", "score_decay": 0.9}, f"WORM (Fisher score, decay 0.9, p 0.5, {NUMBERS})"),
         ({"speedup": 2.0}, f"WORM (2× fewer multiply-adds in each layer, {NUMBERS})"),
         ({"speedup": 1.5, "scope": "global"}, f"WORM (1.5× fewer multiply-adds over all layers, {NUMBERS})"),
+        ({"search_share": 0.25}, f"WORM, drawn after 25% of the run (p 0.5, {NUMBERS})"),
+        (
+            {"search_share": 0.25, "speedup": 2.0, "scope": "global", "score": "fisher", "truncation": 1.0},
+            "EB Train, drawn after 25% of the run (Fisher score, 2× fewer multiply-adds over all layers)",
+        ),
         ({"schedule": "cubic"}, "Gradual pruning (p 0.5, cubic, in 1 epoch)"),
         ({"schedule": "cubic", "ramp_epochs": 2.5, "score": "taylor"}, CUBIC_BY_TAYLOR),
     ],
