@@ -86,6 +86,11 @@ def whole_runs(model: nn.Module, speedup: float, rows: list[dict[str, Any]], rou
             "a step of the search, which gathers Fisher scores ÷ a dense step": statistics.median(search) / step,
             "a step of the smaller model ÷ a dense step": statistics.median(retraining) / step,
         }
+        speed = trainer.progress.speed
+        ratios |= {
+            f"speed that a run for {speedup:g}× measured: dense forward pass ÷ that of its model": speed["measured"],
+            "multiply-adds of the dense model ÷ those of that model": speed["multiply_adds"],
+        }
         for name, ratio in ratios.items():
             found.setdefault(name, []).append(ratio)
     return found
@@ -137,7 +142,7 @@ def parts(model: nn.Module, speedup: float, rows: list[dict[str, Any]], rounds: 
         "a distilled step of the smaller model ÷ its plain step": ratio("distilled step", "step"),
         "a distilled step of the smaller model ÷ a dense step": ratio("distilled step", "dense step"),
         "masks of one more speed, as each point of the curve takes ÷ a dense step": ratio("masks", "dense step"),
-        f"dense forward pass of {LARGE_BATCH} rows ÷ that of the smaller model": [
+        "dense forward pass ÷ that of a model of so many times fewer multiply-adds": [
             one / other for one, other in zip(passes["dense"], passes["compact"], strict=True)
         ],
     }
