@@ -5,6 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from torch import nn
@@ -172,7 +173,9 @@ class Run:
         """Plan the search: all epochs and steps of a training, or a share of its steps."""
         self._planned, self.search_steps, self.search_epochs = planned, planned, epochs
         if self.config.search_share is not None:
-            self.search_steps, self.search_epochs = max(round(self.config.search_share * planned), 1), sys.maxsize
+            most = planned - (1 if self.config.retrain_epochs > 0 else 0)  # or nothing would be left to retrain
+            self.search_steps = max(min(round(self.config.search_share * planned), most), 1)
+            self.search_epochs = sys.maxsize
 
     def is_over(self, at: Position, total: int, stopped: bool) -> bool:
         """True if there is no step left to take from where the run was saved.
@@ -284,7 +287,8 @@ class Run:
 
     def draw(self, speedup: float | None = None) -> Ticket:
         """Draw the newest mask of a search whose account is closed, or that of another speed."""
-        self.ticket = self.searched.draw(speedup)
+        ticket = self.searched.draw(speedup)
+        self.ticket = replace(ticket, config=self.config)  # which has the speed that was asked for
         self.progress.tick()
         return self.ticket
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hf_worm.config import WormConfig
-from hf_worm.core.masks import unpack
+from hf_worm.core.masks import pack, unpack
 from hf_worm.core.truncation import Scaled, StepTruncation, hooked
 from hf_worm.core.window import Observation, Packed
 from hf_worm.holding import Attached
@@ -253,9 +253,11 @@ class TicketSearch:
             missing = self.schedule.missing(self.history, [] if share is None else self.treatment.advice(share))
             warnings.warn(f"The masks had not converged when they were drawn: {missing}", stacklevel=2)
         reshard(model)
+        config, names = self.config, self._parts.names
         if speedup is not None:
-            config = replace(self.config, speedup=speedup)
-            self._found.replace_newest(self._take_masks([layer.ratio(config.ratio) for layer in self.layers]))
+            other = self._ticket(replace(self.config, speedup=speedup))
+            config, names = other.config, dict(other.parts)
+            self._found.replace_newest({name: pack(mask) for name, mask in other.masks.items()})
         masks = self._found.unpacked(self._found.newest)
         for layer in self.layers:
             layer.zero_(masks[layer.name])
@@ -267,7 +269,7 @@ class TicketSearch:
                 "inputs. Prune less (`prune_ratio`), or the same share of each layer (`scope='layer'`).",
                 stacklevel=2,
             )
-        return Ticket(masks, self.config, list(self.history), self.converged, self._parts.names)
+        return Ticket(masks, config, list(self.history), self.converged, names)
 
     def tickets(self, ratios: Sequence[float] = (), *, speedups: Sequence[float] = ()) -> list[Ticket]:
         """The tickets of several prune ratios or speeds by the scores as they are now; nothing is drawn.
@@ -284,6 +286,11 @@ class TicketSearch:
         """
         wanted = [replace(self.config, speedup=None, prune_ratio=ratio) for ratio in ratios]
         return [self._ticket(config) for config in (*wanted, *(replace(self.config, speedup=one) for one in speedups))]
+
+    def require_speedups(self, speedups: Sequence[float]) -> None:
+        """Raise a `ValueError` unless tickets of these speeds can be had."""
+        for speedup in speedups:
+            selection_of(replace(self.config, speedup=speedup)).require(self.layers, self._require_open())
 
     def _ticket(self, config: WormConfig) -> Ticket:
         """The ticket of other settings by the scores as they are now."""

@@ -96,7 +96,8 @@ def load_retraining(checkpoint: str, config: WormConfig) -> Saved:
     saved = load_run(checkpoint)
     if saved.ticket is None:
         raise ValueError(f"{checkpoint} is of the search: resume it with `train` or `search_ticket`.")
-    for name in ("retrain_schedule", "compact", "speedup"):
+    drawn = ["speedup"] if "search" in saved.progress.steps else []  # a ticket that was given has its own
+    for name in ("retrain_schedule", "compact", *drawn):
         theirs, now = getattr(saved.ticket.config, name), getattr(config, name)
         if theirs != now:
             raise ValueError(

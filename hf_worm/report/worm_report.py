@@ -68,7 +68,7 @@ def _phase(progress: Progress, name: str) -> dict[str, Any]:
     }
 
 
-def report_json(report: dict[str, Any]) -> str:
+def report_json(report: Any) -> str:
     """Write a report as JSON, with `null` for what is not finite: other languages' readers know no `NaN`."""
     finite = json.loads(json.dumps(report), parse_constant=lambda name: None)
     return json.dumps(finite, indent=2) + "\n"

@@ -146,6 +146,11 @@ class WormCallback(RunEvents):
             raise ValueError(
                 f"`distillation={config.distillation:g}` adds to the loss, which a callback can't: use `WormTrainer`."
             )
+        if config.speedup is not None and config.speedup_by == "time":
+            raise ValueError(
+                "`speedup_by='time'` times the model before the draw, which a callback has no rows for: use "
+                "`WormTrainer`, or `speedup_by='multiply_adds'`."
+            )
         parts = {"score": score, "select": select, "schedule": schedule, "treatment": treatment}
         super().__init__(config, parts, type(self).__name__)
 

@@ -12,6 +12,7 @@ from hf_worm.compact import try_cut
 from hf_worm.report.account import account
 from hf_worm.report.speed import LARGE_BATCH, Batch, forward, forward_inputs, try_costs
 from hf_worm.run import Run
+from hf_worm.ticket import Ticket
 from hf_worm.trainer import compat
 from hf_worm.trainer.fitting import Gain, fit, gain
 from hf_worm.trainer.stages import same_random_numbers
@@ -67,22 +68,34 @@ def rows(trainer: "WormTrainerMixin") -> Batch:
     return forward_inputs(trainer.trained_model, batch, trainer.label_names)
 
 
-def fitted_speedup(trainer: "WormTrainerMixin", run: Run) -> float | None:
-    """Find the speed to draw for the one that was asked for to be reached; `None` where none was asked for.
+def fitted_speedup(trainer: "WormTrainerMixin", run: Run, asked: float) -> tuple[float, Gain | None]:
+    """Find the speed to draw for the one that was asked for to be reached, and what that gains.
 
-    The first process measures, and all draw the same.
+    The first process measures, and all get the same.
+
+    Returns:
+        `tuple[float, Gain]`: The speed, and the gain; `None` where it was not measured.
     """
-    config = run.config
-    if config.speedup is None:
-        return None
-    asked, timed, batch = config.speedup, config.speedup_by == "time", rows(trainer)
-    found = [asked]
+    timed, batch = run.config.speedup_by == "time", rows(trainer)
+    found: list[Any] = [asked, None]
     if trainer.is_world_process_zero():
         with trainer.accelerator.autocast():
-            fitted = _tried(lambda: fit(run.searched, trainer.trained_model, batch, asked, timed))
-        found = [asked if fitted is None else fitted[0]]
+            found = list(_tried(lambda: fit(run.searched, trainer.trained_model, batch, asked, timed)) or found)
+        _warn_of_less(asked, found[1])
     broadcast_object_list(found)
-    return found[0]
+    return found[0], found[1]
+
+
+def _warn_of_less(asked: float, gained: Gain | None) -> None:
+    """Warn where a speed is not reached."""
+    reached = {} if gained is None else gained.as_dict()
+    missed = [f"{name.replace('_', '-')} {value:.2f}×" for name, value in reached.items() if value < asked]
+    if missed:
+        warnings.warn(
+            f"`speedup={asked:g}` is not reached: {', '.join(missed)}. Part of the model stays as slow as it was, such "
+            "as products of queries and keys: ask for more, or prune `heads` as well as `neurons`.",
+            stacklevel=3,
+        )
 
 
 def measure_speed(trainer: "WormTrainerMixin", run: Run) -> dict[str, float]:
@@ -92,10 +105,7 @@ def measure_speed(trainer: "WormTrainerMixin", run: Run) -> dict[str, float]:
         return {}
     gained = None
     if run.rest is None:
-        batch = rows(trainer)
-        if trainer.is_world_process_zero():
-            with trainer.accelerator.autocast():
-                gained = _tried(lambda: gain(trainer.trained_model, run.drawn, batch))
+        gained = measured_gain(trainer, run.drawn)
     elif costs:
         size, times = costs["size"], costs["seconds"][f"forward {LARGE_BATCH}"]
         gained = Gain(
@@ -103,6 +113,15 @@ def measure_speed(trainer: "WormTrainerMixin", run: Run) -> dict[str, float]:
             times["dense"]["median"] / times["compact"]["median"],
         )
     return {"asked": speedup, **({} if gained is None else gained.as_dict())}
+
+
+def measured_gain(trainer: "WormTrainerMixin", ticket: Ticket) -> Gain | None:
+    """Measure what cutting out a ticket's units would gain; `None` on all processes but the first."""
+    batch = rows(trainer)
+    if not trainer.is_world_process_zero():
+        return None
+    with trainer.accelerator.autocast():
+        return _tried(lambda: gain(trainer.trained_model, ticket, batch))
 
 
 def _tried(measure: Callable[[], T]) -> T | None:

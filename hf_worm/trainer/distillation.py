@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from hf_worm.compact.load import load_compact
+from hf_worm.compact.record import RECORD
 from hf_worm.core.random_states import random_states_kept
 from hf_worm.trainer import compat
 from hf_worm.trainer.cutting import rows
@@ -38,6 +40,7 @@ class Teacher:
         self.model = model.eval().requires_grad_(False)
         self.share, self.temperature = share, temperature
         self._shifted = shifts_labels(model)
+        self._divides: bool | None = None  # whether the model's own loss is divided by the number of items it is given
 
     def save(self, folder: Path) -> None:
         """Write it as a plain checkpoint."""
@@ -65,15 +68,25 @@ class Teacher:
                 f"(`distillation={share:g}`): put it back, or draw anew."
             )
         device = next(like.parameters()).device
-        if isinstance(like, PreTrainedModel):
-            model: nn.Module = type(like).from_pretrained(folder, dtype=like.dtype)
-        else:
-            model = copy.deepcopy(like)
-            try:
+        try:
+            if isinstance(like, PreTrainedModel):
+                # Of an earlier run's smaller model, whose shapes its configuration can't say.
+                cut = getattr(type(like.config).from_pretrained(folder), RECORD, None) is not None
+                model: nn.Module = load_compact(folder) if cut else type(like).from_pretrained(folder, dtype=like.dtype)
+            else:
+                model = copy.deepcopy(like)
                 load_model(model, str(folder / SAFE_WEIGHTS_NAME))
-            except RuntimeError as error:
-                raise ValueError(f"{folder} is of another model: {error}") from error
+        except RuntimeError as error:
+            raise ValueError(f"{folder} is of another model: {error}") from error
         return cls(model.to(device), share, temperature)
+
+    def divides_loss(self, inputs: Mapping[str, Any]) -> bool:
+        """True if the model's own loss is divided by `num_items_in_batch`, and is not a mean over its batch."""
+        if self._divides is None:
+            with torch.no_grad():
+                once, twice = (self.model(**inputs, num_items_in_batch=count)["loss"] for count in (1, 2))
+            self._divides = bool(once != twice)
+        return self._divides
 
     def mixed(
         self,
@@ -93,8 +106,9 @@ class Teacher:
         """
         with torch.no_grad():
             wanted = self.model(**inputs)
+        regression = getattr(getattr(self.model, "config", None), "problem_type", None) == "regression"
         labels = inputs.get("labels")
-        total, count = soft_loss(outputs, wanted, labels, self.temperature, self._shifted)
+        total, count = soft_loss(outputs, wanted, labels, self.temperature, self._shifted, regression)
         return (1 - self.share) * loss + self.share * total / (count if items is None else items)
 
 
@@ -137,13 +151,20 @@ class Distillation:
             resumed (`bool`): It goes on from a checkpoint.
 
         Raises:
-            ValueError: The run's folder lacks it.
+            ValueError: The run's folder lacks it, or the draw has not kept it.
         """
         share, temperature = self._settings
-        if not share or self.teacher is not None:
-            return
-        if resumed:
+        if not share:
+            self.teacher = None
+        elif self.teacher is not None:
+            self.teacher.share, self.teacher.temperature = share, temperature
+        elif resumed:
             self.teacher = Teacher.load(self._folder, self.trainer.trained_model, share, temperature)
+        elif "search" in self.trainer.progress.steps:
+            raise ValueError(
+                f"`distillation={share:g}` was set after the draw, which has not kept the model before it: set it "
+                "ahead of the draw."
+            )
         else:
             self.keep()
 
@@ -153,9 +174,11 @@ class Distillation:
         """Mix the distance into a loss; see [`Teacher.mixed`]."""
         assert self.teacher is not None  # or the loss stays as it is
         trainer, counted = self.trainer, items
-        if items is not None and trainer.args.average_tokens_across_devices:
-            counted = items / trainer.accelerator.num_processes  # each process's loss is multiplied by their number
         with trainer.accelerator.autocast():
+            if items is not None and trainer.compute_loss_func is None and not self.teacher.divides_loss(inputs):
+                counted = None  # the task's loss is a mean over this batch, whatever the Trainer does with it
+            elif items is not None and trainer.args.average_tokens_across_devices:
+                counted = items / trainer.accelerator.num_processes  # each process's loss is multiplied by their number
             return self.teacher.mixed(loss, outputs, inputs, counted)
 
     @property
@@ -170,7 +193,12 @@ class Distillation:
 
 
 def soft_loss(
-    student: Any, teacher: Any, labels: torch.Tensor | None, temperature: float, shifted: bool = False
+    student: Any,
+    teacher: Any,
+    labels: torch.Tensor | None,
+    temperature: float,
+    shifted: bool = False,
+    regression: bool = False,
 ) -> tuple[torch.Tensor, int | torch.Tensor]:
     """The distance of a model's outputs to another's, summed over what has a label, and how many these are.
 
@@ -183,6 +211,7 @@ def soft_loss(
         labels (`torch.Tensor`, *optional*): As the model takes them; tokens labelled -100 do not count.
         temperature (`float`): T, above 0.
         shifted (`bool`, *optional*, defaults to `False`): The label of a token is the next token's.
+        regression (`bool`, *optional*, defaults to `False`): The outputs are numbers, one or several a row.
 
     Raises:
         ValueError: The outputs have no logits.
@@ -192,7 +221,7 @@ def soft_loss(
         losses = [_divergence(one, other, temperature).sum() / len(ends) for one, other in ends]
         return torch.stack(losses).sum(), len(ends[0][0])
     said, wanted = _logits(student, "logits"), _logits(teacher, "logits")
-    if said.shape[-1] == 1 and said.dim() == 2:
+    if regression or (said.shape[-1] == 1 and said.dim() == 2):
         return (said - wanted).square().sum(), said.numel()
     if labels is not None and labels.is_floating_point() and labels.shape == said.shape:
         return _binary_divergence(said, wanted, temperature).sum(), said.numel()
@@ -208,7 +237,8 @@ def soft_loss(
 
 def shifts_labels(model: nn.Module) -> bool:
     """True if the label of a token is the next token's: of a causal language model."""
-    return type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    return any(kind.__name__ in causal for kind in type(model).__mro__)
 
 
 def _divergence(said: torch.Tensor, wanted: torch.Tensor, temperature: float) -> torch.Tensor:

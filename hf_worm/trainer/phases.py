@@ -170,7 +170,8 @@ class Phases(RunEvents):
         self._evaluate("before_draw")
         trainer.distillation.keep()
         dense = cutting.copy_dense(trainer) if run.config.compact else None
-        run.draw(cutting.fitted_speedup(trainer, run))
+        asked = run.config.speedup
+        run.draw(None if asked is None else cutting.fitted_speedup(trainer, run, asked)[0])
         self._evaluate("drawn")
         run.progress.tick()
         if dense is not None:

@@ -1,6 +1,5 @@
 """The tickets of several speeds from one search, each evaluated as it would be drawn."""
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from hf_worm.files import replace_file
 from hf_worm.report.trade_off import TRADE_OFF_FIGURE, TRADE_OFF_NAME, Point
+from hf_worm.report.worm_report import report_json
 from hf_worm.run import Run
 from hf_worm.search import TicketSearch
 from hf_worm.ticket import Ticket
 from hf_worm.trainer import compat
-from hf_worm.trainer.cutting import rows
-from hf_worm.trainer.fitting import gain
+from hf_worm.trainer.cutting import fitted_speedup, measured_gain
 
 if TYPE_CHECKING:
     from hf_worm.trainer.worm import WormTrainerMixin
@@ -37,21 +36,21 @@ def trade_off(trainer: "WormTrainerMixin", run: Run, speedups: Sequence[float]) 
         `list[Point]`: First the model as it is.
     """
     search = run.searched
-    tickets = search.tickets(speedups=sorted(speedups))  # raises before anything is evaluated
-    batch, first = rows(trainer), trainer.is_world_process_zero()
+    search.tickets(speedups=speedups)  # raises before anything is evaluated
     points = [Point(1.0, 1.0, 1.0, _kept(search, None), trainer.evaluate_stage("before_draw") or {})]
-    for speedup, ticket in zip(sorted(speedups), tickets, strict=True):
+    for speedup in sorted(speedups):
+        factor, gained = fitted_speedup(trainer, run, speedup)
+        (ticket,) = search.tickets(speedups=[factor])
         with _pruned(search, ticket):
             metrics = trainer.evaluate_stage(f"speedup_{speedup:g}") or {}
-        with trainer.accelerator.autocast():
-            gained = gain(trainer.trained_model, ticket, batch) if first else None
-        reached, measured = (speedup, None) if gained is None else gained
+        if gained is None or gained.measured is None:  # multiply-adds alone were counted
+            gained = measured_gain(trainer, ticket) or gained
+        reached, measured = (factor, None) if gained is None else gained
         points.append(Point(speedup, reached, measured, _kept(search, ticket), metrics))
-    if first:
+    if trainer.is_world_process_zero():
         folder = Path(compat.run_folder(trainer))
-        content = json.dumps([point.as_dict() for point in points], indent=2)
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / TRADE_OFF_NAME, f"{content}\n")
+        replace_file(folder / TRADE_OFF_NAME, report_json([point.as_dict() for point in points]))
         _draw(points, folder / TRADE_OFF_FIGURE)
     return points
 

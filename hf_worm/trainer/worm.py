@@ -526,6 +526,7 @@ class WormTrainerMixin(_Trainer):
 
     @ticket.setter
     def ticket(self, ticket: Ticket | None) -> None:
+        self.distillation.teacher = None  # it is another ticket's
         self._running.run.ticket = ticket
 
     @property

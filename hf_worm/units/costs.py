@@ -24,8 +24,14 @@ def multiply_adds_of_unit(layer: RepresentativeLayer) -> int:
 
 
 def _projections(model: nn.Module) -> Iterable[nn.Parameter]:
-    kinds = (module for module in model.modules() if isinstance(module, nn.Linear) or _is_transposed(module))
-    return dict.fromkeys(module.weight for module in kinds if isinstance(module.weight, nn.Parameter))
+    weights = (_weight(module) for module in model.modules())
+    return dict.fromkeys(weight for weight in weights if isinstance(weight, nn.Parameter))
+
+
+def _weight(module: nn.Module) -> object:
+    if isinstance(module, nn.MultiheadAttention):
+        return module.in_proj_weight
+    return module.weight if isinstance(module, nn.Linear) or _is_transposed(module) else None
 
 
 def _is_transposed(module: nn.Module) -> bool:

@@ -355,6 +355,8 @@ def test_a_ticket_that_was_given_is_retrained_towards_the_model_as_it_was(
 def test_a_callback_can_not_add_to_the_loss() -> None:
     with pytest.raises(ValueError, match=r"distillation=0.5.*WormTrainer"):
         WormCallback(WormConfig(**FAST, distillation=0.5))
+    with pytest.raises(ValueError, match=r"speedup_by='time'"):
+        WormCallback(WormConfig(**FAST, speedup_by="time"))
     with pytest.raises(ValueError, match=r"distillation=0.5.*retrain_epochs=0"):
         WormConfig(**FAST, distillation=0.5, retrain_epochs=0)
 
@@ -431,3 +433,116 @@ def test_the_teacher_computes_as_the_model_that_trains(model: BertForSequenceCla
     batch = {"input_ids": torch.arange(24).view(2, 12), "labels": torch.tensor([0, 1])}
     trainer.compute_loss(trainer.model, batch)
     assert seen == [torch.bfloat16]
+
+
+@pytest.mark.parametrize("accumulated", [1, 4])
+def test_the_share_is_the_same_however_batches_are_accumulated(
+    accumulated: int, model: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    """BERT's loss is the mean of its batch, whatever number of items the Trainer gives it."""
+    config = WormConfig(**FAST, distillation=0.5)
+    trainer = worm_trainer(model, tmp_path, config, num_train_epochs=1, gradient_accumulation_steps=accumulated)
+    trainer.train()
+    assert trainer.model_accepts_loss_kwargs and not trainer.distillation.teacher._divides
+    batch = {"input_ids": torch.arange(24).view(2, 12), "labels": torch.tensor([0, 1])}
+    trainer.model.train()
+    without_dropout(trainer.model)
+    alone = trainer.compute_loss(trainer.model, dict(batch))
+    together = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=torch.tensor(8))
+    torch.testing.assert_close(alone, together)
+
+
+def test_a_model_that_divides_its_loss_has_the_distance_divided_too(tmp_path: Path) -> None:
+    config = GPTJConfig(vocab_size=64, n_positions=32, n_embd=48, n_layer=2, n_head=6, rotary_dim=4)
+    rows = [{"input_ids": row["input_ids"], "labels": row["input_ids"]} for row in examples(16)]
+    settings = WormConfig(**FAST, distillation=1.0)
+    trainer = worm_trainer(without_dropout(GPTJForCausalLM(config)), tmp_path, settings, train_dataset=rows)
+    trainer.train()
+    trainer.model.train()
+    batch = {"input_ids": torch.arange(24).view(2, 12), "labels": torch.arange(24).view(2, 12)}
+    once, twice = (
+        trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=torch.tensor(items)) for items in (22, 44)
+    )
+    torch.testing.assert_close(once, 2 * twice)
+    torch.testing.assert_close(once, trainer.compute_loss(trainer.model, dict(batch)))
+
+
+def test_settings_may_change_between_the_phases(model: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = distilling(model, tmp_path)
+    trainer.search_ticket()
+    trainer.draw_ticket()
+    trainer.worm_config = replace(trainer.worm_config, distillation=0.25)
+    trainer.retrain()
+    assert trainer.distillation.teacher.share == 0.25
+    trainer.worm_config = replace(trainer.worm_config, distillation=0.0)
+    trainer.retrain()
+    assert trainer.distillation.teacher is None
+    plain = worm_trainer(copy.deepcopy(model), tmp_path / "plain", WormConfig(**FAST))
+    plain.search_ticket()
+    plain.draw_ticket()
+    plain.worm_config = replace(plain.worm_config, distillation=0.5)
+    with pytest.raises(ValueError, match="has not kept the model before it"):
+        plain.retrain()
+
+
+def test_a_second_round_on_a_smaller_model_resumes(model: BertForSequenceClassification, tmp_path: Path) -> None:
+    first = worm_trainer(model, tmp_path / "first", WormConfig(**FAST, compact=True))
+    first.train()
+    first.save_model()
+    config = WormConfig(**{**FAST, "speedup": 1.3}, compact=True, distillation=0.5)
+
+    def second() -> WormTrainer:
+        smaller = load_compact(tmp_path / "first")
+        return worm_trainer(smaller, tmp_path / "second", config, save_strategy="steps", save_steps=10)
+
+    whole = second()
+    whole.train()
+    resumed = second()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "second" / "checkpoint-20"))
+    assert same_weights(weights(resumed.model), weights(whole.model))
+
+
+def test_a_ticket_of_another_speed_that_was_given_resumes(model: BertForSequenceClassification, tmp_path: Path) -> None:
+    searched = worm_trainer(copy.deepcopy(model), tmp_path / "searched", WormConfig(**FAST))
+    searched.search_ticket()
+    (ticket,) = searched.search.tickets(speedups=[3.0])
+    ends = []
+    for checkpoint in (None, str(tmp_path / "given" / "checkpoint-10")):
+        trainer = worm_trainer(
+            copy.deepcopy(model), tmp_path / "given", WormConfig(**FAST), save_strategy="steps", save_steps=10
+        )
+        if checkpoint is None:
+            trainer.ticket = ticket
+        trainer.retrain(resume_from_checkpoint=checkpoint)
+        ends.append(weights(trainer.model))
+    assert same_weights(*ends)
+
+
+def test_at_least_a_step_is_left_to_retrain(model: BertForSequenceClassification, tmp_path: Path) -> None:
+    trainer = worm_trainer(model, tmp_path, WormConfig(**{**FAST, "search_share": 0.999}))
+    trainer.train()
+    assert trainer.progress.steps == {"search": STEPS - 1, "retrain": 1}
+
+
+def test_a_curve_with_a_metric_that_is_no_number_is_json(model: BertForSequenceClassification, tmp_path: Path) -> None:
+    undefined = {"compute_metrics": lambda found: {"mcc": float("nan")}, "eval_dataset": examples(16)}
+    trainer = worm_trainer(model, tmp_path, WormConfig(**FAST), **undefined)
+    trainer.search_ticket()
+    trainer.trade_off([1.5])
+    text = (tmp_path / "worm_trade_off.json").read_text()
+    assert "NaN" not in text and json.loads(text)[1]["metrics"]["mcc"] is None
+
+
+@pytest.mark.parametrize("speedup", [1.5, 2.0])
+def test_the_curve_is_what_is_drawn_where_more_has_to_go(speedup: float, tmp_path: Path) -> None:
+    """In long rows products of queries and keys count, so that the draw takes more than the weights' counts say."""
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(small_bert(intermediate_size=128, max_position_embeddings=128))
+    config = WormConfig(**{**FAST, "layers": ["neurons"], "speedup": speedup})
+    rows = [{"input_ids": torch.arange(48) % 64, "labels": number % 2} for number in range(64)]
+    trainer = worm_trainer(model, tmp_path, config, train_dataset=rows, eval_dataset=rows[:16])
+    trainer.search_ticket()
+    (_, point) = trainer.trade_off([speedup])
+    trainer.draw_ticket()
+    assert trainer.progress.metrics["drawn"] == point.metrics
+    assert trainer.progress.speed["multiply_adds"] == pytest.approx(point.multiply_adds)

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers.trainer_utils import get_last_checkpoint
 
+from hf_worm.checkpoint.resume import load_search
 from hf_worm.checkpoint.whole import newest_finished
 from hf_worm.commands.job.arguments import Arguments, D, M
 from hf_worm.commands.job.output_dir import clear, find_checkpoint
@@ -54,6 +55,10 @@ def main(command: Command[M, D], argv: Sequence[str] | None = None) -> int:
             trainer, task = command.build(arguments, checkpoint)
             if arguments.training.do_train:
                 _refuse_unknown_metric(trainer, task)
+            if arguments.run.trade_off and trainer.search is not None:
+                trainer.search.require_speedups(arguments.run.trade_off)
+                if checkpoint is not None:
+                    load_search(checkpoint)  # raises where the ticket is drawn
         except (ValueError, OSError, ImportError) as error:  # the last: a setting needs a library that is not there
             return refuse(command.program, error)
         folder = str(arguments.training.output_dir)

@@ -135,6 +135,8 @@ def parse(command: CommandLine[M, D], argv: Sequence[str]) -> Arguments[M, D]:
     _check_training(training)
     if run.trade_off and (run.dense or not training.do_train):
         raise ValueError("`trade_off` shows tickets of a search, and `--dense` and `--do_train false` have none.")
+    for speedup in run.trade_off or ():
+        dataclasses.replace(worm, speedup=speedup)  # raises where it is none
     arguments = Arguments(model, data, run, training, None if run.dense else worm)
     command.check(arguments)
     return arguments
@@ -143,6 +145,8 @@ def parse(command: CommandLine[M, D], argv: Sequence[str]) -> Arguments[M, D]:
 def _for_speed(parsed: Namespace) -> dict[str, Any]:
     """Make the settings for a speed the defaults, where one is asked for."""
     speedup = parsed.speedup or min(parsed.trade_off or [0.0])
+    if parsed.trade_off and not speedup > 1:
+        raise ValueError(f"`trade_off` takes speeds above 1, got {speedup!r}.")
     return {} if not speedup or parsed.dense else dataclasses.asdict(WormConfig.faster(speedup))
 
 

@@ -68,6 +68,9 @@ def test_a_curve_and_then_one_of_its_tickets(flags: Flags, out: Path, capsys: py
         (["--speedup", "2", "--layers", "query"], "whole neurons and heads"),
         (["--speedup", "2", "--distillation", "2"], "`distillation` must be in [0, 1]"),
         (["--trade_off", "2", "--dense", "true"], "`trade_off` shows tickets of a search"),
+        (["--trade_off", "1.2", "1000"], "times fewer"),
+        (["--trade_off", "0.5", "1.2"], "`trade_off` takes speeds above 1"),
+        (["--speedup", "1.2", "--trade_off", "inf"], "`speedup` must be a number above 1"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(
