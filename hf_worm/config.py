@@ -400,7 +400,7 @@ class WormConfig:
         """A model that is so many times faster, nearly as good, and cheaper to train than the dense one.
 
         Heads and neurons go by the mean square of their gate gradients, over all layers together, after a quarter of
-        `num_train_epochs`; the smaller model is trained for the rest. These are the settings that did best in
+        `num_train_epochs`; the smaller model is trained for the rest. These are the settings that did best so far in
         benchmarks/results/speedups.md.
 
         Args:
