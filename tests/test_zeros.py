@@ -429,7 +429,8 @@ def test_optimizers_that_step_in_the_backward_pass_are_refused(
 
 def test_not_too_many_are_refused(bert: BertForSequenceClassification, tmp_path: Path) -> None:
     for name in sorted({name.value for name in OptimizerNames} - {*BACKWARD, *LIONS}):
-        worm_trainer(bert, tmp_path, optim=name, optim_target_modules="all-linear")
+        trainer = worm_trainer(bert, tmp_path, optim=name, optim_target_modules="all-linear")
+        assert trainer.search is not None, name
 
 
 @pytest.mark.parametrize("name", LIONS)

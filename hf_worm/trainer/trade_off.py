@@ -36,7 +36,7 @@ def trade_off(trainer: "WormTrainerMixin", run: Run, speedups: Sequence[float]) 
         `list[Point]`: First the model as it is.
     """
     search = run.searched
-    search.tickets(speedups=speedups)  # raises before anything is evaluated
+    search.require_speedups(speedups)  # before anything is evaluated
     points = [Point(1.0, 1.0, 1.0, _kept(search, None), trainer.evaluate_stage("before_draw") or {})]
     for speedup in sorted(speedups):
         factor, gained = fitted_speedup(trainer, run, speedup)
