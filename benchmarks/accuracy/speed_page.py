@@ -14,7 +14,7 @@ DENSE = "dense"
 CONTROLS = (DENSE, "magnitude", "random")
 INTRODUCTION = " ".join(
     (
-        "  What tickets of one search are, once they are cut out and trained on, at the same number of epochs as a",
+        "What tickets of one search are, once they are cut out and trained on, at the same number of epochs as a",
         "dense model. all-MiniLM-L6. SST-2: 8,192 rows, evaluated on the 872 and on 10,000 others of the training",
         "set; MRPC and Banking77: all rows; CoLA: all but 2,000 rows, which are evaluated on with the 1,043",
         "(Matthews correlation, times 100). AdamW, a learning rate of 1e-4, 32 rows a step, bfloat16. The search",
